@@ -1,0 +1,184 @@
+"""Architectures as frozen dataclasses, read from a checkpoint's config.json, and a preset per published checkpoint.
+
+A configuration holds what changes the computation and nothing else. Sizes that config.json does not state (the widths of
+the head, the number of fusion heads) come from the shapes of the checkpoint's tensors; see `convert.checkpoint`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any, Self
+
+from .errors import InvalidInput
+from .registry import LABELS, check_language, check_mode
+
+
+def _known_fields(cls: type, source: Mapping[str, Any]) -> dict[str, Any]:
+    return {field.name: source[field.name] for field in fields(cls) if field.name in source}
+
+
+@dataclass(frozen=True)
+class Wav2Vec2BertConfig:
+    """The conformer encoder of facebook/w2v-bert-2.0; field names are those of its config.json."""
+
+    num_hidden_layers: int = 24
+    hidden_size: int = 1024
+    num_attention_heads: int = 16
+    intermediate_size: int = 4096
+    feature_projection_input_dim: int = 160
+    conv_depthwise_kernel_size: int = 31
+    left_max_position_embeddings: int = 64
+    right_max_position_embeddings: int = 8
+    layer_norm_eps: float = 1e-5
+    hidden_act: str = "swish"
+    position_embeddings_type: str = "relative_key"
+    use_weighted_layer_sum: bool = False
+    add_adapter: bool = False
+    adapter_act: str = "relu"
+    adapter_kernel_size: int = 3
+    adapter_stride: int = 2
+    num_adapter_layers: int = 1
+    output_hidden_size: int = 1024
+    use_intermediate_ffn_before_adapter: bool = False
+
+    def __post_init__(self) -> None:
+        if self.position_embeddings_type != "relative_key":
+            raise InvalidInput(
+                f"config.json asks for position_embeddings_type {self.position_embeddings_type!r}; "
+                "only 'relative_key', which the published checkpoints use, is implemented"
+            )
+        if self.hidden_size % self.num_attention_heads:
+            raise InvalidInput(
+                f"hidden_size {self.hidden_size} is no multiple of num_attention_heads {self.num_attention_heads}"
+            )
+        if self.add_adapter and self.use_weighted_layer_sum:
+            raise InvalidInput(
+                "config.json asks for add_adapter and use_weighted_layer_sum together: the weighted sum is taken before "
+                "the adapter, whose output would go unused; set one of them to false"
+            )
+
+    @property
+    def output_width(self) -> int:
+        """Width of the encoder's output: the adapter's where there is one."""
+        return self.output_hidden_size if self.add_adapter else self.hidden_size
+
+    @property
+    def positions(self) -> int:
+        """Number of learned distance vectors: 73 in the published checkpoints."""
+        return self.left_max_position_embeddings + self.right_max_position_embeddings + 1
+
+    @classmethod
+    def from_json(cls, source: Mapping[str, Any]) -> Self:
+        """Read the fields of a published config.json; an absent field has its library default."""
+        known = _known_fields(cls, source)
+        known.setdefault("output_hidden_size", known.get("hidden_size", cls.hidden_size))
+        if known["output_hidden_size"] is None:
+            known["output_hidden_size"] = known.get("hidden_size", cls.hidden_size)
+        return cls(**known)
+
+
+@dataclass(frozen=True)
+class BertConfig:
+    """BERT and RoBERTa: the same layers, other positions. Field names are those of config.json."""
+
+    vocab_size: int = 31002
+    num_hidden_layers: int = 12
+    hidden_size: int = 768
+    num_attention_heads: int = 12
+    intermediate_size: int = 3072
+    max_position_embeddings: int = 512
+    type_vocab_size: int = 2
+    layer_norm_eps: float = 1e-12
+    hidden_act: str = "gelu"
+    pad_token_id: int = 0
+    model_type: str = "bert"
+
+    def __post_init__(self) -> None:
+        if self.model_type not in ("bert", "roberta"):
+            raise InvalidInput(
+                f"the text encoder's config.json says model_type {self.model_type!r}; 'bert' and 'roberta' are implemented"
+            )
+        if self.hidden_size % self.num_attention_heads:
+            raise InvalidInput(
+                f"hidden_size {self.hidden_size} is no multiple of num_attention_heads {self.num_attention_heads}"
+            )
+
+    @property
+    def position_offset(self) -> int:
+        """First position: RoBERTa counts from padding_idx + 1, BERT from 0."""
+        return self.pad_token_id + 1 if self.model_type == "roberta" else 0
+
+    @property
+    def max_tokens(self) -> int:
+        """Most tokens of one text: 512 in all published checkpoints."""
+        return self.max_position_embeddings - self.position_offset
+
+    @classmethod
+    def from_json(cls, source: Mapping[str, Any]) -> Self:
+        """Read the fields of a published config.json; an absent field has its library default."""
+        if source.get("position_embedding_type", "absolute") != "absolute":
+            raise InvalidInput(
+                f"config.json asks for position_embedding_type {source['position_embedding_type']!r}; "
+                "only 'absolute' is implemented"
+            )
+        return cls(**_known_fields(cls, source))
+
+
+@dataclass(frozen=True)
+class EmotionConfig:
+    """A whole emotion model: which encoders, how they are fused, how wide the head is, and what its outputs mean."""
+
+    mode: str
+    labels: tuple[str, ...]
+    audio: Wav2Vec2BertConfig | None
+    text: BertConfig | None
+    projection_width: int | None = 768  # width of the pooled audio vector; None without audio
+    head_width: int = 768  # input and inner width of the classification head
+    fusion_heads: int | None = None  # cross-attention heads, multihead only
+    multi_label: bool = False  # sigmoid in place of softmax (text mode, problem_type multi_label_classification)
+
+    @classmethod
+    def published(cls, language: str, mode: str) -> Self:
+        """The architecture of the published checkpoint of a language ("es", "en") and mode."""
+        language, mode = check_language(language), check_mode(mode)
+        labels = LABELS[language]
+        bert = BertConfig(vocab_size=31002 if language == "es" else 30522)
+        if mode == "text":
+            roberta = BertConfig(
+                vocab_size=50262 if language == "es" else 50265,
+                max_position_embeddings=514,
+                type_vocab_size=1,
+                layer_norm_eps=1e-5,
+                pad_token_id=1,
+                model_type="roberta",
+            )
+            return cls(mode, labels, audio=None, text=roberta, projection_width=None)
+        model = cls(mode, labels, audio=Wav2Vec2BertConfig(), text=None if mode == "audio" else bert)
+        if mode == "concat":
+            return replace(model, head_width=2 * 768)
+        return replace(model, fusion_heads=8) if mode == "multihead" else model
+
+    @classmethod
+    def tiny(cls, language: str, mode: str) -> Self:
+        """The same structure at a width of 32 and 2 layers, for tests and first experiments; its weights are random."""
+        model = cls.published(language, mode)
+        audio = model.audio and replace(
+            model.audio,
+            num_hidden_layers=2,
+            hidden_size=32,
+            num_attention_heads=4,
+            intermediate_size=64,
+            output_hidden_size=32,
+        )
+        text = model.text and replace(
+            model.text, num_hidden_layers=2, hidden_size=24, num_attention_heads=4, intermediate_size=48, vocab_size=300
+        )
+        width = 24
+        return replace(
+            model,
+            audio=audio,
+            text=text,
+            projection_width=None if audio is None else width,
+            head_width=2 * width if mode == "concat" else width,
+        )

@@ -1,0 +1,97 @@
+"""The emotion model of every mode and language: encode the audio, encode the text, fuse, classify."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+from ..config import EmotionConfig
+from . import fusion
+from .bert import Bert
+from .layers import Linear
+from .wav2vec2_bert import Wav2Vec2Bert
+
+
+class EmotionModel(nnx.Module):
+    """One class for the five modes; `config.mode` says which encoders there are and how they are fused."""
+
+    def __init__(self, config: EmotionConfig, *, rngs: nnx.Rngs):
+        self.config = config
+        self.audio_encoder = nnx.data(None)
+        self.projector = nnx.data(None)
+        self.layer_weights = nnx.data(None)
+        self.text_encoder = nnx.data(None)
+        self.fusion = nnx.data(None)
+        if config.audio is not None and config.projection_width is not None:
+            self.audio_encoder = Wav2Vec2Bert(config.audio, rngs=rngs)
+            self.projector = Linear(config.audio.output_width, config.projection_width, rngs=rngs)
+            if config.audio.use_weighted_layer_sum:
+                states = config.audio.num_hidden_layers + 1
+                self.layer_weights = nnx.Param(jnp.full(states, 1 / states, jnp.float32))
+        if config.text is not None:
+            self.text_encoder = Bert(config.text, rngs=rngs)
+        if config.fusion_heads is not None and config.projection_width is not None:
+            self.fusion = fusion.Multihead(config.fusion_heads, config.projection_width, rngs=rngs)
+        self.classifier = fusion.ClassificationHead(config.head_width, len(config.labels), rngs=rngs)
+
+    def encode_audio(
+        self, features: Float[Array, "batch frames features"], mask: Bool[Array, "batch frames"]
+    ) -> Float[Array, "batch width"]:
+        """One vector a clip: the projection of the encoder's states, averaged over the unmasked frames."""
+        if self.audio_encoder is None or self.projector is None:
+            raise TypeError(f"a model of mode {self.config.mode!r} has no audio encoder")
+        weighted = self.layer_weights is not None
+        states = self.audio_encoder(features, mask, hidden_states=weighted)
+        x = states.last
+        if weighted:
+            x = jnp.tensordot(
+                jax.nn.softmax(self.layer_weights[...]), states.hidden_states, axes=1, precision="highest"
+            )
+        x = jnp.where(states.mask[..., None], self.projector(x), 0.0)
+        return x.sum(axis=1) / states.mask.sum(axis=1)[:, None]
+
+    def encode_text(
+        self, ids: Int[Array, "batch tokens"], mask: Bool[Array, "batch tokens"]
+    ) -> Float[Array, "batch width"]:
+        """One vector a text: the last layer's state of the first token."""
+        if self.text_encoder is None:
+            raise TypeError(f"a model of mode {self.config.mode!r} has no text encoder")
+        return self.text_encoder(ids, mask).last[:, 0]
+
+    def fuse(
+        self, audio: Float[Array, "batch audio_width"] | None, text: Float[Array, "batch text_width"] | None
+    ) -> Float[Array, "batch head_width"]:
+        """The vector that is classified: the one modality of mode text or audio, else both as the mode has it."""
+        wants_audio, wants_text = self.audio_encoder is not None, self.text_encoder is not None
+        if (audio is not None, text is not None) != (wants_audio, wants_text):
+            wanted = [name for name, wants in (("audio", wants_audio), ("text", wants_text)) if wants]
+            raise TypeError(f"a model of mode {self.config.mode!r} takes {' and '.join(wanted)}, no more and no less")
+        if audio is None or text is None:
+            return audio if text is None else text
+        if self.fusion is not None:
+            return self.fusion(audio, text)
+        return fusion.concat(audio, text) if self.config.mode == "concat" else fusion.mean(audio, text)
+
+    def classify(
+        self, audio: Float[Array, "batch audio_width"] | None, text: Float[Array, "batch text_width"] | None
+    ) -> Float[Array, "batch labels"]:
+        """Logits from the vectors of the modalities that the mode uses; the other is None."""
+        return self.classifier(self.fuse(audio, text))
+
+    def __call__(
+        self,
+        features: Float[Array, "batch frames features"] | None = None,
+        frame_mask: Bool[Array, "batch frames"] | None = None,
+        ids: Int[Array, "batch tokens"] | None = None,
+        token_mask: Bool[Array, "batch tokens"] | None = None,
+    ) -> Float[Array, "batch labels"]:
+        """Logits of a batch. Features and ids are padded; the masks are true at what is real."""
+        audio = None if features is None else self.encode_audio(features, frame_mask)
+        text = None if ids is None else self.encode_text(ids, token_mask)
+        return self.classify(audio, text)
+
+    def probabilities(self, logits: Float[Array, "batch labels"]) -> Float[Array, "batch labels"]:
+        """Softmax over the labels, or each label's sigmoid where the checkpoint was trained for several labels a clip."""
+        return jax.nn.sigmoid(logits) if self.config.multi_label else jax.nn.softmax(logits, axis=-1)
