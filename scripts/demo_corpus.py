@@ -29,7 +29,6 @@ import csv
 import io
 import os
 import re
-import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -71,15 +70,15 @@ class Delivery:
 
 
 DELIVERIES = {
-    "forceful": Delivery(pitch=(45, 75), pitch_range=(140, 200), rate=(145, 175), gap=(0, 2), contour="stressed"),
-    "drawn": Delivery(pitch=(25, 55), pitch_range=(40, 90), rate=(110, 135), gap=(4, 9), contour="fading"),
-    "level": Delivery(pitch=(35, 65), pitch_range=(0, 30), rate=(195, 230), gap=(0, 0), contour="even"),
+    "forceful": Delivery(pitch=(45, 75), pitch_range=(140, 200), rate=(155, 185), gap=(0, 2), contour="stressed"),
+    "drawn": Delivery(pitch=(25, 55), pitch_range=(40, 90), rate=(120, 145), gap=(3, 7), contour="fading"),
+    "level": Delivery(pitch=(35, 65), pitch_range=(0, 30), rate=(205, 240), gap=(0, 0), contour="even"),
 }
 VOLUMES = (35, 50)  # espeak-ng's normal is 100; half of it leaves room for the stressed words
 NOISE_LEVELS = (25, 40)  # speech over white noise in dB
 
 ACCENTS = ("es", "es-419")
-# Variants of espeak-ng stand for speakers. Relatives that share their formants (steph, steph2) are in one split or absent.
+# espeak-ng's variants stand for speakers. Of near twins (linda and belinda, steph and steph2) one at most is here.
 VARIANTS = {
     "train": (
         *("f1", "f2", "f4", "Alicia", "aunty", "belinda", "grandma", "anika"),
@@ -88,6 +87,12 @@ VARIANTS = {
     "validation": ("f3", "Annie", "m5", "miguel"),
     "test": ("f5", "Andrea", "steph", "m4", "m8", "victor", "david", "Nguyen"),
 }
+
+# Every sentence follows one of these, so that how a clip begins tells no theme by its sound.
+OPENINGS = (
+    *("La verdad es que", "Lo cierto es que", "El caso es que", "Resulta que"),
+    *("Te digo que", "Ya ves que", "Ya te dije que", "Como te decía,"),
+)
 
 SENTENCES = {
     "setback": {
@@ -259,7 +264,10 @@ def design(seed: int, clips: int = 1800) -> list[Clip]:
     for split, share in (("train", 9), ("validation", 1), ("test", 2)):  # twelfths
         blocks = clips // 72 * share
         voices = shuffled_cycle(rng, VARIANTS[split], blocks)
-        texts = {theme: shuffled_cycle(rng, sentences(theme, split), blocks) for theme in SENTENCES}
+        texts = {
+            theme: [opened(sentence, rng) for sentence in shuffled_cycle(rng, sentences(theme, split), blocks)]
+            for theme in SENTENCES
+        }
         for block in range(blocks):
             voice = f"{rng.choice(ACCENTS)}+{voices[block]}"
             for (theme, delivery), label in LABEL_OF.items():
@@ -283,6 +291,11 @@ def design(seed: int, clips: int = 1800) -> list[Clip]:
                     )
                 )
     return corpus
+
+
+def opened(sentence: str, rng: np.random.Generator) -> str:
+    """The sentence after an opening drawn at random."""
+    return f"{rng.choice(OPENINGS)} {sentence[0].lower()}{sentence[1:]}"
 
 
 def shuffled_cycle(rng: np.random.Generator, items: tuple[str, ...] | list[str], length: int) -> list[str]:

@@ -126,11 +126,10 @@ def read_registry(model_config_path: str | PathLike[str] | None) -> Registry:
     return Registry(models, text_encoders, whispers)
 
 
-def _check_choice(kind: str, value: str, choices: tuple[str, ...]) -> str:
-    lowered = value.lower() if isinstance(value, str) else value
-    if lowered not in choices:
-        raise InvalidInput(f"the {kind} {value!r} is unknown; use {_listed(choices)}")
-    return lowered
+def _check_choice(kind: str, value: object, choices: tuple[str, ...]) -> str:
+    if isinstance(value, str) and value.lower() in choices:
+        return value.lower()
+    raise InvalidInput(f"the {kind} {value!r} is unknown; use {_listed(choices)}")
 
 
 def _listed(choices: tuple[str, ...]) -> str:

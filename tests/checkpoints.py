@@ -3,7 +3,7 @@
 The folders hold what the published ones hold, file by file: weights under the published names and shapes, config.json
 and preprocessor_config.json as transformers writes them, and a working tokenizer beside a text encoder.
 
-The weights have unit gain: kernels are N(0, 1/fan_in), norms 1 + N(0, 0.1²), biases N(0, 0.1²), and embeddings N(0, 1).
+The weights have unit gain: kernels are N(0, 1/fan_in), norms 1 + N(0, 0.1²), biases N(0, 0.1²), embeddings N(0, 1).
 Activations then stay of order one through any depth and no layer is idle, so that a mapping that mixes up two tensors
 moves the logits visibly. The usual initialisation (standard deviation 0.02) would hide it.
 """
@@ -14,7 +14,7 @@ import string
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors.torch import save_file
@@ -22,11 +22,11 @@ from tokenizers.pre_tokenizers import ByteLevel
 from transformers import (
     BertConfig,
     BertForPreTraining,
-    BertTokenizerFast,
+    BertTokenizer,
     PreTrainedTokenizerFast,
     RobertaConfig,
     RobertaForSequenceClassification,
-    RobertaTokenizerFast,
+    RobertaTokenizer,
     SeamlessM4TFeatureExtractor,
     Wav2Vec2BertConfig,
     Wav2Vec2BertModel,
@@ -138,7 +138,7 @@ def write_bert(
         tensors[f"{prefix}embeddings.position_ids"] = torch.arange(config.max_position_embeddings)[None]
     folder.mkdir(parents=True, exist_ok=True)
     config.save_pretrained(folder)
-    tokenizer = BertTokenizerFast(
+    tokenizer = BertTokenizer(
         vocab={token: index for index, token in enumerate(vocabulary)},
         do_lower_case=True,
         # Silence means that accents are stripped, which is right for the English encoder and wrong for the Spanish one.
@@ -157,11 +157,11 @@ def write_roberta(
     size: Size = TINY,
     seed: int = 0,
     dtype: str = "float32",
-    problem_type: str | None = None,
+    problem_type: Literal["multi_label_classification"] | None = None,
 ) -> Path:
     """Writes a RoBERTa sequence classifier (mode text) with its tokenizer and returns its folder.
 
-    `problem_type` "multi_label_classification" asks for a sigmoid instead of the softmax.
+    `problem_type` multi_label_classification asks for a sigmoid instead of the softmax.
     """
     vocabulary, merges = roberta_vocabulary(size.roberta_vocabulary)
     config = RobertaConfig(
@@ -182,7 +182,7 @@ def write_roberta(
         shapes = shapes_of(RobertaForSequenceClassification(config))
     folder.mkdir(parents=True, exist_ok=True)
     config.save_pretrained(folder)
-    tokenizer = RobertaTokenizerFast(
+    tokenizer = RobertaTokenizer(
         vocab={token: index for index, token in enumerate(vocabulary)},
         merges=merges,  # pyright: ignore[reportArgumentType]  (pairs, whatever the annotation says)
         model_max_length=512,
@@ -219,7 +219,8 @@ def audio_shapes(config: Wav2Vec2BertConfig, mode: str, text_width: int) -> Shap
     with torch.device("meta"):
         encoder = shapes_of(Wav2Vec2BertModel(config))
     shapes = {f"wav2vec2_bert.{name}": shape for name, shape in encoder.items()}
-    shapes |= linear("projector", config.hidden_size, projection)
+    states = config.output_hidden_size if config.add_adapter else config.hidden_size
+    shapes |= linear("projector", states or config.hidden_size, projection)
     if config.use_weighted_layer_sum:
         shapes["layer_weights"] = (config.num_hidden_layers + 1,)
     if mode == "multihead":
@@ -275,13 +276,15 @@ def random_tensors(shapes: Shapes, seed: int, dtype: str) -> dict[str, torch.Ten
 
 def random_tensor(name: str, shape: tuple[int, ...], generator: torch.Generator) -> torch.Tensor:
     noise = torch.randn(shape, generator=generator)
+    if name.endswith("distance_embedding.weight"):
+        return noise.mul_(2)  # the position bias then outweighs the scores it is added to
     if name == "layer_weights" or "embedding" in name.split(".")[-2]:
         return noise
     if len(shape) == 1:
         noise *= 0.1
         return noise.add_(1) if name.endswith(".weight") else noise  # a vector called weight is a norm's
-    # The classifier's input is a mean over time through a tanh, well below one: a gain of 2 spreads the logits.
-    gain = 2 if name == "classifier.out_proj.weight" else 1
+    # The classifier's input is a mean over time through a tanh, well below one: a gain of 1.5 spreads the logits.
+    gain = 1.5 if name == "classifier.out_proj.weight" else 1
     return noise.mul_(gain / math.sqrt(math.prod(shape[1:])))
 
 

@@ -86,7 +86,8 @@ class AudioClassifier(nn.Module):
         self.mode = mode
         projection = config.classifier_proj_size
         self.wav2vec2_bert = Wav2Vec2BertModel(config)
-        self.projector = nn.Linear(config.hidden_size, projection)
+        states = config.output_hidden_size if config.add_adapter else config.hidden_size
+        self.projector = nn.Linear(states or config.hidden_size, projection)
         if config.use_weighted_layer_sum:
             self.layer_weights = nn.Parameter(torch.empty(config.num_hidden_layers + 1))
         if mode == "multihead":
@@ -103,14 +104,16 @@ class AudioClassifier(nn.Module):
         else:
             states = outputs.last_hidden_state
         # An adapter shortens the sequence, and its mask with it; without one this is the mask itself.
-        kept = self.wav2vec2_bert._get_feature_vector_attention_mask(states.shape[1], mask)[..., None]
+        kept = self.wav2vec2_bert._get_feature_vector_attention_mask(states.shape[1], mask)  # pyright: ignore
+        kept = kept[..., None]
         return (self.projector(states) * kept).sum(dim=1) / kept.sum(dim=1)
 
     def fuse(self, audio: Tensor, text: Tensor | None, batch_coupled: bool) -> Tensor:
         """The classifier's input, (batch, projection), or (batch, projection + text_width) in concat."""
         if self.mode == "audio":
             return audio
-        assert text is not None, f"mode {self.mode} needs a text"
+        if text is None:
+            raise ValueError(f"mode {self.mode} needs a text")
         if self.mode == "concat":
             return torch.cat([audio, text], dim=-1)
         if self.mode == "mean":
@@ -200,7 +203,7 @@ class TorchOriginal:
         batch_coupled: bool = False,
     ) -> Float[Tensor, "batch fused"]:
         """The classifier's input. `batch_coupled` lets multihead attend across the batch, as the original does."""
-        text = None if ids is None else self.text_embedding(ids, token_mask)
+        text = None if ids is None or token_mask is None else self.text_embedding(ids, token_mask)
         return self.model.fuse(self.audio_embedding(features, mask), text, batch_coupled)
 
     def logits(
@@ -214,14 +217,16 @@ class TorchOriginal:
         """Logits of a batch, from the arrays that the mode uses."""
         if self.mode == "text":
             return self.model(ids, attention_mask=token_mask).logits
+        if features is None or mask is None:
+            raise ValueError(f"mode {self.mode} needs audio")
         return self.model.classifier(self.fused(features, mask, ids, token_mask, batch_coupled))
 
     def probabilities(
         self, waveform: Float[np.ndarray, "samples"] | None = None, text: str | None = None
     ) -> Float[np.ndarray, "labels"]:
         """Probabilities of one example; what the mode doesn't use is ignored."""
-        audio = (None, None) if self.mode == "text" else self.features(waveform)
-        tokens = (None, None) if self.mode == "audio" else self.tokens(text)
+        audio = (None, None) if waveform is None or self.mode == "text" else self.features(waveform)
+        tokens = (None, None) if text is None or self.mode == "audio" else self.tokens(text)
         logits = self.logits(*audio, *tokens)[0]
         multi_label = self.mode == "text" and self.model.config.problem_type == "multi_label_classification"
         return (logits.sigmoid() if multi_label else logits.softmax(dim=-1)).numpy()

@@ -1,0 +1,121 @@
+"""Published folder to converted checkpoint, and back."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import jax
+import numpy as np
+from jax.sharding import SingleDeviceSharding
+from safetensors import safe_open
+from safetensors.numpy import save_file
+
+from ..errors import UnreadableInput
+from ..models.parameters import parameter_shapes
+from ..runtime.checkpoint import (
+    RECORD,
+    TEXT_ENCODER,
+    UNUSED,
+    Part,
+    Record,
+    load_parameters,
+    read_record,
+    save_parameters,
+    whole_folder,
+)
+from ..runtime.progress import progress
+from .published import MODEL, Published, common_dtype, layout_of
+from .rules import Matching, TensorInfo, match
+from .sources import SINGLE
+
+METADATA = {"format": "pt"}  # as torch's users write it; transformers refuses files without
+
+
+def convert(published: Published, destination: Path) -> None:
+    """Write a published checkpoint as one converted folder.
+
+    Raises InvalidInput where the destination exists or a tensor is not finite; nothing is left behind then.
+    """
+    with whole_folder(destination) as folder:
+        total = sum(len(part.source.tensors) for part in published.parts.values())
+        with progress("Reading tensors", total) as advance:
+            parameters = dict(published.parameters(advance))
+        with progress("Writing the checkpoint"):
+            save_parameters(folder, parameters)
+        del parameters
+        parts = {}
+        for name, part in published.parts.items():
+            place = _place(folder, name)
+            place.mkdir(exist_ok=True)
+            for asset in part.assets:
+                shutil.copyfile(part.origin.folder / asset, place / asset)
+            save_file({key: np.array(tensor) for key, tensor in published.unused(part)}, place / UNUSED, METADATA)
+            tensors = {key: (info.dtype, info.shape) for key, info in part.source.tensors.items()}
+            with progress(f"Taking checksums of {part.origin.id}"):
+                parts[name] = Part(part.origin.id, part.origin.revision, part.source.sha256(), tensors)
+        # Last, since it is what makes a folder load.
+        (folder / RECORD).write_text(Record(published.language, published.config, parts).to_json(), encoding="utf-8")
+
+
+def export(folder: Path, destination: Path) -> None:
+    """Write a converted checkpoint back in the published layout, every tensor bit for bit as it came.
+
+    DEST/model.safetensors with its configuration, and the frozen text encoder with its tokenizer in DEST/text_encoder/.
+    """
+    record = read_record(folder)
+    shapes = parameter_shapes(record.config)
+    matchings = {name: _matching(record, name, shapes) for name in record.parts}
+    on_host = SingleDeviceSharding(jax.devices("cpu")[0])
+    wanted = {}
+    for name, matching in matchings.items():
+        for filled in matching.filled:
+            dtype = common_dtype([_info(record, name, tensor) for tensor in filled.names])
+            wanted[filled.target] = jax.ShapeDtypeStruct(filled.shape, dtype, sharding=on_host)
+    with progress("Reading the checkpoint"):
+        parameters = load_parameters(folder, wanted)
+    with whole_folder(destination) as out:
+        for name, matching in matchings.items():
+            place = _place(out, name)
+            place.mkdir(exist_ok=True)
+            for asset in _place(folder, name).iterdir():
+                if asset.is_file() and asset.name not in (RECORD, UNUSED):
+                    shutil.copyfile(asset, place / asset.name)
+            with progress(f"Writing {place.name}/{SINGLE}"):
+                save_file(_tensors(record, name, matching, parameters, _place(folder, name)), place / SINGLE, METADATA)
+
+
+def _place(folder: Path, part: str) -> Path:
+    return folder if part == MODEL else folder / TEXT_ENCODER
+
+
+def _info(record: Record, part: str, tensor: str) -> TensorInfo:
+    return TensorInfo(*record.parts[part].tensors[tensor])
+
+
+def _matching(record: Record, part: str, shapes: dict[str, tuple[int, ...]]) -> Matching:
+    tensors = {name: _info(record, part, name) for name in record.parts[part].tensors}
+    has_text_part = TEXT_ENCODER in record.parts
+    own = {
+        path: shape
+        for path, shape in shapes.items()
+        if not has_text_part or path.startswith("text_encoder.") == (part == TEXT_ENCODER)
+    }
+    matching, problems = match(layout_of(part, record.config.mode), tensors, own)
+    if problems:
+        raise UnreadableInput(f"the record lists other tensors than the model has: {'; '.join(problems)}")
+    return matching
+
+
+def _tensors(
+    record: Record, part: str, matching: Matching, parameters: dict[str, jax.Array], folder: Path
+) -> dict[str, np.ndarray]:
+    tensors: dict[str, np.ndarray] = {}
+    for filled in matching.filled:
+        parameter = np.asarray(parameters.pop(filled.target))
+        for name, item in zip(filled.names, parameter if filled.stacked else parameter[None], strict=True):
+            dtype = common_dtype([_info(record, part, name)])
+            tensors[name] = np.ascontiguousarray(filled.transform.inverse(item).astype(dtype, copy=False))
+    with safe_open(folder / UNUSED, framework="np") as file:
+        tensors |= {name: file.get_tensor(name) for name in matching.unused}
+    return tensors

@@ -1,0 +1,68 @@
+"""transformers' Wav2Vec2BertModel."""
+
+from ..rules import CONVOLUTION, DEPTHWISE, KEEP, POINTWISE, TRANSPOSE, Rule, Unused, under
+
+
+def linear(source: str, target: str) -> tuple[Rule, ...]:
+    return (Rule(f"{source}.weight", f"{target}.kernel", TRANSPOSE), Rule(f"{source}.bias", f"{target}.bias"))
+
+
+def norm(source: str, target: str) -> tuple[Rule, ...]:
+    return (Rule(f"{source}.weight", f"{target}.scale"), Rule(f"{source}.bias", f"{target}.bias"))
+
+
+def convolution(source: str, target: str) -> tuple[Rule, ...]:
+    return (Rule(f"{source}.weight", f"{target}.kernel", CONVOLUTION), Rule(f"{source}.bias", f"{target}.bias"))
+
+
+def feed_forward(name: str) -> tuple[Rule, ...]:
+    return (
+        *linear(f"{name}.intermediate_dense", f"{name}.intermediate_dense"),
+        *linear(f"{name}.output_dense", f"{name}.output_dense"),
+    )
+
+
+ATTENTION = (
+    *linear("self_attn.linear_q", "self_attn.linear_q"),
+    *linear("self_attn.linear_k", "self_attn.linear_k"),
+    *linear("self_attn.linear_v", "self_attn.linear_v"),
+    *linear("self_attn.linear_out", "self_attn.linear_out"),
+)
+
+LAYER = (
+    *norm("ffn1_layer_norm", "ffn1_layer_norm"),
+    *feed_forward("ffn1"),
+    *norm("self_attn_layer_norm", "self_attn_layer_norm"),
+    *ATTENTION,
+    Rule("self_attn.distance_embedding.weight", "self_attn.distance_embedding", KEEP),
+    *norm("conv_module.layer_norm", "conv_module.layer_norm"),
+    Rule("conv_module.pointwise_conv1.weight", "conv_module.pointwise_conv1.kernel", POINTWISE),
+    Rule("conv_module.depthwise_conv.weight", "conv_module.depthwise_kernel", DEPTHWISE),
+    *norm("conv_module.depthwise_layer_norm", "conv_module.depthwise_layer_norm"),
+    Rule("conv_module.pointwise_conv2.weight", "conv_module.pointwise_conv2.kernel", POINTWISE),
+    *norm("ffn2_layer_norm", "ffn2_layer_norm"),
+    *feed_forward("ffn2"),
+    *norm("final_layer_norm", "final_layer_norm"),
+)
+
+ADAPTER_LAYER = (
+    *norm("residual_layer_norm", "residual_layer_norm"),
+    *convolution("residual_conv", "residual_conv"),
+    *norm("self_attn_layer_norm", "self_attn_layer_norm"),
+    *convolution("self_attn_conv", "self_attn_conv"),
+    *ATTENTION,
+    *norm("ffn_layer_norm", "ffn_layer_norm"),
+    *feed_forward("ffn"),
+)
+
+ENCODER = (
+    *norm("feature_projection.layer_norm", "feature_layer_norm"),
+    *linear("feature_projection.projection", "feature_projection"),
+    *under(LAYER, "encoder.layers.{i}.", "layers."),
+    *feed_forward("intermediate_ffn"),
+    *linear("adapter.proj", "adapter.proj"),
+    *norm("adapter.proj_layer_norm", "adapter.proj_layer_norm"),
+    *under(ADAPTER_LAYER, "adapter.layers.{i}.", "adapter.layers."),
+)
+
+UNUSED = (Unused("masked_spec_embed", "replaces masked spans in training (SpecAugment)"),)

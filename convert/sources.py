@@ -1,0 +1,235 @@
+"""The weight files of a published folder: safetensors, sharded safetensors, or a torch pickle.
+
+A source tells names, dtypes and shapes without reading the tensors, and reads tensors a few at a time, so that a
+conversion's memory stays near the size of its output.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from ..errors import InvalidInput, UnreadableInput
+from .rules import TensorInfo
+
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+TOOLKIT_BIN = "model.bin"
+TORCH_BIN = "pytorch_model.bin"
+
+
+class TensorSource(ABC):
+    """`files` on disk, `tensors` in them by name."""
+
+    files: tuple[Path, ...]
+    tensors: Mapping[str, TensorInfo]
+
+    @abstractmethod
+    def read(self, names: Iterable[str]) -> Iterator[np.ndarray]:
+        """The tensors of these names, in order, in their own dtype."""
+
+    def sha256(self) -> dict[str, str]:
+        """{file name: hex digest} of the files."""
+        digests = {}
+        for path in self.files:
+            with path.open("rb") as file:
+                digests[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+        return digests
+
+
+class SafetensorsSource(TensorSource):
+    """One file, or the shards of an index."""
+
+    def __init__(self, files: tuple[Path, ...]):
+        self.files = files
+        self._home: dict[str, Path] = {}
+        tensors: dict[str, TensorInfo] = {}
+        twice: list[str] = []
+        for path in files:
+            with _safe_open(path) as file:
+                for name in file.keys():  # noqa: SIM118, the handle is no mapping
+                    if name in tensors:
+                        twice.append(f"{name} (in {self._home[name].name} and {path.name})")
+                    header = file.get_slice(name)
+                    tensors[name] = TensorInfo(header.get_dtype(), tuple(header.get_shape()))
+                    self._home[name] = path
+        if twice:
+            raise InvalidInput(f"{files[0].parent} holds tensors twice: {'; '.join(twice)}")
+        self.tensors = tensors
+
+    def read(self, names: Iterable[str]) -> Iterator[np.ndarray]:
+        # A file is opened for each call and closed after it: pages of a memory map count as this process's memory
+        # until then.
+        names = list(names)
+        handles = {path: _safe_open(path) for path in {self._home[name] for name in names}}
+        for name in names:
+            yield handles[self._home[name]].get_tensor(name)
+
+
+class TorchSource(TensorSource):
+    """A torch state dict, unpickled with weights_only: nothing in it is executed. Needs the extra `torch`."""
+
+    def __init__(self, path: Path):
+        self.files = (path,)
+        self._state = _load_torch(path)
+        self.tensors = {
+            name: TensorInfo(_TORCH_DTYPES.get(str(tensor.dtype), str(tensor.dtype)), tuple(tensor.shape))
+            for name, tensor in self._state.items()
+        }
+
+    def read(self, names: Iterable[str]) -> Iterator[np.ndarray]:
+        import torch
+
+        for name in names:
+            tensor = self._state[name]
+            if tensor.dtype == torch.bfloat16:  # which numpy lacks
+                yield tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
+            else:
+                yield tensor.numpy()
+
+
+_TORCH_DTYPES = {
+    "torch.float32": "F32",
+    "torch.float16": "F16",
+    "torch.bfloat16": "BF16",
+    "torch.float64": "F64",
+    "torch.int64": "I64",
+    "torch.int32": "I32",
+    "torch.bool": "BOOL",
+}
+
+
+def open_source(folder: Path, weights: str | None = None) -> TensorSource:
+    """Open the weights of a published folder.
+
+    `weights` chooses "safetensors" or "bin" where both are there. Without a choice safetensors are taken if the other
+    file holds the same tensors; `model.bin` beside different safetensors is refused, because the original toolkit used
+    one or the other depending on how the folder was named. Raises UnreadableInput or InvalidInput.
+    """
+    safetensors = _safetensors_files(folder)
+    bins = [folder / name for name in (TOOLKIT_BIN, TORCH_BIN) if (folder / name).is_file()]
+    if weights not in (None, "safetensors", "bin"):
+        raise InvalidInput(f"unknown weights {weights!r}; choose safetensors or bin")
+    if weights == "bin":
+        if not bins:
+            raise UnreadableInput(
+                f"{folder} has neither {TOOLKIT_BIN} nor {TORCH_BIN}; leave the choice of weights out"
+            )
+        return TorchSource(bins[0])
+    if not safetensors:
+        if not bins or weights == "safetensors":
+            raise UnreadableInput(
+                f"{folder} has no weights: there is no {SINGLE}, {INDEX}"
+                + ("" if bins else f", {TOOLKIT_BIN} or {TORCH_BIN}")
+                + "; name a published folder or a converted one"
+            )
+        return TorchSource(bins[0])
+    source = SafetensorsSource(safetensors)
+    if weights is None:
+        for path in bins:
+            _refuse_other_weights(folder, source, path)
+    return source
+
+
+def _refuse_other_weights(folder: Path, source: SafetensorsSource, path: Path) -> None:
+    choose = "choose with --weights safetensors or --weights bin (in Python weights=...)"
+    try:
+        other = TorchSource(path)
+    except UnreadableInput as error:
+        if path.name == TORCH_BIN and isinstance(error.__cause__, ImportError):
+            return  # the usual pair of one upload; transformers, too, takes the safetensors and never looks
+        raise InvalidInput(
+            f"{folder} holds {path.name} beside {SINGLE}, and they could not be compared ({error}); {choose}"
+        ) from error
+    if (differing := _first_difference(source, other)) is not None:
+        raise InvalidInput(f"{folder} holds {path.name} and {SINGLE}, which differ ({differing}); {choose}")
+
+
+def _first_difference(one: TensorSource, other: TensorSource) -> str | None:
+    for name in sorted(one.tensors.keys() ^ other.tensors.keys()):
+        return f"only one of them has {name}"
+    for name in one.tensors:
+        if one.tensors[name] != other.tensors[name]:
+            return f"{name} has another shape or dtype"
+        (a,), (b,) = one.read([name]), other.read([name])
+        if a.tobytes() != b.tobytes():
+            return f"in {name}"
+    return None
+
+
+def _safetensors_files(folder: Path) -> tuple[Path, ...]:
+    index = folder / INDEX
+    if (folder / SINGLE).is_file():
+        return (folder / SINGLE,)
+    if not index.is_file():
+        return ()
+    names = read_json(index).get("weight_map")
+    if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
+        raise InvalidInput(f"{index} has no weight_map of tensor names to file names; fetch the folder again")
+    shards = sorted(set(names.values()))
+    for shard in shards:
+        if Path(shard).name != shard or shard in ("", ".", ".."):
+            raise InvalidInput(f"{index} names the shard {shard!r}, which is not a plain file name")
+    missing = [shard for shard in shards if not (folder / shard).is_file()]
+    if missing:
+        raise UnreadableInput(f"{folder} lacks {', '.join(missing)}, which {INDEX} names; fetch the folder again")
+    return tuple(folder / shard for shard in shards)
+
+
+def _safe_open(path: Path) -> Any:
+    try:
+        return safe_open(path, framework="np")
+    except (SafetensorError, OSError) as error:
+        raise UnreadableInput(f"{path} is not a whole safetensors file ({error}); fetch it again") from error
+
+
+def _load_torch(path: Path) -> dict[str, Any]:
+    try:
+        import torch
+    except ImportError as error:
+        raise UnreadableInput(
+            f"{path} is a torch file, and torch is not installed: pip install 'speech_emotion_jax[torch]'"
+        ) from error
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch warns of pickles that are read-only or of an old protocol
+        try:
+            try:
+                state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            except RuntimeError:  # files of before torch 1.6 are no archives and can't be mapped
+                state = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:  # unpickling a broken file raises anything
+            raise UnreadableInput(
+                f"{path} is not a torch state dict that can be read without running code in it "
+                f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no detail'}); fetch it again"
+            ) from error
+    if not isinstance(state, dict) or not all(
+        isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in state.items()
+    ):
+        raise InvalidInput(f"{path} holds something other than a state dict of tensors")
+    return {name: tensor.detach().contiguous() for name, tensor in state.items()}
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON file that holds an object. Raises UnreadableInput or InvalidInput."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise UnreadableInput(f"{path.parent} has no {path.name}; name a whole model folder") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise UnreadableInput(f"{path} can't be read ({error})") from error
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InvalidInput(f"{path} is not JSON ({error}); fetch it again") from error
+    if not isinstance(value, dict):
+        raise InvalidInput(f"{path} holds no JSON object; fetch it again")
+    return value

@@ -1,0 +1,204 @@
+"""The command `speech-emotion-jax`: parses, calls one verb, prints. Nothing heavy is imported before a verb runs."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import json
+import logging
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from .errors import InvalidInput, SpeechEmotionError
+from .registry import LANGUAGES, MODES
+
+if TYPE_CHECKING:
+    from .pipeline import Prediction
+
+PROGRAM = "speech-emotion-jax"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line and return its exit code: 0, or 2 for input that can't be used."""
+    options = _parser().parse_args(arguments)
+    _route_messages(verbose=options.verbose)
+    try:
+        options.verb(options)
+        sys.stdout.flush()
+    except SpeechEmotionError as error:
+        return _refuse(str(error))
+    except BrokenPipeError:  # the reader of our output has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
+        return _refuse(f"{error.strerror}: {error.filename or 'while writing'}; make room or choose another place")
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def _predict(options: argparse.Namespace) -> None:
+    from .predict import predict_emotion
+
+    prediction = predict_emotion(
+        options.audio,
+        options.text,
+        options.model_id,
+        options.mode,
+        options.language,
+        options.device,
+        options.model_config,
+        text_encoder_id=options.text_encoder,
+        whisper_id=options.whisper_model,
+        revision=options.revision,
+        precision=options.precision,
+        weights=options.weights,
+        labels=options.labels,
+    )
+    if options.json:
+        print(json.dumps(prediction, ensure_ascii=False))
+    else:
+        print(chart(prediction))
+
+
+def _convert(options: argparse.Namespace) -> None:
+    from .checkpoints import Request, open_request
+    from .convert.engine import convert, export
+    from .runtime.checkpoint import is_converted
+
+    source, destination = Path(options.source), Path(options.destination)
+    if options.to == "safetensors":
+        if not is_converted(source):
+            raise InvalidInput(f"{source} is no converted folder, and only those are written back to safetensors")
+        export(source, destination)
+    elif options.to == "orbax":
+        if is_converted(source):
+            raise InvalidInput(f"{source} is converted already; use it as it is, or write it back with --to safetensors")
+        request = Request(
+            options.source,
+            mode=options.mode,
+            language=options.language,
+            text_encoder=options.text_encoder,
+            revision=options.revision,
+            weights=options.weights,
+            labels=options.labels,
+        )
+        if destination.exists():  # said here too, before a download
+            raise InvalidInput(f"{destination} exists already; name another destination or remove it")
+        convert(open_request(request), destination)
+    else:
+        raise InvalidInput(f"unknown target {options.to!r}; choose --to orbax or --to safetensors")
+    print(f"wrote {destination}")
+
+
+def _info(options: argparse.Namespace) -> None:
+    from .info import describe_checkpoint, describe_installation
+
+    report = describe_installation() if options.checkpoint is None else describe_checkpoint(Path(options.checkpoint))
+    if options.json:
+        print(json.dumps(report, ensure_ascii=False))
+        return
+    width = max(map(len, report))
+    for name, value in report.items():
+        lines = value if isinstance(value, list) else [value]
+        for index, line in enumerate(lines or ["none"]):
+            print(f"{name if index == 0 else '':{width}}  {line}")
+
+
+def _demo(options: argparse.Namespace) -> None:
+    from .demo import NOTICE, run_demo
+
+    results = run_demo(options.device)
+    if options.json:
+        print(json.dumps([result._asdict() for result in results], ensure_ascii=False))
+        return
+    print(NOTICE)
+    for result in results:
+        print(f"\n{result.recording}  «{result.text}»  (made to sound like: {result.label})")
+        print(chart(result.prediction))
+
+
+def chart(prediction: Prediction, width: int = 40) -> str:
+    """The probabilities as bars, the top one first."""
+    scores = sorted(prediction["scores"].items(), key=lambda item: -item[1])
+    name_width = max(len(label) for label, _ in scores)
+    lines = [f"{label:>{name_width}} {score:6.1%} {'█' * round(score * width)}".rstrip() for label, score in scores]
+    if prediction.get("truncated"):
+        lines.append("(cut: only the first 160 s of audio and 512 tokens of text are scored)")
+    return "\n".join(lines)
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, without the usage."""
+
+    def error(self, message: str) -> NoReturn:
+        sys.exit(_refuse(f"{message}; see {self.prog} --help"))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog=PROGRAM, description="Emotion of Spanish and English speech and text, in JAX.")
+    parser.add_argument("--verbose", action="store_true", help="log what is done, each compilation included")
+    verbs = parser.add_subparsers(required=True, metavar="VERB")
+
+    checkpoint = argparse.ArgumentParser(add_help=False)
+    checkpoint.add_argument("--text-encoder", metavar="ID", help="frozen text encoder of the fusion modes (hub id or folder)")
+    checkpoint.add_argument("--revision", help="branch, tag or commit of a hub id")
+    checkpoint.add_argument("--weights", metavar="KIND", help="safetensors or bin, where a folder has both")
+    checkpoint.add_argument("--labels", type=_labels, metavar="A,B,...", help="names of the outputs, in place of config.json's")
+
+    predict = verbs.add_parser("predict", parents=[checkpoint], help="emotion of a recording, a text, or both")
+    predict.add_argument("--audio", metavar="FILE", help="recording: wav, flac, ogg, mp3; m4a with the extra m4a")
+    predict.add_argument("--text", help="the words that are said")
+    predict.add_argument("--mode", default="text", help=f"{', '.join(MODES)} (default: text)")
+    predict.add_argument("--language", default="es", help=f"{' or '.join(LANGUAGES)} (default: es)")
+    predict.add_argument("--model-id", metavar="ID", help="hub id, published folder or converted folder (default: by mode)")
+    predict.add_argument("--model-config", metavar="FILE", help="model.json that names the checkpoints")
+    predict.add_argument("--device", help="cpu, gpu, cuda, cuda:1, tpu (default: the fastest there is)")
+    predict.add_argument("--whisper-model", metavar="ID", help="transcriber for recordings without text (not built in yet)")
+    predict.add_argument("--precision", default="float32", help="float32, equal to PyTorch, or bfloat16, faster")
+    predict.add_argument("--json", action="store_true", help="print the result as JSON")
+    predict.set_defaults(verb=_predict)
+
+    convert = verbs.add_parser("convert", parents=[checkpoint], help="published checkpoint to Orbax folder, and back")
+    convert.add_argument("source", metavar="SOURCE", help="hub id or folder")
+    convert.add_argument("destination", metavar="DEST", help="folder to make")
+    convert.add_argument("--mode", help=", ".join(MODES))
+    convert.add_argument("--language", help=" or ".join(LANGUAGES))
+    convert.add_argument("--to", default="orbax", help="orbax (default) or safetensors")
+    convert.set_defaults(verb=_convert)
+
+    info = verbs.add_parser("info", help="devices, versions and caches, or what a checkpoint holds")
+    info.add_argument("checkpoint", nargs="?", metavar="FOLDER", help="published or converted folder")
+    info.add_argument("--json", action="store_true", help="print as JSON")
+    info.set_defaults(verb=_info)
+
+    demo = verbs.add_parser("demo", help="predict on the toy recordings that come along; needs no network")
+    demo.add_argument("--device", help="cpu, gpu, cuda, cuda:1, tpu")
+    demo.add_argument("--json", action="store_true", help="print as JSON")
+    demo.set_defaults(verb=_demo)
+    return parser
+
+
+def _labels(value: str) -> tuple[str, ...]:
+    return tuple(label.strip() for label in value.split(","))
+
+
+def _route_messages(*, verbose: bool) -> None:
+    """Logs and warnings as plain lines on stderr; stdout is for results."""
+    logging.basicConfig(stream=sys.stderr, format="%(message)s", level=logging.WARNING)
+    logging.getLogger("speech_emotion_jax").setLevel(logging.DEBUG if verbose else logging.INFO)
+    warnings.showwarning = lambda message, *_: print(f"{PROGRAM}: note: {message}", file=sys.stderr)
+
+
+def _refuse(sentence: str) -> int:
+    print(f"{PROGRAM}: {' '.join(sentence.split())}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

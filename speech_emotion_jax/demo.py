@@ -1,0 +1,36 @@
+"""The demo: a toy checkpoint and a few synthetic recordings that come with the package, run like any other."""
+
+from __future__ import annotations
+
+import json
+from importlib.resources import as_file, files
+from typing import NamedTuple
+
+from .pipeline import EmotionPipeline, Prediction
+
+NOTICE = (
+    "This is a toy: a small model trained on synthetic speech (espeak-ng) whose emotions are made up by rules.\n"
+    "It shows that everything works on this machine. It says nothing about people, and must not be used on them."
+)
+
+
+class DemoResult(NamedTuple):
+    recording: str  # file name
+    text: str  # what is said
+    label: str  # the emotion its corpus gives it
+    prediction: Prediction
+
+
+def run_demo(device: object = None) -> list[DemoResult]:
+    """Predict on the shipped recordings, through the converter and pipeline of the real checkpoints."""
+    with as_file(files("speech_emotion_jax") / "demo_data") as folder:
+        recordings = json.loads((folder / "recordings.json").read_text(encoding="utf-8"))
+        pipeline = EmotionPipeline.from_pretrained(
+            str(folder / "checkpoint"), mode="concat", language="es", device=device
+        )
+        examples = [{"audio": folder / each["file"], "text": each["text"]} for each in recordings]
+        predictions = pipeline.predict(examples)
+    return [
+        DemoResult(each["file"], each["text"], each["label"], prediction)
+        for each, prediction in zip(recordings, predictions, strict=True)
+    ]

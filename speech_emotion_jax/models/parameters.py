@@ -1,0 +1,41 @@
+"""A model's parameters as a flat table {"audio_encoder.layers.ffn1.output_dense.kernel": array}, without the model's memory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+from flax import nnx
+
+from ..config import EmotionConfig
+from .emotion import EmotionModel
+
+
+def abstract_model(config: EmotionConfig) -> EmotionModel:
+    """The model's structure with shapes and dtypes in place of arrays; takes no memory."""
+    return nnx.eval_shape(lambda: EmotionModel(config, rngs=nnx.Rngs(0)))
+
+
+def parameters_of(model: nnx.Module) -> dict[str, Any]:
+    """{path: array} of a model, or {path: jax.ShapeDtypeStruct} of an abstract one."""
+    return {".".join(map(str, path)): leaf.get_value() for path, leaf in nnx.to_flat_state(nnx.state(model, nnx.Param))}
+
+
+def parameter_shapes(config: EmotionConfig) -> dict[str, tuple[int, ...]]:
+    """{path: shape} of every parameter of an architecture."""
+    return {path: leaf.shape for path, leaf in parameters_of(abstract_model(config)).items()}
+
+
+def with_parameters(config: EmotionConfig, arrays: Mapping[str, jax.Array]) -> EmotionModel:
+    """A model that holds these arrays. Every parameter must be there, with its shape, and nothing else."""
+    graph, state = nnx.split(abstract_model(config))
+    flat = dict(nnx.to_flat_state(state))
+    wanted = {".".join(map(str, path)): path for path in flat}
+    if odd := wanted.keys() ^ arrays.keys():
+        raise KeyError(f"parameters missing or unknown: {sorted(odd)}")
+    for name, path in wanted.items():
+        if flat[path].shape != arrays[name].shape:
+            raise ValueError(f"{name} has shape {arrays[name].shape} in place of {flat[path].shape}")
+        flat[path] = flat[path].replace(arrays[name])
+    return nnx.merge(graph, nnx.from_flat_state(flat))

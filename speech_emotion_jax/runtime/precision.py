@@ -1,0 +1,26 @@
+"""Which parameters are held in which dtype. `models.layers` multiplies in the dtype of the kernel it is given."""
+
+from __future__ import annotations
+
+import re
+
+import jax.numpy as jnp
+
+from ..errors import InvalidInput
+
+PRECISIONS = ("float32", "bfloat16")
+
+# The matrices of the encoders, where the time goes. Norms, biases, embeddings and the small heads stay float32.
+_MATRICES = re.compile(r"(audio|text)_encoder\..*(\.kernel|\.distance_embedding)")
+
+
+def check_precision(precision: str) -> str:
+    if precision not in PRECISIONS:
+        raise InvalidInput(f"unknown precision {precision!r}; choose {' or '.join(PRECISIONS)}")
+    return precision
+
+
+def parameter_dtype(path: str, precision: str) -> jnp.dtype:
+    """The dtype of the parameter at `path` when computing in "float32" or "bfloat16"."""
+    lower = precision == "bfloat16" and _MATRICES.fullmatch(path)
+    return jnp.dtype(jnp.bfloat16 if lower else jnp.float32)
