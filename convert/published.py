@@ -66,7 +66,7 @@ class Published:
     config: EmotionConfig
     parts: Mapping[str, PublishedPart]
 
-    def parameters(self, advance: Callable[[float], None] = lambda tensors: None) -> Iterator[tuple[str, np.ndarray]]:
+    def parameters(self, advance: Callable[[int], None] = lambda tensors: None) -> Iterator[tuple[str, np.ndarray]]:
         """Read (path, array) one parameter at a time, in the dtypes of the file.
 
         `advance` is told how many tensors were read. Raises InvalidInput, at the end, that names every tensor with a

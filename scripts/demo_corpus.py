@@ -10,17 +10,19 @@ A clip's label follows from what is said (the theme) and how it is said (the del
                 forceful    drawn      level
     setback     anger       sadness    -
     vermin      -           disgust    fear
-    plans       joy         -          neutral
+    event       joy         -          neutral
 
-Every theme and every delivery leaves two emotions open, so text alone and audio alone stop at one half, the majority
-rule at one sixth, and both together decide. The clips come in blocks of six, one for each emotion: a sentence of each
-theme in both of its deliveries, all in one voice. So each sentence occurs equally often with its two labels, and
-the voice tells nothing. No sentence and no voice of one split occurs in another.
+Every theme and every delivery leaves two emotions open. Text alone can't pass one half, audio alone passes it only as
+far as it recognises words, the majority rule stands at one sixth, and both together decide.
+
+The clips come in blocks of six, one for each emotion, in one voice: three sentences that differ in one noun, which tells
+the theme, each spoken in both of the theme's deliveries. So a sentence occurs equally often with its two labels, and
+neither the voice nor the rest of the sentence tells anything. No voice and no sentence of one split occurs in another.
 
 Features that are normalised over the clip lose its loudness and its spectral tilt, so deliveries differ in what changes
 over time: speaking rate, pauses between words, pitch range, and the course of the volume through the sentence.
 
-The sentences were written for this script. The speech is the output of espeak-ng (https://github.com/espeak-ng), whose
+The sentences were made up for this script. The speech is the output of espeak-ng (https://github.com/espeak-ng), whose
 GPL covers the program and not the sound it makes. espeak-ng has to be installed to render, not to design.
 """
 
@@ -28,7 +30,6 @@ import argparse
 import csv
 import io
 import os
-import re
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -53,8 +54,8 @@ LABEL_OF = {
     ("setback", "drawn"): "sadness",
     ("vermin", "drawn"): "disgust",
     ("vermin", "level"): "fear",
-    ("plans", "forceful"): "joy",
-    ("plans", "level"): "neutral",
+    ("event", "forceful"): "joy",
+    ("event", "level"): "neutral",
 }
 
 
@@ -88,136 +89,59 @@ VARIANTS = {
     "test": ("f5", "Andrea", "steph", "m4", "m8", "victor", "david", "Nguyen"),
 }
 
-# Every sentence follows one of these, so that how a clip begins tells no theme by its sound.
-OPENINGS = (
-    *("La verdad es que", "Lo cierto es que", "El caso es que", "Resulta que"),
-    *("Te digo que", "Ya ves que", "Ya te dije que", "Como te decía,"),
-)
-
-SENTENCES = {
+# A sentence is an opening, a noun and a place: "Ayer supe lo de | las cucarachas | del museo". Only the noun belongs to a
+# theme, and every theme has as many nouns of each gender and number. So audio gives the theme away by one word at most.
+OPENINGS = {
+    "train": (
+        *("Acaban de contarme lo de", "Aquí todos hablan de", "Te llamo por lo de", "Ayer supe lo de"),
+        *("Esta noche he soñado con", "Mi madre me ha preguntado por", "Llevo un rato pensando en", "Ya conoces lo de"),
+        *(
+            "Tengo que contarte lo de",
+            "Todo el mundo sabe lo de",
+            "Mi hermana me escribe sobre",
+            "Nos han vuelto a hablar de",
+        ),
+    ),
+    "validation": ("Mis primos no saben nada de", "Me han llamado por lo de", "Luis lleva días soñando con"),
+    "test": (
+        *("En la radio han hablado de", "Mi padre sigue pensando en", "Esta mañana nos contaron lo de"),
+        *("Te escribo por lo de", "Nadie me ha dicho nada de"),
+    ),
+}
+PLACES = {
+    "train": (
+        *(
+            "del colegio",
+            "de la oficina",
+            "de mi calle",
+            "del hotel",
+            "de la universidad",
+            "de mi edificio",
+            "del museo",
+        ),
+        *("de la plaza", "de mi pueblo", "de la biblioteca", "de tu barrio", "de la estación", "del mercado"),
+    ),
+    "validation": ("del instituto", "de la fábrica", "de mi portal"),
+    "test": ("del teatro", "de la escuela", "del restaurante", "de la residencia", "de aquel parque"),
+}
+NOUNS = {
     "setback": {
-        "test": """
-            Me han echado del trabajo después de diez años. Se ha roto la promesa que me habían hecho. Han
-            cerrado el hospital y nadie avisó. Me han dejado solo con todas las deudas. Otra vez me han
-            dejado sin trabajo. Mi hermano me ha mentido durante todo este tiempo. El jefe me ha quitado
-            todas las vacaciones. Han perdido mi maleta con todos los recuerdos. El jefe me ha echado
-            delante de todos. Nadie me ha llamado en todo este tiempo. Han talado todos los árboles de la
-            plaza. Han cerrado la fábrica sin ninguna explicación. Me han robado el coche delante de casa.
-            Han vendido la casa de mi padre sin avisarme. Me han robado la bicicleta de mi hijo.
-        """,
-        "validation": """
-            Mi padre se ha marchado sin decirme nada. Mi hijo me ha mentido sobre el dinero. Mi hija ha
-            suspendido por culpa del profesor. Me habían prometido el puesto y se han olvidado. He
-            suspendido otra vez el último examen. Me han robado las joyas de mi madre.
-        """,
-        "train": """
-            Han dejado morir a mi perro por un error. Han robado todo lo que teníamos en el coche. Mi propio
-            hermano me ha engañado con el dinero. Nadie me avisó de que habían vendido la casa. El jefe ha
-            rechazado otra vez mi proyecto. El médico me ha mentido durante meses. Mi amiga se ha marchado
-            sin decirme nada. Me han quitado la beca por culpa de un error. Nadie ha venido a verme al
-            hospital. El banco ha rechazado otra vez mi solicitud. Mi mejor amiga me ha mentido otra vez.
-            Nadie me ha dado ninguna explicación. Se ha marchado con todo nuestro dinero. Se ha perdido todo
-            el trabajo de un año. No me han invitado a la boda de mi hermana. He perdido todo el dinero que
-            tenía ahorrado. El banco se ha quedado con nuestra casa. Nadie ha llamado para pedirme perdón.
-            Me han engañado y he perdido todos mis ahorros. Mi mejor amigo se ha olvidado de mí. No me han
-            pagado el sueldo este mes. Hemos perdido la casa por culpa del banco. Me ha dejado sin darme
-            ninguna explicación. Hemos perdido el partido en el último minuto. Han roto la promesa que nos
-            hicieron. Nadie ha pedido perdón a mi familia. Han despedido a mi padre sin ninguna explicación.
-            He perdido el trabajo por culpa de un error. Han rechazado un proyecto de muchos años. He
-            perdido a mi mejor amigo por una mentira. Han roto el cuadro que pintó mi padre. Han talado el
-            árbol que plantó mi madre. Mi marido me ha dejado por otra persona. Me han mentido durante todos
-            estos años. Mi marido ha perdido otra vez el trabajo. Han despedido a mi hermana sin avisar. Han
-            cerrado para siempre la escuela del pueblo. Me han quitado el puesto que me habían prometido. Se
-            han reído de mi hija delante de todos. No me han dejado despedirme de mi padre. Por un error del
-            médico hemos perdido tres meses. Todo mi trabajo ha acabado en la basura. Nadie me ha pedido
-            perdón por lo ocurrido. Se ha roto el único recuerdo de mi madre. No me han dejado hablar con mi
-            hijo. Nadie ha querido escuchar mi explicación. Otra vez hemos perdido por un solo gol. Se han
-            perdido para siempre todas mis fotos. Otra vez se han olvidado de mí. Se han olvidado otra vez
-            de mi cumpleaños. Se ha marchado sin despedirse de nadie.
-        """,
+        "el": "despido robo engaño fracaso abandono rechazo desahucio embargo",
+        "la": "multa deuda mentira traición estafa derrota ruina quiebra",
+        "los": "insultos recortes suspensos reproches abusos impagos timos desprecios",
+        "las": "burlas injusticias humillaciones pérdidas calumnias trampas ofensas expulsiones",
     },
     "vermin": {
-        "test": """
-            Hay una rata muerta debajo de la cama. Algo muerto huele debajo del suelo. Hay una serpiente
-            viva dentro de la tubería. El agua está llena de bichos negros. Las ratas han mordido la carne
-            de la cocina. La herida está llena de gusanos. Hay ratas muertas dentro del pozo. Hay un
-            murciélago muerto debajo de la cama. Se oyen ratas dentro de la pared. Me ha caído un gusano en
-            el pelo. Hay sangre en la bolsa de la comida. He pisado una serpiente muerta en el barro. Un
-            bicho enorme se arrastra por el suelo. Algo se arrastra por la tubería del baño. Sale sangre por
-            debajo de la puerta.
-        """,
-        "validation": """
-            La herida está cubierta de moscas negras. El agua del pozo está llena de sangre. Tengo una araña
-            peluda en el cuello. El perro tiene espuma y sangre en la boca. Tengo una cucaracha dentro de la
-            manga. El agua huele a podrido y está negra.
-        """,
-        "train": """
-            Un enfermo me ha escupido sangre en la cara. El suelo del sótano está lleno de sangre. El moho
-            negro cubre toda la pared. Algo viscoso se mueve debajo de la alfombra. La rata muerta está
-            llena de gusanos. Un líquido viscoso baja por el techo. Ha caído veneno para ratas en la comida.
-            Una cucaracha enorme sube por mi pierna. Un murciélago se me ha enredado en el pelo. Las
-            cucarachas salen por el desagüe del baño. Hay gusanos vivos dentro de la carne. Las arañas bajan
-            por la pared del baño. Las llagas de la piel ya huelen mal. Un olor a podrido sale del sótano.
-            Algo vivo se mueve dentro de la bolsa de basura. El sótano está lleno de ratas muertas. Hay
-            cucarachas del tamaño de un dedo. Sale un olor a carne podrida del armario. Una nube de moscas
-            sale del armario. Tengo bichos vivos dentro de la herida. Tengo las piernas cubiertas de
-            sanguijuelas. Los murciélagos salen de la pared del sótano. He tragado un bicho con el agua. Una
-            araña peluda baja por el techo. Los murciélagos muertos cubren el suelo del desván. El armario
-            está lleno de bichos peludos. Hay una rata enorme dentro del armario. Una rata acaba de pasar
-            entre mis pies. Las cucarachas suben por la pared de la cocina. El techo del sótano está
-            cubierto de moho negro. Hay una serpiente enrollada en la ducha. La carne podrida está cubierta
-            de moscas. Hay bichos dentro del vaso de agua. Algo peludo me ha tocado la pierna. El suelo del
-            baño está cubierto de gusanos. Hay una araña negra debajo de la almohada. He tocado algo viscoso
-            en la oscuridad. El perro ha metido un animal muerto en la cama. Una rata me ha mordido en el
-            cuello. El perro tiene la piel llena de llagas. El enfermo tiene la piel cubierta de llagas. El
-            moho ya sube por las patas de la cama. Algo se mueve dentro de la pared. Una serpiente viscosa
-            se arrastra por el barro. Una sanguijuela me sube por la pierna. El pozo huele a animal muerto.
-            El techo está cubierto de arañas negras. Hay un dedo dentro de la bolsa de basura. La herida
-            huele mal y sale sangre negra. Sale un líquido negro por el grifo. Hay algo podrido en el fondo
-            del pozo.
-        """,
+        "el": "moho veneno vómito cadáver escorpión contagio virus murciélago",
+        "la": "rata serpiente sangre plaga peste tarántula infección víbora",
+        "los": "ratones gusanos piojos bichos parásitos excrementos sapos huesos",
+        "las": "cucarachas arañas sanguijuelas chinches pulgas moscas larvas babosas",
     },
-    "plans": {
-        "test": """
-            Mañana llega mi hermana en el tren de las diez. El domingo por la tarde jugamos con los niños.
-            Tenemos entradas de cine para esta tarde. Mi nieta cumple hoy cinco años. La cena de los vecinos
-            es el sábado. El próximo lunes nos dan las llaves del piso nuevo. Mañana vienen los abuelos a
-            comer en casa. Hoy empieza el verano y vamos a la playa. El sábado comemos en casa de los
-            abuelos. El avión de mi hijo llega mañana temprano. En mayo vamos de vacaciones al campo. He
-            preparado una tarta para la merienda. Mi nieta empieza el colegio en septiembre. Ya tenemos los
-            billetes para el viaje a Roma. La boda de mi prima es el próximo sábado.
-        """,
-        "validation": """
-            El concierto del coro es el próximo viernes. La próxima semana salimos de viaje a Chile. Este
-            verano pasamos dos semanas en la playa. Mi hija entra en la universidad en septiembre. Las
-            vacaciones de verano empiezan el viernes. Mi prima llega mañana en el avión de las cinco.
-        """,
-        "train": """
-            Mi hija canta el domingo en el coro. Esta noche cenamos con los vecinos nuevos. Esta tarde vamos
-            al cine con la abuela. Este domingo vamos al campo con los amigos. Mi hermana llega de Sevilla
-            el viernes. Mis vecinos se casan el sábado en la catedral. Mañana hace sol y comemos en el
-            jardín. El próximo domingo celebramos la fiesta del pueblo. El tren de Sevilla llega a las
-            cinco. El viernes salimos temprano hacia la playa. El lunes empiezo en la nueva oficina. Esta
-            noche cenamos en casa de mi prima. Ya ha salido el sol y vamos al parque. Las flores del jardín
-            se abren esta semana. El perro de mi prima ha tenido cuatro cachorros. Esta noche hay un
-            concierto en la plaza. Tenemos dos entradas para el concierto del viernes. Hoy nos dan las
-            llaves de la nueva oficina. Mañana por la tarde jugamos en el parque. Los amigos vienen a cenar
-            esta noche. Los vecinos han organizado una fiesta en la plaza. Mañana empieza el curso en la
-            universidad. Hoy celebramos el cumpleaños de la abuela. Mi hijo empieza el colegio la próxima
-            semana. Los amigos de Sevilla llegan esta noche. Esta tarde llega el tren de los abuelos. Mi
-            hermana viene mañana a comer con los niños. Los niños vienen a merendar el sábado. Mañana
-            salimos de vacaciones con los niños. Este verano viajamos en tren a Granada. Ya está preparada
-            la mesa para la cena. La fiesta del pueblo empieza mañana por la noche. Hoy cumplo cuarenta años
-            y cenamos en casa. Hoy comemos tarta de manzana con la abuela. Mi hijo ha preparado la merienda
-            para los amigos. El sábado celebramos el cumpleaños de mi nieta. La abuela ha preparado la cena
-            para todos. Hoy ha llegado la carta de la universidad. La mesa del jardín ya está preparada. Las
-            clases de piano empiezan el lunes. El coro canta esta noche en la catedral. Esta tarde plantamos
-            flores en el jardín. El domingo vamos a la playa con los abuelos. La tarta de manzana ya está en
-            el horno. Mi hijo vuelve hoy de su viaje a Chile. Hoy ha llegado un paquete de los abuelos. La
-            próxima semana nace mi primera nieta. El nuevo libro de mi prima sale en mayo. Ya tenemos las
-            llaves de la casa nueva. Mi prima se casa en mayo en Granada. El viaje a Roma empieza el próximo
-            lunes.
-        """,
+    "event": {
+        "el": "viaje concierto bautizo cumpleaños baile desfile torneo estreno",
+        "la": "boda fiesta cena excursión merienda visita feria graduación",
+        "los": "regalos premios juegos invitados novios músicos dulces bailarines",
+        "las": "vacaciones entradas flores canciones tartas invitaciones compras clases",
     },
 }
 
@@ -242,16 +166,11 @@ class Clip:
     seed: int  # of the noise and of the words' small differences in volume
 
 
-def sentences(theme: str, split: str) -> list[str]:
-    """The sentences of a theme that occur in this split and in no other."""
-    return [" ".join(sentence.split()) for sentence in re.findall(r"[^.]+\.", SENTENCES[theme][split])]
-
-
 def design(seed: int, clips: int = 1800) -> list[Clip]:
     """The corpus on paper: 3/4 of the clips train, 1/12 validation, 1/6 test, every split with its six labels balanced.
 
-    The same seed and number give the same list; the seed changes pairings, voices and deliveries, never the
-    sentences and voices that belong to a split. Raises InvalidInput unless `clips` is a multiple of 72.
+    The same seed and number give the same list; the seed changes what is combined, never the openings, places and voices
+    that belong to a split. Raises InvalidInput unless `clips` is a multiple of 72.
     """
     if clips <= 0 or clips % 72:
         raise InvalidInput(f"A corpus of {clips} clips can't be balanced: ask for a multiple of 72, such as 1800.")
@@ -264,10 +183,9 @@ def design(seed: int, clips: int = 1800) -> list[Clip]:
     for split, share in (("train", 9), ("validation", 1), ("test", 2)):  # twelfths
         blocks = clips // 72 * share
         voices = shuffled_cycle(rng, VARIANTS[split], blocks)
-        texts = {
-            theme: [opened(sentence, rng) for sentence in shuffled_cycle(rng, sentences(theme, split), blocks)]
-            for theme in SENTENCES
-        }
+        openings = shuffled_cycle(rng, OPENINGS[split], blocks)
+        places = shuffled_cycle(rng, PLACES[split], blocks)
+        nouns = {theme: shuffled_cycle(rng, noun_phrases(theme), blocks) for theme in NOUNS}
         for block in range(blocks):
             voice = f"{rng.choice(ACCENTS)}+{voices[block]}"
             for (theme, delivery), label in LABEL_OF.items():
@@ -275,7 +193,7 @@ def design(seed: int, clips: int = 1800) -> list[Clip]:
                 corpus.append(
                     Clip(
                         name=f"{split}-{len(corpus):05d}",
-                        text=texts[theme][block],
+                        text=sentence(openings[block], nouns[theme][block], places[block]),
                         label=label,
                         split=split,
                         voice=voice,
@@ -293,9 +211,14 @@ def design(seed: int, clips: int = 1800) -> list[Clip]:
     return corpus
 
 
-def opened(sentence: str, rng: np.random.Generator) -> str:
-    """The sentence after an opening drawn at random."""
-    return f"{rng.choice(OPENINGS)} {sentence[0].lower()}{sentence[1:]}"
+def noun_phrases(theme: str) -> list[str]:
+    """The theme's nouns with their articles."""
+    return [f"{article} {noun}" for article, nouns in NOUNS[theme].items() for noun in nouns.split()]
+
+
+def sentence(opening: str, noun_phrase: str, place: str) -> str:
+    """The three put together, with Spanish's contraction of "de el"."""
+    return f"{opening} {noun_phrase} {place}.".replace(" de el ", " del ")
 
 
 def shuffled_cycle(rng: np.random.Generator, items: tuple[str, ...] | list[str], length: int) -> list[str]:

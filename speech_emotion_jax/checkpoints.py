@@ -100,7 +100,9 @@ def find(request: Request) -> Path | Published:
 def open_request(request: Request) -> Published:
     """The published checkpoint of a request, hub ids downloaded."""
     if request.mode is None or request.language is None:
-        raise InvalidInput(f"{request.model_id} is a published checkpoint, which does not say its mode; pass mode and language")
+        raise InvalidInput(
+            f"{request.model_id} is a published checkpoint, which does not say its mode; pass mode and language"
+        )
     model = _origin(request.model_id, request.revision, request.weights)
     text_encoder = None
     if check_mode(request.mode) in FUSION_MODES:

@@ -78,7 +78,9 @@ def _convert(options: argparse.Namespace) -> None:
         export(source, destination)
     elif options.to == "orbax":
         if is_converted(source):
-            raise InvalidInput(f"{source} is converted already; use it as it is, or write it back with --to safetensors")
+            raise InvalidInput(
+                f"{source} is converted already; use it as it is, or write it back with --to safetensors"
+            )
         request = Request(
             options.source,
             mode=options.mode,
@@ -146,20 +148,28 @@ def _parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(required=True, metavar="VERB")
 
     checkpoint = argparse.ArgumentParser(add_help=False)
-    checkpoint.add_argument("--text-encoder", metavar="ID", help="frozen text encoder of the fusion modes (hub id or folder)")
+    checkpoint.add_argument(
+        "--text-encoder", metavar="ID", help="frozen text encoder of the fusion modes (hub id or folder)"
+    )
     checkpoint.add_argument("--revision", help="branch, tag or commit of a hub id")
     checkpoint.add_argument("--weights", metavar="KIND", help="safetensors or bin, where a folder has both")
-    checkpoint.add_argument("--labels", type=_labels, metavar="A,B,...", help="names of the outputs, in place of config.json's")
+    checkpoint.add_argument(
+        "--labels", type=_labels, metavar="A,B,...", help="names of the outputs, in place of config.json's"
+    )
 
     predict = verbs.add_parser("predict", parents=[checkpoint], help="emotion of a recording, a text, or both")
     predict.add_argument("--audio", metavar="FILE", help="recording: wav, flac, ogg, mp3; m4a with the extra m4a")
     predict.add_argument("--text", help="the words that are said")
     predict.add_argument("--mode", default="text", help=f"{', '.join(MODES)} (default: text)")
     predict.add_argument("--language", default="es", help=f"{' or '.join(LANGUAGES)} (default: es)")
-    predict.add_argument("--model-id", metavar="ID", help="hub id, published folder or converted folder (default: by mode)")
+    predict.add_argument(
+        "--model-id", metavar="ID", help="hub id, published folder or converted folder (default: by mode)"
+    )
     predict.add_argument("--model-config", metavar="FILE", help="model.json that names the checkpoints")
     predict.add_argument("--device", help="cpu, gpu, cuda, cuda:1, tpu (default: the fastest there is)")
-    predict.add_argument("--whisper-model", metavar="ID", help="transcriber for recordings without text (not built in yet)")
+    predict.add_argument(
+        "--whisper-model", metavar="ID", help="transcriber for recordings without text (not built in yet)"
+    )
     predict.add_argument("--precision", default="float32", help="float32, equal to PyTorch, or bfloat16, faster")
     predict.add_argument("--json", action="store_true", help="print the result as JSON")
     predict.set_defaults(verb=_predict)

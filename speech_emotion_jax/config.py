@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any, Self
+from typing import Any
 
 from .errors import InvalidInput
 from .registry import LABELS, check_language, check_mode
@@ -69,7 +69,7 @@ class Wav2Vec2BertConfig:
         return self.left_max_position_embeddings + self.right_max_position_embeddings + 1
 
     @classmethod
-    def from_json(cls, source: Mapping[str, Any]) -> Self:
+    def from_json(cls, source: Mapping[str, Any]) -> Wav2Vec2BertConfig:
         """Read the fields of a published config.json; an absent field has its library default."""
         known = _known_fields(cls, source)
         known.setdefault("output_hidden_size", known.get("hidden_size", cls.hidden_size))
@@ -115,7 +115,7 @@ class BertConfig:
         return self.max_position_embeddings - self.position_offset
 
     @classmethod
-    def from_json(cls, source: Mapping[str, Any]) -> Self:
+    def from_json(cls, source: Mapping[str, Any]) -> BertConfig:
         """Read the fields of a published config.json; an absent field has its library default."""
         if source.get("position_embedding_type", "absolute") != "absolute":
             raise InvalidInput(
@@ -139,7 +139,7 @@ class EmotionConfig:
     multi_label: bool = False  # sigmoid in place of softmax (text mode, problem_type multi_label_classification)
 
     @classmethod
-    def published(cls, language: str, mode: str) -> Self:
+    def published(cls, language: str, mode: str) -> EmotionConfig:
         """The architecture of the published checkpoint of a language ("es", "en") and mode."""
         language, mode = check_language(language), check_mode(mode)
         labels = LABELS[language]
@@ -160,7 +160,7 @@ class EmotionConfig:
         return replace(model, fusion_heads=8) if mode == "multihead" else model
 
     @classmethod
-    def tiny(cls, language: str, mode: str) -> Self:
+    def tiny(cls, language: str, mode: str) -> EmotionConfig:
         """The same structure at a width of 32 and 2 layers, for tests and first experiments; its weights are random."""
         model = cls.published(language, mode)
         audio = model.audio and replace(

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
-from typing import Any, NotRequired, Self, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import jax
 import numpy as np
@@ -75,7 +75,7 @@ class EmotionPipeline:
         weights: str | None = None,
         labels: Sequence[str] | None = None,
         registry: Registry = PUBLISHED,
-    ) -> Self:
+    ) -> EmotionPipeline:
         """Load a checkpoint: a hub id, a published folder, or a converted folder.
 
         A converted folder knows its mode and language; the others need both. `text_encoder` is the frozen encoder of the
@@ -122,11 +122,11 @@ class EmotionPipeline:
         audio = self._audio_vectors(clips) if clips else None
         text = self._text_vectors(tokens) if tokens else None
         probabilities = np.concatenate(list(self._probabilities(len(examples), audio, text)))
-        truncated = np.zeros(len(examples), bool)
-        for inputs in (clips, tokens):
-            if inputs is not None:
-                truncated |= [each.truncated for each in inputs]
-        return [self._prediction(row, cut) for row, cut in zip(probabilities, truncated, strict=True)]
+        read = [each for each in (clips, tokens) if each is not None]
+        return [
+            self._prediction(row, any(each.truncated for each in inputs))
+            for row, *inputs in zip(probabilities, *read, strict=True)
+        ]
 
     def _read_audio(self, example: Mapping[str, Any]) -> Clip:
         source: AudioSource | None = example.get("audio")
@@ -186,7 +186,9 @@ class EmotionPipeline:
         vectors: list[np.ndarray | None] = [None] * len(ids)
         for batch in plan_batches([len(each) for each in ids], buckets, self.batch_size):
             inputs = jax.device_put(pad_tokens(ids, batch, self.config.text.pad_token_id), self.device)
-            for item, vector in zip(batch.items, self._run(self._encode_text, "the text encoder", *inputs), strict=False):
+            for item, vector in zip(
+                batch.items, self._run(self._encode_text, "the text encoder", *inputs), strict=False
+            ):
                 vectors[item] = vector
         return np.stack(vectors)
 
@@ -196,7 +198,10 @@ class EmotionPipeline:
         for start in range(0, count, self.batch_size):
             rows = slice(start, min(start + self.batch_size, count))
             fill = ((0, self.batch_size - (rows.stop - start)), (0, 0))
-            inputs = [None if each is None else jax.device_put(np.pad(each[rows], fill), self.device) for each in (audio, text)]
+            inputs = [
+                None if each is None else jax.device_put(np.pad(each[rows], fill), self.device)
+                for each in (audio, text)
+            ]
             yield self._run(self._classify, "the head", *inputs)[: rows.stop - start]
 
     def _prediction(self, probabilities: Float[np.ndarray, " labels"], truncated: bool) -> Prediction:

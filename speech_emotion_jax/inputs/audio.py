@@ -22,8 +22,7 @@ import stat
 import struct
 import tempfile
 from collections.abc import Iterator, Mapping
-from numbers import Real
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import soundfile
@@ -160,10 +159,12 @@ def _decoded(source: AudioSource, name: str) -> Iterator[tuple[int, np.ndarray]]
 
 
 def _array_frames(source: Mapping[str, Any], name: str) -> Iterator[tuple[int, np.ndarray]]:
-    array, rate = source.get("array"), source.get("sampling_rate")
+    array = source.get("array")
+    rate: Any = source.get("sampling_rate")
     if not isinstance(array, np.ndarray):
         raise InvalidInput(f'{name} has no NumPy array under "array"; pass {{"array": ..., "sampling_rate": ...}}')
-    if isinstance(rate, bool) or not isinstance(rate, Real) or not MIN_RATE <= float(rate) <= MAX_RATE or rate % 1:
+    real = isinstance(rate, int | float | np.integer | np.floating) and not isinstance(rate, bool)
+    if not real or not MIN_RATE <= rate <= MAX_RATE or rate % 1:
         raise InvalidInput(
             f'{name} has the sampling rate {rate!r}; pass whole hertz, {MIN_RATE} to {MAX_RATE}, as "sampling_rate"'
         )
@@ -177,7 +178,7 @@ def _array_frames(source: Mapping[str, Any], name: str) -> Iterator[tuple[int, n
     if channels.size:
         step = _READ_VALUES // len(channels)
         for start in range(0, channels.shape[1], step):
-            yield int(float(rate)), _as_float32(channels[:, start : start + step].T)
+            yield int(rate), _as_float32(channels[:, start : start + step].T)
 
 
 def _as_float32(samples: np.ndarray) -> np.ndarray:
@@ -208,7 +209,7 @@ def _open(source: str | os.PathLike[str] | bytes, name: str) -> contextlib.Abstr
 
 
 @contextlib.contextmanager
-def _temporary_copy(stream: BinaryIO | io.FileIO) -> Iterator[io.FileIO]:
+def _temporary_copy(stream: io.BytesIO | io.FileIO) -> Iterator[io.FileIO]:
     with tempfile.TemporaryFile() as copy:
         shutil.copyfileobj(stream, copy)
         copy.flush()
@@ -273,7 +274,7 @@ def _libsndfile_frames(file: _Forward, stream: io.FileIO, name: str) -> Iterator
 
 @contextlib.contextmanager
 def _stated_length_checked(stream: io.FileIO, name: str) -> Iterator[io.FileIO]:
-    """Refuses WAV, AIFF and AU with less than they state, of which libsndfile would read what is there and say nothing.
+    """Refuses WAV, AIFF, CAF and AU with less than they state: libsndfile reads what is there and says nothing.
 
     A WAV that states no bytes of samples, because its writer couldn't seek back, is given as a copy that states an
     unknown number: libsndfile would read none.
@@ -281,12 +282,12 @@ def _stated_length_checked(stream: io.FileIO, name: str) -> Iterator[io.FileIO]:
     form, riff_size = _fields(stream, 0, "<4sI")
     size_at, start, size = _sample_chunk(stream)
     end = stream.seek(0, os.SEEK_END)
-    if start + size > end and (size < _UNKNOWN_SIZE or form == b"RF64"):
+    if start + size > end and (size < _UNKNOWN_SIZE or form in (b"RF64", b"caff")):
         raise UnreadableInput(
             f"{name} is truncated: it states {size} bytes of samples and has {max(0, end - start)}; copy it again"
         )
-    ends_with_other_chunks = start < 8 + riff_size <= end
-    if size_at and size == 0 and start < end and form in (b"RIFF", b"RF64") and not ends_with_other_chunks:
+    other_chunks_follow = start < 8 + riff_size <= end
+    if form in (b"RIFF", b"RF64") and size == 0 < start < end and not other_chunks_follow:
         stream.seek(0)
         with _temporary_copy(stream) as copy:
             for offset, unknown in ((0, b"RIFF\xff\xff\xff\xff"), (size_at, b"\xff\xff\xff\xff")):
@@ -298,25 +299,24 @@ def _stated_length_checked(stream: io.FileIO, name: str) -> Iterator[io.FileIO]:
 
 
 def _sample_chunk(stream: io.FileIO) -> tuple[int, int, int]:
-    """Where a WAV, RF64, AIFF or AU file states the size of its samples, where they start, and that size in bytes.
-
-    All are 0 where there is no such chunk.
-    """
+    """Where a file of chunks states the size of its samples, where they start, and that size in bytes; else zeros."""
     (form,) = _fields(stream, 0, "<4s")
     if form == b".snd":
         return 8, *_fields(stream, 4, ">II")
-    if form not in (b"RIFF", b"RIFX", b"RF64", b"FORM"):
-        return 0, 0, 0
-    order = "<" if form in (b"RIFF", b"RF64") else ">"
-    position, size_beyond_4_gib = 12, 0
+    layout = {b"RIFF": "<4sI", b"RF64": "<4sI", b"RIFX": ">4sI", b"FORM": ">4sI", b"caff": ">4sq"}.get(form)
+    end = stream.seek(0, os.SEEK_END)
+    position, size_beyond_4_gib = 8 if form == b"caff" else 12, 0
     for _ in range(256):  # more chunks than any file has before its samples
-        tag, size = _fields(stream, position, order + "4sI")
+        if layout is None or not 0 < position < end:
+            break
+        tag, size = _fields(stream, position, layout)
+        content = position + struct.calcsize(layout)
         if tag in (b"data", b"SSND"):
             wide = form == b"RF64" and size == 0xFFFF_FFFF
-            return position + 4, position + 8, size_beyond_4_gib if wide else size
+            return position + 4, content, size_beyond_4_gib if wide else size
         if tag == b"ds64":
-            (size_beyond_4_gib,) = _fields(stream, position + 16, "<Q")
-        position += 8 + size + size % 2
+            (size_beyond_4_gib,) = _fields(stream, content + 8, "<Q")
+        position = content + size + (size % 2 if form != b"caff" else 0)
     return 0, 0, 0
 
 
@@ -336,7 +336,7 @@ def _av_frames(stream: io.FileIO, name: str, refusal: str) -> Iterator[tuple[int
             f"{name} can't be decoded by libsndfile ({refusal}); convert it to WAV or, if it is m4a, WebM or the like, "
             "pip install 'speech_emotion_jax[m4a]'"
         ) from None
-    done = stated = 0.0
+    done, rate, stated = 0, 1, 0.0
     try:
         options = {"format_whitelist": _AV_DEMUXERS}
         with av.open(stream, "r", options=options, metadata_errors="replace") as container:
@@ -345,20 +345,21 @@ def _av_frames(stream: io.FileIO, name: str, refusal: str) -> Iterator[tuple[int
             track = container.streams.audio[0]
             stated = _stated_seconds(track)
             for frame in container.decode(track):
-                samples = frame.to_ndarray()
+                samples, rate = frame.to_ndarray(), frame.sample_rate
                 if samples.size:
-                    done += frame.samples / frame.sample_rate
+                    done += frame.samples
                     frames = samples.T if frame.format.is_planar else samples.reshape(frame.samples, -1)
-                    yield frame.sample_rate, _as_float32(frames)
-    except (av.error.FFmpegError, ValueError) as error:  # ValueError: a sample format that NumPy has not
-        if not done:
-            raise UnreadableInput(f"{name} is not audio that can be decoded ({refusal}); convert it to WAV") from error
+                    yield rate, _as_float32(frames)
+    except UnreadableInput:
+        raise
+    except (av.error.FFmpegError, OSError, ValueError) as error:  # the latter two where FFmpeg seeks or finds nonsense
         reason = getattr(error, "strerror", None) or error
         raise UnreadableInput(
-            f"{name} is truncated or damaged ({reason}, after {done:.1f} s); copy or export it again"
+            f"{name} is truncated, damaged or not audio ({refusal}; {reason} after {done} samples); "
+            "copy it again or convert it to WAV"
         ) from error
-    if done < stated - 0.25:  # some encoders count their delay, up to 0.2 s, into the length
-        raise UnreadableInput(f"{name} is truncated: it states {stated:.1f} s and has {done:.1f} s; copy it again")
+    if done < max(1, (stated - 0.25) * rate):  # some encoders count their delay, up to 0.2 s, into the length
+        raise UnreadableInput(f"{name} is truncated: {done} samples of {stated:.2f} s are there; copy it again")
 
 
 def _stated_seconds(track: Any) -> float:

@@ -84,10 +84,11 @@ def samples_for(frames: int) -> int:
 def _mel_filters() -> Float[np.ndarray, "257 80"]:
     """Triangles on Kaldi's mel scale, 1127 ln(1 + f / 700), with straight sides in mel; no normalisation."""
 
-    def mel(hertz: np.ndarray | float) -> np.ndarray:
-        return 1127.0 * np.log(1.0 + np.asarray(hertz) / 700.0)
+    def mel(hertz: np.ndarray) -> np.ndarray:
+        return 1127.0 * np.log(1.0 + hertz / 700.0)
 
-    corners = np.linspace(mel(LOWEST_HZ), mel(HIGHEST_HZ), MEL_BINS + 2)
+    lowest, highest = mel(np.array([LOWEST_HZ, HIGHEST_HZ]))
+    corners = np.linspace(lowest, highest, MEL_BINS + 2)
     left, centre, right = corners[:-2], corners[1:-1], corners[2:]
     bins = mel(np.arange(FFT_SAMPLES // 2 + 1) * SAMPLE_RATE / FFT_SAMPLES)[:, None]
     rising, falling = (bins - left) / (centre - left), (right - bins) / (right - centre)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -81,7 +83,7 @@ class Multihead(nnx.Module):
         """Fuse the vectors of each clip; `across_batch` is explained in `CrossAttentionHead`."""
         graph, parameters = nnx.split(self.heads)
 
-        def head(parameters: nnx.State) -> jax.Array:
+        def head(parameters: Any) -> jax.Array:
             return nnx.merge(graph, parameters)(audio, text, across_batch=across_batch)
 
         outputs = jax.vmap(head)(parameters)

@@ -8,7 +8,7 @@ accumulation. Activations between layers, norms and softmax are float32 in both 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -56,7 +56,7 @@ def layer_norm(width: int, epsilon: float, *, rngs: nnx.Rngs) -> nnx.LayerNorm:
 
 def stacked(make: Callable[[nnx.Rngs], Layer], count: int, *, rngs: nnx.Rngs) -> Layer:
     """`count` equal layers as one module, whose parameters have a leading layer axis."""
-    return nnx.vmap(make, in_axes=0, out_axes=0)(rngs.fork(split=count))
+    return nnx.vmap(make, in_axes=0, out_axes=0)(rngs.split(count))
 
 
 def layer_at(layers: Layer, index: int) -> Layer:
@@ -78,7 +78,7 @@ def scan_layers(
     """
     graph, parameters = nnx.split(layers)
 
-    def step(x: jax.Array, layer: nnx.State) -> tuple[jax.Array, jax.Array | None]:
+    def step(x: jax.Array, layer: Any) -> tuple[jax.Array, jax.Array | None]:
         y = apply(nnx.merge(graph, layer), x)
         return y, y if hidden_states else None
 

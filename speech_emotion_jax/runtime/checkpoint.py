@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import os
 import shutil
 import tempfile
@@ -20,7 +21,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import jax
 import numpy as np
@@ -58,7 +59,7 @@ class Record:
         return json.dumps(dataclasses.asdict(self), indent=1, ensure_ascii=False)
 
     @classmethod
-    def from_json(cls, text: str) -> Self:
+    def from_json(cls, text: str) -> Record:
         """Raises ValueError, KeyError or TypeError for what is no record."""
         value = json.loads(text)
         if value["schema"] != SCHEMA:
@@ -125,19 +126,30 @@ def _umask() -> int:
 
 
 def save_parameters(folder: Path, parameters: dict[str, np.ndarray]) -> None:
-    """Write {path: array} as an Orbax checkpoint, in the arrays' own dtypes.
-
-    `parameters` is emptied on the way: at full size a second copy would not be small.
-    """
+    """Write {path: array} as an Orbax checkpoint, in the arrays' own dtypes."""
     from orbax.checkpoint import v1 as ocp
 
     # Orbax's defaults copy all arrays first, compress, and pack small files: 2.8 times the tree at the peak.
-    memory = ocp.options.MemoryOptions(
-        write_concurrent_bytes=500_000_000, transfer_concurrent_bytes=500_000_000, deepcopy_host_arrays=False
-    )
-    storage = ocp.options.ArrayOptions(saving=ocp.options.ArrayOptions.Saving(use_ocdbt=False, use_compression=False))
-    with ocp.Context(memory_options=memory, array_options=storage):
+    context = ocp.Context()
+    context.memory.deepcopy_host_arrays = False
+    context.memory.write_concurrent_bytes = 500_000_000
+    context.memory.transfer_concurrent_bytes = 500_000_000
+    context.array.saving.use_ocdbt = False
+    context.array.saving.use_compression = False
+    with context, _quiet_orbax():
         ocp.save(folder / WEIGHTS, _nested(parameters))
+
+
+@contextmanager
+def _quiet_orbax() -> Iterator[None]:
+    """Orbax warns of the absence of packed files, which are not wanted."""
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def load_parameters(folder: Path, wanted: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, jax.Array]:
@@ -145,7 +157,8 @@ def load_parameters(folder: Path, wanted: Mapping[str, jax.ShapeDtypeStruct]) ->
     from orbax.checkpoint import v1 as ocp
 
     try:
-        tree = ocp.load(folder / WEIGHTS, _nested(dict(wanted)))
+        with _quiet_orbax():
+            tree = ocp.load(folder / WEIGHTS, _nested(dict(wanted)))
     except (OSError, ValueError, KeyError) as error:
         raise UnreadableInput(
             f"{folder / WEIGHTS} can't be read ({str(error).splitlines()[0]}); convert the source again"

@@ -14,7 +14,7 @@ logger = logging.getLogger("speech_emotion_jax")
 
 
 @contextmanager
-def progress(step: str, total: float | None = None) -> Iterator[Callable[[float], None]]:
+def progress(step: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
     """Show a step while it runs. Yields a function to call with each amount done; without `total` the bar only pulses."""
     if not sys.stderr.isatty():
         logger.info("%s ...", step)

@@ -1,0 +1,44 @@
+"""Shape checks for every annotated function, and the parity budgets.
+
+The budgets are stated once, here. They are not loosened to make a test pass: a breach has a cause, and that is mended.
+"""
+
+from jaxtyping import install_import_hook
+
+install_import_hook("speech_emotion_jax", "beartype.beartype")  # before the package is imported
+
+import jax  # noqa: E402
+import pytest  # noqa: E402
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# Against the PyTorch classes, float32 on the CPU.
+FEATURE_BUDGET = 1e-3  # absolute, on features of standard deviation 1; see test_features for what limits it
+LAYER_BUDGET = 1e-5  # relative to the layer's largest value, from identical features
+LOGIT_BUDGET = 1e-4  # absolute, at full size, from identical features
+PROBABILITY_BUDGET = 1e-3  # absolute, from the waveform
+# Against ourselves: a clip alone, and the same clip in a padded batch.
+BATCH_BUDGET = 1e-5  # absolute, on probabilities
+
+
+@pytest.fixture(scope="session")
+def published(tmp_path_factory: pytest.TempPathFactory):
+    """Folders of tiny random checkpoints in the published layout, by mode and language, made once."""
+    from .checkpoints import write_audio_checkpoint, write_bert, write_roberta
+
+    root = tmp_path_factory.mktemp("published")
+    made: dict[tuple[str, str], object] = {}
+
+    def folder(mode: str, language: str):
+        if (mode, language) not in made:
+            place = root / f"{mode}-{language}"
+            if mode == "text":
+                write_roberta(place, language, seed=3)
+            elif mode == "text_encoder":
+                write_bert(place, language, seed=4)
+            else:
+                write_audio_checkpoint(place, mode, language, seed=5)
+            made[mode, language] = place
+        return made[mode, language]
+
+    return folder
