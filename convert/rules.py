@@ -38,6 +38,10 @@ class Rule:
     target: str  # the parameter's path in the model, without the number: stacked
     transform: Transform = KEEP
 
+    @property
+    def stacked(self) -> bool:
+        return "{i}" in self.source
+
 
 @dataclass(frozen=True)
 class Unused:
@@ -61,6 +65,17 @@ class Layout:
         name = name.removeprefix(self.optional_prefix)
         stem, dot, last = name.rpartition(".")
         return stem + dot + (self.renamed or {}).get(last, last)
+
+    def tensors(self, parameters: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The tensors of a file that holds these parameters, under their canonical names."""
+        out: dict[str, np.ndarray] = {}
+        for rule in self.rules:
+            if rule.target not in parameters:
+                continue
+            stack = parameters[rule.target] if rule.stacked else parameters[rule.target][None]
+            for index, item in enumerate(stack):
+                out[rule.source.replace("{i}", str(index))] = np.ascontiguousarray(rule.transform.inverse(item))
+        return out
 
 
 def under(rules: tuple[Rule, ...], source: str, target: str) -> tuple[Rule, ...]:
@@ -96,6 +111,7 @@ class Matching:
 
 
 FLOATS = ("F32", "F16", "BF16")
+READABLE = (*FLOATS, "F64", "I64", "I32", "I16", "I8", "U64", "U32", "U16", "U8", "BOOL")
 
 
 def match(
@@ -112,9 +128,14 @@ def match(
     unused_patterns = [(re.compile(re.escape(each.source).replace(r"\*", ".*")), each) for each in layout.unused]
     found: dict[str, dict[int | None, str]] = {rule.target: {} for rule in rules}
     unused: dict[str, str] = {}
+    seen: dict[str, str] = {}
 
     for name in tensors:
         canonical = layout.canonical(name)
+        if canonical in seen:
+            problems.append(f"{name} and {seen[canonical]} are the same tensor")
+            continue
+        seen[canonical] = name
         hits = [(rule, hit) for pattern, rule in patterns if (hit := pattern.fullmatch(canonical))]
         if len(hits) > 1:
             problems.append(f"{name} fits {len(hits)} rules")
@@ -122,12 +143,12 @@ def match(
         if hits:
             rule, hit = hits[0]
             index = int(hit["i"]) if "i" in hit.groupdict() else None
-            if index in found[rule.target]:
-                problems.append(f"{name} and {found[rule.target][index]} are the same tensor")
             found[rule.target][index] = name
             continue
         reasons = [each.reason for pattern, each in unused_patterns if pattern.fullmatch(canonical)]
-        if reasons:
+        if reasons and tensors[name].dtype not in READABLE:
+            problems.append(f"{name} has dtype {tensors[name].dtype}, which can't be read")
+        elif reasons:
             unused[name] = reasons[0]
         else:
             problems.append(f"{name} is unknown")
@@ -135,16 +156,15 @@ def match(
     filled: list[Filled] = []
     for rule in rules:
         shape = parameters[rule.target]
-        stacked = "{i}" in rule.source
-        wanted = range(shape[0]) if stacked else [None]
+        wanted = range(shape[0]) if rule.stacked else [None]
         have = found[rule.target]
         problems += [f"{rule.source.replace('{i}', str(index))} is missing" for index in wanted if index not in have]
         problems += [f"{have[index]} is beyond the model's {shape[0]} layers" for index in have if index not in wanted]
-        item_shape = shape[1:] if stacked else shape
+        item_shape = shape[1:] if rule.stacked else shape
         for index in wanted:
             if index in have and (wrong := _wrong(tensors[have[index]], rule.transform, item_shape)):
                 problems.append(f"{have[index]} {wrong}")
-        filled.append(Filled(rule.target, shape, rule.transform, tuple(have.get(i, "") for i in wanted), stacked))
+        filled.append(Filled(rule.target, shape, rule.transform, tuple(have.get(i, "") for i in wanted), rule.stacked))
     for target in parameters.keys() - {rule.target for rule in rules}:
         problems.append(f"the model's {target} has no rule")
     return Matching(tuple(filled), unused), problems

@@ -15,9 +15,10 @@ A clip's label follows from what is said (the theme) and how it is said (the del
 Every theme and every delivery leaves two emotions open. Text alone can't pass one half, audio alone passes it only as
 far as it recognises words, the majority rule stands at one sixth, and both together decide.
 
-The clips come in blocks of six, one for each emotion, in one voice: three sentences that differ in one noun, which tells
-the theme, each spoken in both of the theme's deliveries. So a sentence occurs equally often with its two labels, and
-neither the voice nor the rest of the sentence tells anything. No voice and no sentence of one split occurs in another.
+The clips come in blocks of six, one for each emotion, in one voice: three sentences that differ in one noun, which
+tells the theme, each spoken in both of the theme's deliveries. So a sentence occurs equally often with its two labels,
+and neither the voice nor the rest of the sentence tells anything. No voice and no sentence of one split occurs in
+another; the nouns occur in all, for a text encoder trained on this corpus can't know a word it never saw.
 
 Features that are normalised over the clip lose its loudness and its spectral tilt, so deliveries differ in what changes
 over time: speaking rate, pauses between words, pitch range, and the course of the volume through the sentence.
@@ -30,6 +31,7 @@ import argparse
 import csv
 import io
 import os
+import re
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -45,7 +47,7 @@ from jaxtyping import Float
 from rich.console import Console
 from rich.progress import track
 
-from speech_emotion_jax.errors import InvalidInput, SpeechEmotionError, UnreadableInput
+from speech_emotion_jax.errors import InvalidInput, UnreadableInput
 
 SAMPLE_RATE = 16_000
 
@@ -89,8 +91,8 @@ VARIANTS = {
     "test": ("f5", "Andrea", "steph", "m4", "m8", "victor", "david", "Nguyen"),
 }
 
-# A sentence is an opening, a noun and a place: "Ayer supe lo de | las cucarachas | del museo". Only the noun belongs to a
-# theme, and every theme has as many nouns of each gender and number. So audio gives the theme away by one word at most.
+# A sentence is an opening, a noun and a place: "Ayer supe lo de | las cucarachas | del museo". Only the noun belongs to
+# a theme, and each theme has as many nouns of every gender and number, so the theme is heard in one word at most.
 OPENINGS = {
     "train": (
         *("Acaban de contarme lo de", "Aquí todos hablan de", "Te llamo por lo de", "Ayer supe lo de"),
@@ -153,7 +155,7 @@ class Clip:
     name: str
     text: str
     label: str
-    split: Literal["train", "validation", "test"]
+    split: str  # train, validation or test
     voice: str  # accent+variant, as espeak-ng's -v takes it
     theme: str
     delivery: str
@@ -167,13 +169,15 @@ class Clip:
 
 
 def design(seed: int, clips: int = 1800) -> list[Clip]:
-    """The corpus on paper: 3/4 of the clips train, 1/12 validation, 1/6 test, every split with its six labels balanced.
+    """The corpus on paper: of the clips 3/4 train, 1/12 validation, 1/6 test, the six labels equally often in each.
 
-    The same seed and number give the same list; the seed changes what is combined, never the openings, places and voices
-    that belong to a split. Raises InvalidInput unless `clips` is a multiple of 72.
+    The same arguments give the same list. The seed changes what is combined, never which openings, places and voices
+    belong to a split. Raises InvalidInput unless `clips` is a multiple of 72 and `seed` at least 0.
     """
     if clips <= 0 or clips % 72:
         raise InvalidInput(f"A corpus of {clips} clips can't be balanced: ask for a multiple of 72, such as 1800.")
+    if seed < 0:
+        raise InvalidInput(f"The seed {seed} is negative: give 0 or more.")
     rng = np.random.default_rng(seed)
 
     def draw(bounds: tuple[int, int]) -> int:
@@ -230,24 +234,36 @@ def shuffled_cycle(rng: np.random.Generator, items: tuple[str, ...] | list[str],
 def render(clip: Clip) -> Float[np.ndarray, " samples"]:
     """Speak a clip with espeak-ng: float32 at 16 kHz, within [-1, 1]. The same clip gives the same samples.
 
-    Raises UnreadableInput if espeak-ng isn't installed or doesn't know the voice.
+    Raises UnreadableInput if espeak-ng isn't installed or refuses.
     """
     rng = np.random.default_rng(clip.seed)
-    command = ["espeak-ng", "--stdout", "-m", "-v", clip.voice]
-    command += ["-p", str(clip.pitch), "-s", str(clip.rate), "-g", str(clip.gap), ssml(clip, rng)]
-    try:
-        spoken = subprocess.run(command, capture_output=True, check=True)
-    except FileNotFoundError:
-        raise UnreadableInput(
-            "espeak-ng is not installed: install it (apt install espeak-ng) to speak the clips."
-        ) from None
-    except subprocess.CalledProcessError as failure:
-        raise UnreadableInput(f"espeak-ng can't speak with the voice {clip.voice}: {failure.stderr.decode()}") from None
-    speech, rate = soundfile.read(io.BytesIO(spoken.stdout), dtype="float32")
+    manner = ("-v", clip.voice, "-p", str(clip.pitch), "-s", str(clip.rate), "-g", str(clip.gap))
+    spoken = espeak("--stdout", *manner, "-m", ssml(clip, rng))
+    speech, rate = soundfile.read(io.BytesIO(spoken), dtype="float32")
     speech = soxr.resample(speech, rate, SAMPLE_RATE)
     noise = rng.standard_normal(len(speech), dtype=np.float32)
     noise *= speech.std() * 10 ** (-clip.noise_level / 20)
     return np.clip(speech + noise, -1, 1)
+
+
+def espeak(*arguments: str) -> bytes:
+    """What espeak-ng prints. Raises UnreadableInput if it isn't installed or refuses."""
+    try:
+        return subprocess.run(["espeak-ng", *arguments], capture_output=True, check=True).stdout
+    except FileNotFoundError:
+        raise UnreadableInput(
+            "espeak-ng is not installed: install it, for instance by apt install espeak-ng."
+        ) from None
+    except subprocess.CalledProcessError as failure:
+        raise UnreadableInput(f"espeak-ng {' '.join(arguments)} failed: {failure.stderr.decode().strip()}") from None
+
+
+def require_variants() -> None:
+    """Raise UnreadableInput where a voice is absent: espeak-ng would speak in its plain voice and say nothing of it."""
+    present = re.findall(r"!v/(\S+)", espeak("--voices=variant").decode())
+    absent = {variant for variants in VARIANTS.values() for variant in variants}.difference(present)
+    if absent:
+        raise UnreadableInput(f"This espeak-ng lacks the voices {', '.join(sorted(absent))}: install version 1.51.")
 
 
 def ssml(clip: Clip, rng: np.random.Generator) -> str:
@@ -273,6 +289,7 @@ def contour(delivery: str, words: list[str]) -> Float[np.ndarray, " words"]:
 
 def write(corpus: list[Clip], out: Path) -> None:
     """Render a corpus to OUT/<name>.wav (16 bit) and, when all are there, OUT/manifest.csv in MEACorpus's columns."""
+    require_variants()
     out.mkdir(parents=True, exist_ok=True)
     manifest = out / "manifest.csv"
     manifest.unlink(missing_ok=True)  # an interrupted run must not leave an old manifest beside new clips
@@ -298,7 +315,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         write(design(options.seed, options.clips), options.out)
-    except SpeechEmotionError as error:
+    except (InvalidInput, OSError) as error:
         print(f"demo_corpus: {error}", file=sys.stderr)
         return 2
     return 0

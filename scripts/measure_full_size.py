@@ -3,8 +3,8 @@
     python scripts/measure_full_size.py FOLDER [--seconds 10]
 
 Makes a concat checkpoint of 0.58 B parameters and a BETO-sized text encoder in FOLDER, in the published layout, with
-RANDOM weights (they cost what real ones cost), and runs each step in a process of its own. Needs the extra `test`, 8 GB of
-disk and 12 GB of memory.
+RANDOM weights (they cost what real ones cost), and runs each step in a process of its own. Needs the extra `test`,
+9 GB of disk and 8 GB of memory.
 """
 
 from __future__ import annotations
