@@ -222,7 +222,7 @@ def write_json(path: Path, value: object) -> None:
 def ship(output: Path, model: EmotionModel, tokenizer: Path, corpus: Path, test: list[dict[str, str]]) -> None:
     """The package's demo folder: the checkpoint, and the shortest block of the test clips as flac.
 
-    A block is one voice and three sentences, each spoken in two ways with two labels: what neither modality alone decides.
+    A block is one voice and three sentences, each spoken in two ways with two labels, so neither text nor audio decides.
     """
 
     def frames(block: list[dict[str, str]]) -> int:
@@ -261,9 +261,7 @@ def main() -> int:
         encode = TextTokenizer(tokenizer, TEXT.max_tokens)
         data = {split: read_split(options.corpus, chosen, encode) for split, chosen in by_split.items()}
         majority = np.bincount(data["test"].labels).max() / len(data["test"].labels)
-        print(
-            f"{len(data['train'].labels)} clips to train on, {len(data['test'].labels)} held out: other voices, sentences"
-        )
+        print(f"{len(data['train'].labels)} clips to train on, {len(data['test'].labels)} held out (voices, sentences)")
         print(f"majority rate {majority:.3f}")
         scores: dict[str, list[float]] = {"text": [], "audio": [], "concat": []}
         for seed in range(options.seeds):

@@ -1,7 +1,7 @@
 """Architectures as frozen dataclasses, read from a checkpoint's config.json, and a preset per published checkpoint.
 
-A configuration holds what changes the computation and nothing else. Sizes that config.json does not state (the widths of
-the head, the number of fusion heads) come from the shapes of the checkpoint's tensors; see `convert.checkpoint`.
+A configuration holds what changes the computation and nothing else. Sizes that config.json does not state (the widths
+of the head, the number of fusion heads) come from the shapes of the checkpoint's tensors; see `convert.published`.
 """
 
 from __future__ import annotations
@@ -14,8 +14,28 @@ from .errors import InvalidInput
 from .registry import LABELS, check_language, check_mode
 
 
+ACTIVATIONS = ("gelu", "gelu_new", "relu", "silu", "swish")
+
+
 def _known_fields(cls: type, source: Mapping[str, Any]) -> dict[str, Any]:
-    return {field.name: source[field.name] for field in fields(cls) if field.name in source}
+    """The fields of `cls` that a config.json states, each of the type of its default."""
+    known = {field.name: source[field.name] for field in fields(cls) if field.name in source}
+    for name, value in known.items():
+        expected = type(getattr(cls, name))
+        fits = isinstance(value, (int, float)) if expected is float else isinstance(value, expected)
+        if not fits or (isinstance(value, bool) and expected is not bool):
+            raise InvalidInput(f"config.json has {name} {value!r}, which is no {expected.__name__}; fetch it again")
+    return known
+
+
+def _check_layers(config: Wav2Vec2BertConfig | BertConfig, *activations: str) -> None:
+    if config.hidden_size % config.num_attention_heads:
+        raise InvalidInput(
+            f"hidden_size {config.hidden_size} is no multiple of num_attention_heads {config.num_attention_heads}"
+        )
+    for activation in activations:
+        if activation not in ACTIVATIONS:
+            raise InvalidInput(f"the activation {activation!r} is not implemented; there are {', '.join(ACTIVATIONS)}")
 
 
 @dataclass(frozen=True)
@@ -48,14 +68,11 @@ class Wav2Vec2BertConfig:
                 f"config.json asks for position_embeddings_type {self.position_embeddings_type!r}; "
                 "only 'relative_key', which the published checkpoints use, is implemented"
             )
-        if self.hidden_size % self.num_attention_heads:
-            raise InvalidInput(
-                f"hidden_size {self.hidden_size} is no multiple of num_attention_heads {self.num_attention_heads}"
-            )
+        _check_layers(self, self.hidden_act, self.adapter_act)
         if self.add_adapter and self.use_weighted_layer_sum:
             raise InvalidInput(
-                "config.json asks for add_adapter and use_weighted_layer_sum together: the weighted sum is taken before "
-                "the adapter, whose output would go unused; set one of them to false"
+                "config.json asks for add_adapter and use_weighted_layer_sum together: the weighted sum is taken "
+                "before the adapter, whose output would go unused; set one of them to false"
             )
 
     @property
@@ -71,10 +88,10 @@ class Wav2Vec2BertConfig:
     @classmethod
     def from_json(cls, source: Mapping[str, Any]) -> Wav2Vec2BertConfig:
         """Read the fields of a published config.json; an absent field has its library default."""
-        known = _known_fields(cls, source)
-        known.setdefault("output_hidden_size", known.get("hidden_size", cls.hidden_size))
-        if known["output_hidden_size"] is None:
-            known["output_hidden_size"] = known.get("hidden_size", cls.hidden_size)
+        stated = {name: value for name, value in source.items() if value is not None}
+        stated.setdefault("output_hidden_size", stated.get("hidden_size", cls.hidden_size))
+        stated["position_embeddings_type"] = str(source.get("position_embeddings_type", cls.position_embeddings_type))
+        known = _known_fields(cls, stated)
         return cls(**known)
 
 
@@ -97,12 +114,10 @@ class BertConfig:
     def __post_init__(self) -> None:
         if self.model_type not in ("bert", "roberta"):
             raise InvalidInput(
-                f"the text encoder's config.json says model_type {self.model_type!r}; 'bert' and 'roberta' are implemented"
+                f"the text encoder's config.json says model_type {self.model_type!r}; "
+                "'bert' and 'roberta' are implemented"
             )
-        if self.hidden_size % self.num_attention_heads:
-            raise InvalidInput(
-                f"hidden_size {self.hidden_size} is no multiple of num_attention_heads {self.num_attention_heads}"
-            )
+        _check_layers(self, self.hidden_act)
 
     @property
     def position_offset(self) -> int:

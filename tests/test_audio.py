@@ -71,10 +71,11 @@ def reference(samples: np.ndarray, rate: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("channels", [1, 2, 6, 12])
+@pytest.mark.parametrize("seconds", [1, 1.237])  # 1 s at 12,347 Hz is 16,001 samples there
 @pytest.mark.parametrize("rate", [8_000, 11_025, 12_347, 16_000, 22_050, 44_100, 48_000])
-def test_wav_equals_librosa(tmp_path, rate, channels):
+def test_wav_equals_librosa(tmp_path, rate, seconds, channels):
     path = tmp_path / "speech.wav"
-    soundfile.write(path, tones(1.237, rate, channels), rate)
+    soundfile.write(path, tones(seconds, rate, channels), rate)
     expected = librosa_load(path)
     loaded = audio.load(path)
     assert loaded.dtype == np.float32
@@ -164,6 +165,12 @@ def test_content_decides_and_not_the_suffix(tmp_path):
     ):
         (tmp_path / name).write_bytes(content)
         np.testing.assert_allclose(audio.load(tmp_path / name), samples.mean(1), atol=1e-4)
+
+
+def test_a_change_of_the_rate_is_told():
+    streams = [encode_with_av(tones(1, rate), rate, "adts", "aac") for rate in (16_000, 44_100)]
+    with pytest.raises(UnreadableInput, match="changes its rate from 16000 to 44100 Hz"):
+        audio.load(streams[0] + streams[1])
 
 
 def test_without_av_the_extra_is_named(monkeypatch):
@@ -268,6 +275,7 @@ NOISE = tones(0.1, 16_000)[:, 0]
         (np.where(np.arange(1_600) == 700, np.nan, NOISE), 8_000, "NaN, infinite"),
         (np.where(np.arange(1_600) == 1_599, np.inf, NOISE), 8_000, "NaN, infinite"),
         (np.where(np.arange(1_600) == 0, 1e300, NOISE.astype(float)), 16_000, "NaN, infinite"),
+        (np.where(np.arange(1_600) == 9, 1e12, NOISE.astype(float)), 16_000, "absurdly large"),
         (np.where(np.arange(1_600) == 0, 3e38, NOISE).astype(np.float32) * np.ones((3, 1), "f4"), 16_000, "infinite"),
     ],
 )
@@ -423,6 +431,14 @@ def test_streamed_rf64_of_unstated_length():
     np.testing.assert_array_equal(audio.load(bytes(content)), expected)
 
 
+def test_a_chunk_of_odd_size_is_padded():
+    content = encode(tones(2, 16_000), 16_000)
+    odd = content[:12] + b"note" + struct.pack("<I", 5) + b"hello\0" + content[12:]
+    np.testing.assert_array_equal(audio.load(odd), audio.load(content))
+    with pytest.raises(UnreadableInput, match="truncated: it states 64000 bytes of samples and has 63000"):
+        audio.load(odd[:-1_000])
+
+
 def test_a_wav_that_is_really_empty_holds_no_samples():
     empty = encode(tones(0, 16_000), 16_000)
     comment = b"LIST" + struct.pack("<I", 2_000) + b"INFO" + bytes(1_996)
@@ -442,19 +458,20 @@ STREAMS = {
 
 
 @pytest.mark.parametrize("name", STREAMS)
-@given(share=st.floats(0, 1))
-@settings(deadline=None, max_examples=25)
-def test_cut_streams_are_read_for_what_is_there(name, share):
-    whole = audio.load(STREAMS[name])
-    try:
-        part = audio.load(STREAMS[name][: int(share * len(STREAMS[name]))])
-    except (UnreadableInput, InvalidInput):
-        assert share < 0.5  # too little for a first page or frame
-        return
-    assert len(part) <= len(whole)
-    assert len(part) > 16_000 * 3 * share - 20_000
-    sure = max(0, len(part) - 1_500)  # the last frame of an MP3 overlaps the one that is gone
-    np.testing.assert_allclose(part[:sure], whole[:sure], atol=1e-6)
+def test_cut_streams_are_read_for_what_is_there(name):
+    content = STREAMS[name]
+    whole = audio.load(content)
+    pages = [page.start() + size for page in re.finditer(b"OggS", content) for size in (0, 26, 27, 28)]
+    for size in [*range(0, len(content), len(content) // 40), *pages]:
+        expected = 3 * 16_000 * size / len(content)
+        try:
+            part = audio.load(content[:size])
+        except (UnreadableInput, InvalidInput):
+            assert expected < 20_000  # less than a page; those of Opus are a second long
+            continue
+        assert expected - 20_000 < len(part) <= len(whole)
+        sure = max(0, len(part) - 1_500)  # the last frame overlaps the one that is gone
+        np.testing.assert_allclose(part[:sure], whole[:sure], atol=1e-6)
 
 
 def test_a_lost_page_of_an_ogg_is_told():
@@ -522,6 +539,13 @@ def test_mutated_headers(seed, data):
     is_audio_or_refused(bytes(content))
 
 
+def test_an_impossible_seek_is_told():
+    asf = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c") + struct.pack("<QIH", 64, 5, 0x0201)
+    with pytest.raises(UnreadableInput, match="not audio") as refused:
+        audio.load(asf + b"an unknown one.." + struct.pack("<Q", 0x7F << 48) + bytes(10))
+    assert type(refused.value.__cause__) is OSError  # raised by Python's file, not by FFmpeg
+
+
 def test_absurd_headers_take_no_memory():
     def patched(name: str, *patches: tuple[int, bytes]) -> bytes:
         content = bytearray(STATES_LENGTH[name])
@@ -553,15 +577,16 @@ def test_absurd_headers_take_no_memory():
 # ---- length ----------------------------------------------------------------------------------------------------------
 
 
-def test_an_hour_takes_little_memory(tmp_path):
-    path = tmp_path / "hour.wav"
-    minute = tones(60, 8_000)
-    with soundfile.SoundFile(path, "w", 8_000, 1) as file:
-        for _ in range(60):
-            file.write(minute)
+@pytest.mark.parametrize(("seconds", "channels"), [(3_600, 1), (60, 32)])
+def test_long_files_take_little_memory(tmp_path, seconds, channels):
+    path = tmp_path / "long.wav"
+    part = tones(20, 8_000, channels)
+    with soundfile.SoundFile(path, "w", 8_000, channels) as file:
+        for _ in range(seconds // 20):
+            file.write(part)
     tracemalloc.start()
     total = sum(len(block) for block in audio.blocks(path, 30 * 16_000))
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert total == 3_600 * 16_000
+    assert total == seconds * 16_000
     assert peak < 20e6

@@ -7,9 +7,12 @@ channels, resampled by soxr's HQ filter, cut or padded with zeros to ceil(frames
 the same bits as its one-shot call, so neither the size of a block nor that of a read ever changes a sample. Memory
 is bounded by the block asked for, whatever the length of the recording.
 
-What a file is decides its content, never its name. libsndfile decodes WAV, RF64, AIFF, AU, CAF, FLAC, Ogg (Vorbis,
-Opus) and MPEG audio; PyAV, an optional extra, decodes m4a, WebM and others. A file shorter than its header states is
-refused. MP3, Ogg and other streams that state no length are legal wherever they are cut and are read for what is there.
+The content decides what a file is, never its name. libsndfile decodes WAV, RF64, AIFF, AU, CAF, FLAC, Ogg (Vorbis,
+Opus) and MPEG audio; PyAV, an optional extra, decodes m4a, WebM and others. Bytes go to an anonymous temporary file.
+
+A file that holds less than it states is refused. MP3, Ogg and other streams that state no length are legal wherever
+they are cut and are read for what is there; of damage in them only a lost page of an Ogg is noticed. Where libsndfile
+would leave out the rest (joined Ogg streams, MP3 of variable rate without an index) the file is refused.
 """
 
 import contextlib
@@ -49,9 +52,9 @@ _UNKNOWN_FRAMES = 2**63 - 1
 
 _MPEG = rb"ID3|\xff[\xe2-\xe5\xf2-\xf5\xfa-\xfd]"  # a tag, or a frame of layer II or III
 _LIBSNDFILE = re.compile(rb"(RIFF|RIFX|RF64)....WAVE|FORM....AIF[FC]|\.snd|caff|fLaC|OggS|" + _MPEG, re.DOTALL)
-# What PyAV may be given: no demuxer that opens other files (playlists) or finds sound in arbitrary bytes, and none of
-# WAV, AIFF, AU, CAF and FLAC, so that what libsndfile refuses there stays refused.
-_AV_DEMUXERS = "mov,matroska,ogg,mp3,aac,ac3,eac3,amr,asf,avi,flv,mpegts,wv"
+# What PyAV may open: nothing that opens other files (playlists), finds sound in arbitrary bytes or adds streams midway
+# (MPEG-TS, FLV: PyAV doesn't expect them), and no WAV, AIFF, AU, CAF or FLAC: what libsndfile refuses there is broken.
+_AV_DEMUXERS = "mov,matroska,ogg,mp3,aac,ac3,eac3,amr,asf,avi,wv"
 
 
 def load(source: AudioSource) -> Float[np.ndarray, " samples"]:
@@ -266,10 +269,18 @@ def _libsndfile_frames(file: _Forward, stream: io.FileIO, name: str) -> Iterator
             raise UnreadableInput(
                 f"{name} is truncated or damaged: {done} of {file.frames} samples decode; copy or export it again"
             )
-        # libsndfile ends an MP3 at its estimate of the length, and joined streams at the end of the first.
-        rest = stream.read(1 << 16)
-        if (mpeg and len(rest) > 4096 and re.match(_MPEG, rest)) or (file.format == "OGG" and b"OggS" in rest):
+        # libsndfile ends an MP3 at its estimate of the length, and joined Ogg streams at the end of the first.
+        rest = stream.read(1 << 17)
+        if (mpeg and len(rest) > 4096 and re.match(_MPEG, rest)) or (file.format == "OGG" and _has_ogg_page(rest)):
             raise UnreadableInput(f"{name} goes on where libsndfile stops, after {done} samples; convert it to WAV")
+
+
+def _has_ogg_page(content: bytes) -> bool:
+    """Whether a whole page starts where one is first announced; the last one of a stream that was cut is not whole."""
+    start = content.find(b"OggS")
+    count = sum(content[start + 26 : start + 27])
+    segments = content[start + 27 :][:count]
+    return start >= 0 and len(segments) == count and start + 27 + count + sum(segments) <= len(content)
 
 
 @contextlib.contextmanager
@@ -352,7 +363,7 @@ def _av_frames(stream: io.FileIO, name: str, refusal: str) -> Iterator[tuple[int
                     yield rate, _as_float32(frames)
     except UnreadableInput:
         raise
-    except (av.error.FFmpegError, OSError, ValueError) as error:  # the latter two where FFmpeg seeks or finds nonsense
+    except (av.error.FFmpegError, OSError, ValueError, LookupError) as error:  # PyAV's own, where data make no sense
         reason = getattr(error, "strerror", None) or error
         raise UnreadableInput(
             f"{name} is truncated, damaged or not audio ({refusal}; {reason} after {done} samples); "

@@ -2,12 +2,12 @@
 
 80 log mel energies every 10 ms, normalised per mel bin over the clip, two neighbouring frames stacked to one of 160.
 
-The reference takes its FFT in float64, and it has to: in a band-limited recording the upper bins lie 11 digits under the
-loud ones, below the rounding errors of a float32 FFT, and the normalisation then blows those errors up to the size of the
-signal. Removing the mean, pre-emphasis, window and Fourier transform are all linear, so here they are one matrix, applied
-to each frame as an exact product: matrix and frame are cut into slices of 8 bits, the products of which float32
-accumulates without rounding (Ozaki et al. 2012). Products of 8-bit slices are exact under every matmul precision, so
-CPU, GPU (TF32) and TPU (bfloat16) give the same spectrum, good to about 2^-36 of the frame's peak.
+The reference takes its FFT in float64, and it has to: in a band-limited recording the upper bins lie 11 digits under
+the loud ones, below the rounding errors of a float32 FFT, and the normalisation then blows those errors up to the size
+of the signal. Removing the mean, pre-emphasis, window and Fourier transform are all linear, so here they are one matrix,
+applied to each frame as an exact product: matrix and frame are cut into slices of 8 bits, the products of which float32
+accumulates without rounding (Ozaki et al. 2012). 8-bit slices fit bfloat16 and TF32, so the products are exact whatever
+precision a TPU or GPU multiplies in; the spectrum is good to about 2^-36 of the frame's peak.
 """
 
 from __future__ import annotations
@@ -192,8 +192,8 @@ def features(
 
     `lengths` are the numbers of real samples, at least 560 (two frames; one alone has no variance). Each clip is
     normalised over its own frames, or by `statistics` where they were taken over a longer recording. `padding_value`
-    fills what lies behind a clip (the checkpoint's preprocessor_config.json has it). A feature frame is real, and its mask
-    true, where the second of its two fbank frames is.
+    fills what lies behind a clip (the checkpoint's preprocessor_config.json has it). A feature frame is real, and its
+    mask true, where the second of its two fbank frames is.
     """
     mel = log_mel(waveforms)
     mel = jnp.pad(mel, ((0, 0), (0, mel.shape[1] % STACK), (0, 0)))

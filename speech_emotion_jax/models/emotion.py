@@ -42,13 +42,11 @@ class EmotionModel(nnx.Module):
         """One vector a clip: the projection of the encoder's states, averaged over the unmasked frames."""
         if self.audio_encoder is None or self.projector is None:
             raise TypeError(f"a model of mode {self.config.mode!r} has no audio encoder")
-        weighted = self.layer_weights is not None
-        states = self.audio_encoder(features, mask, hidden_states=weighted)
+        states = self.audio_encoder(features, mask, hidden_states=self.layer_weights is not None)
         x = states.last
-        if weighted:
-            x = jnp.tensordot(
-                jax.nn.softmax(self.layer_weights[...]), states.hidden_states, axes=1, precision="highest"
-            )
+        if self.layer_weights is not None and states.hidden_states is not None:
+            weights = jax.nn.softmax(self.layer_weights[...])
+            x = jnp.tensordot(weights, states.hidden_states, axes=1, precision="highest")
         x = jnp.where(states.mask[..., None], self.projector(x), 0.0)
         return x.sum(axis=1) / states.mask.sum(axis=1)[:, None]
 
@@ -69,7 +67,8 @@ class EmotionModel(nnx.Module):
             wanted = [name for name, wants in (("audio", wants_audio), ("text", wants_text)) if wants]
             raise TypeError(f"a model of mode {self.config.mode!r} takes {' and '.join(wanted)}, no more and no less")
         if audio is None or text is None:
-            return audio if text is None else text
+            (vector,) = (each for each in (audio, text) if each is not None)
+            return vector
         if self.fusion is not None:
             return self.fusion(audio, text)
         return fusion.concat(audio, text) if self.config.mode == "concat" else fusion.mean(audio, text)
@@ -88,10 +87,10 @@ class EmotionModel(nnx.Module):
         token_mask: Bool[Array, "batch tokens"] | None = None,
     ) -> Float[Array, "batch labels"]:
         """Logits of a batch. Features and ids are padded; the masks are true at what is real."""
-        audio = None if features is None else self.encode_audio(features, frame_mask)
-        text = None if ids is None else self.encode_text(ids, token_mask)
+        audio = None if features is None or frame_mask is None else self.encode_audio(features, frame_mask)
+        text = None if ids is None or token_mask is None else self.encode_text(ids, token_mask)
         return self.classify(audio, text)
 
     def probabilities(self, logits: Float[Array, "batch labels"]) -> Float[Array, "batch labels"]:
-        """Softmax over the labels, or each label's sigmoid where the checkpoint was trained for several labels a clip."""
+        """Softmax over the labels, or each label's sigmoid where the checkpoint was trained for several at once."""
         return jax.nn.sigmoid(logits) if self.config.multi_label else jax.nn.softmax(logits, axis=-1)

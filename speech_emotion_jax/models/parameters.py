@@ -1,4 +1,4 @@
-"""A model's parameters as a flat table {"audio_encoder.layers.ffn1.output_dense.kernel": array}, without the model's memory."""
+"""A model's parameters as a flat table: {"audio_encoder.layers.ffn1.output_dense.kernel": array, ...}."""
 
 from __future__ import annotations
 

@@ -23,7 +23,8 @@ class AudioStates(NamedTuple):
     """What the encoder returns.
 
     `last` (batch, frames, width) float32; `mask` (batch, frames) bool, subsampled where there is an adapter;
-    `hidden_states` (layers + 1, batch, frames, width) where asked for: [0] is the masked projection, [i] layer i's output.
+    `hidden_states` (layers + 1, batch, frames, width) where asked for: [0] is the masked projection, [i] what layer i
+    puts out.
     """
 
     last: Float[Array, "batch frames width"]

@@ -1,0 +1,169 @@
+"""The modules as a JAX researcher meets them: alone, under jit, grad and vmap, at any length. No torch here."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from speech_emotion_jax import EmotionConfig, EmotionModel
+from speech_emotion_jax.config import BertConfig, Wav2Vec2BertConfig
+from speech_emotion_jax.models.attention import QUERY_BLOCK, attend
+from speech_emotion_jax.models.bert import Bert
+from speech_emotion_jax.models.parameters import parameter_shapes, parameters_of, with_parameters
+from speech_emotion_jax.models.wav2vec2_bert import Wav2Vec2Bert
+from speech_emotion_jax.runtime.precision import parameter_dtype
+
+AUDIO = EmotionConfig.tiny("es", "audio").audio
+TEXT = EmotionConfig.tiny("es", "concat").text
+
+
+def normal(*shape: int, seed: int = 0) -> jax.Array:
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape).astype(np.float32))
+
+
+def plain_attention(query, key, value, mask, distances, left, right):
+    """The formula, with the (time, time, width) table that the original builds."""
+    time = query.shape[1]
+    distance = np.clip(np.arange(time)[None] - np.arange(time)[:, None], -left, right) + left
+    scores = np.einsum("bqhd,bkhd->bhqk", query, key) + np.einsum("bqhd,qkd->bhqk", query, distances[distance])
+    scores = np.where(mask[:, None, None], scores / np.sqrt(query.shape[-1]), -np.inf)
+    weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    return np.einsum("bhqk,bkhd->bqhd", weights / weights.sum(axis=-1, keepdims=True), value)
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    time=st.one_of(st.integers(1, 20), st.integers(QUERY_BLOCK - 2, 3 * QUERY_BLOCK + 2)),
+    left=st.integers(0, 64),
+    right=st.integers(0, 8),
+    seed=st.integers(0, 99),
+)
+def test_attention_is_its_formula(time, left, right, seed):
+    query, key, value = (normal(2, time, 2, 4, seed=seed + i) for i in range(3))
+    distances = normal(left + right + 1, 4, seed=seed + 3)
+    mask = np.random.default_rng(seed).random((2, time)) < 0.7
+    mask[:, 0] = True
+    ours = attend(query, key, value, jnp.asarray(mask), dtype=jnp.dtype("float32"), distances=distances, left=left)
+    wide = [np.asarray(each, np.float64) for each in (query, key, value)]
+    theirs = plain_attention(*wide, mask, np.asarray(distances, np.float64), left, right)
+    assert np.abs(np.asarray(ours) - theirs).max() < 1e-5
+
+
+def test_attention_builds_no_table_and_no_square():
+    """At 160 s (8,000 frames) the largest array of the program is far under time x time x heads."""
+    time, heads, width = 8_000, 16, 64
+    shape = jax.ShapeDtypeStruct((1, time, heads, width), jnp.float32)
+    mask, table = jax.ShapeDtypeStruct((1, time), jnp.bool_), jax.ShapeDtypeStruct((73, width), jnp.float32)
+
+    def run(query, key, value, mask, distances):
+        return attend(query, key, value, mask, dtype=jnp.dtype("float32"), distances=distances, left=64)
+
+    compiled = jax.jit(run).lower(shape, shape, shape, mask, table).compile()
+    assert compiled.memory_analysis().temp_size_in_bytes < 600e6  # a (heads, time, time) array alone has 4.1e9
+
+
+@pytest.mark.parametrize("make", [lambda: Wav2Vec2Bert(AUDIO, rngs=nnx.Rngs(0)), lambda: Bert(TEXT, rngs=nnx.Rngs(0))])
+def test_an_encoder_alone(make):
+    encoder = make()
+    speech = isinstance(encoder, Wav2Vec2Bert)
+    inputs = normal(2, 40, 160) if speech else jnp.arange(80).reshape(2, 40)
+    mask = jnp.arange(40)[None] < jnp.array([[40], [25]])
+    states = nnx.jit(lambda encoder, x: encoder(x, mask, hidden_states=True))(encoder, inputs)
+    layers = AUDIO.num_hidden_layers if speech else TEXT.num_hidden_layers
+    assert states.hidden_states.shape == (layers + 1, *states.last.shape)
+    assert (states.hidden_states[-1] == states.last).all()
+    assert encoder(inputs, mask).hidden_states is None
+
+    gradient = nnx.grad(lambda encoder: (encoder(inputs, mask).last[mask] ** 2).sum())(encoder)
+    norms = {path: float(jnp.linalg.norm(leaf)) for path, leaf in parameters_of_state(gradient).items()}
+    assert all(np.isfinite(norm) for norm in norms.values())
+    silent = {path for path, norm in norms.items() if norm == 0}
+    assert silent == set()
+
+
+def parameters_of_state(state: nnx.State) -> dict[str, jax.Array]:
+    return {".".join(map(str, path)): leaf.get_value() for path, leaf in nnx.to_flat_state(state)}
+
+
+def test_masked_frames_reach_nothing():
+    encoder = Wav2Vec2Bert(AUDIO, rngs=nnx.Rngs(0))
+    x, mask = normal(1, 60, 160), jnp.arange(60)[None] < 37
+    states = encoder(x, mask)
+    disturbed = encoder(jnp.where(mask[..., None], x, 100.0), mask)
+    assert jnp.abs(states.last - disturbed.last)[mask].max() == 0
+
+
+def test_vmap_over_clips():
+    model = EmotionModel(EmotionConfig.tiny("en", "audio"), rngs=nnx.Rngs(0))
+    x, mask = normal(3, 30, 160), jnp.ones((3, 30), bool)
+    one_by_one = jax.vmap(lambda x, mask: model(x[None], mask[None])[0])(x, mask)
+    assert jnp.abs(one_by_one - model(x, mask)).max() < 1e-5
+
+
+@pytest.mark.parametrize("language", ["es", "en"])
+@pytest.mark.parametrize("mode", ["text", "audio", "concat", "mean", "multihead"])
+def test_every_preset_builds(mode, language):
+    published, tiny = (parameter_shapes(make(language, mode)) for make in (EmotionConfig.published, EmotionConfig.tiny))
+    assert published.keys() == tiny.keys()
+    assert published["classifier.out_proj.kernel"][1] == {"es": 6, "en": 7}[language]
+
+
+@pytest.mark.parametrize("mode", ["text", "audio", "concat", "mean", "multihead"])
+def test_wrong_modalities_are_refused(mode):
+    model = EmotionModel(EmotionConfig.tiny("es", mode), rngs=nnx.Rngs(0))
+    vector = normal(1, 24)
+    wanted = {"text": (None, vector), "audio": (vector, None)}.get(mode, (vector, vector))
+    assert model.classify(*wanted).shape == (1, 6)
+    for given_vectors in {(True, True), (True, False), (False, True), (False, False)}:
+        if given_vectors != tuple(each is not None for each in wanted):
+            with pytest.raises(TypeError, match="takes"):
+                model.classify(*(vector if present else None for present in given_vectors))
+
+
+def test_parameters_round_trip():
+    config = EmotionConfig.tiny("es", "multihead")
+    model = EmotionModel(config, rngs=nnx.Rngs(1))
+    again = with_parameters(config, parameters_of(model))
+    audio, text = normal(2, 24), normal(2, 24, seed=1)
+    assert (again.classify(audio, text) == model.classify(audio, text)).all()
+    arrays = parameters_of(model)
+    with pytest.raises(KeyError, match=r"projector\.bias"):
+        with_parameters(config, {path: array for path, array in arrays.items() if path != "projector.bias"})
+    with pytest.raises(ValueError, match=r"projector\.bias"):
+        with_parameters(config, arrays | {"projector.bias": jnp.zeros(25)})
+
+
+def test_bfloat16_is_a_property_of_the_matrices():
+    config = EmotionConfig.tiny("es", "concat")
+    full = parameters_of(EmotionModel(config, rngs=nnx.Rngs(0)))
+    lower = {path: array.astype(parameter_dtype(path, "bfloat16")) for path, array in full.items()}
+    assert {path.rsplit(".", 1)[1] for path, array in lower.items() if array.dtype == jnp.bfloat16} == {
+        "kernel",
+        "distance_embedding",
+    }
+    inputs = (normal(1, 50, 160), jnp.ones((1, 50), bool), jnp.arange(9)[None], jnp.ones((1, 9), bool))
+    logits = [with_parameters(config, arrays)(*inputs) for arrays in (full, lower)]
+    assert all(each.dtype == jnp.float32 for each in logits)
+    assert 0 < jnp.abs(logits[0] - logits[1]).max() < 0.05
+
+
+@pytest.mark.parametrize("kind", ["rotary", "relative", None])
+def test_other_positions_are_refused_by_name(kind):
+    with pytest.raises(ValueError, match=str(kind)):
+        Wav2Vec2BertConfig.from_json({"position_embeddings_type": kind})
+
+
+@pytest.mark.parametrize("setting", [{"hidden_size": "1024"}, {"hidden_size": 1023}, {"hidden_act": "mish"}])
+def test_settings_that_make_no_model(setting):
+    with pytest.raises(ValueError, match=str(next(iter(setting.values())))):
+        Wav2Vec2BertConfig.from_json(setting)
+
+
+def test_other_text_encoders_are_refused_by_name():
+    with pytest.raises(ValueError, match="electra"):
+        BertConfig(model_type="electra")
+    with pytest.raises(ValueError, match="relative_key_query"):
+        BertConfig.from_json({"position_embedding_type": "relative_key_query"})
