@@ -222,7 +222,7 @@ def write_json(path: Path, value: object) -> None:
 def ship(output: Path, model: EmotionModel, tokenizer: Path, corpus: Path, test: list[dict[str, str]]) -> None:
     """The package's demo folder: the checkpoint, and the shortest block of the test clips as flac.
 
-    A block is one voice and three sentences, each spoken in two ways with two labels, so neither text nor audio decides.
+    A block is one voice and three sentences, each spoken in two ways with two labels: no modality alone decides.
     """
 
     def frames(block: list[dict[str, str]]) -> int:

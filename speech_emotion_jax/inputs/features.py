@@ -4,10 +4,10 @@
 
 The reference takes its FFT in float64, and it has to: in a band-limited recording the upper bins lie 11 digits under
 the loud ones, below the rounding errors of a float32 FFT, and the normalisation then blows those errors up to the size
-of the signal. Removing the mean, pre-emphasis, window and Fourier transform are all linear, so here they are one matrix,
-applied to each frame as an exact product: matrix and frame are cut into slices of 8 bits, the products of which float32
-accumulates without rounding (Ozaki et al. 2012). 8-bit slices fit bfloat16 and TF32, so the products are exact whatever
-precision a TPU or GPU multiplies in; the spectrum is good to about 2^-36 of the frame's peak.
+of the signal. Removing the mean, pre-emphasis, window and Fourier transform are all linear, so here they are one
+matrix, applied to each frame as an exact product: matrix and frame are cut into slices of 8 bits, the products of which
+float32 accumulates without rounding (Ozaki et al. 2012). 8-bit slices fit bfloat16 and TF32, so the products are exact
+whatever precision a TPU or GPU multiplies in; the spectrum is good to about 2^-36 of the frame's peak.
 """
 
 from __future__ import annotations

@@ -15,6 +15,21 @@ class Tokens(NamedTuple):
     truncated: bool
 
 
+def check_text(text: object) -> str:
+    """The text, unchanged. Raises InvalidInput for what is no string, blank, or no valid Unicode."""
+    if not isinstance(text, str):
+        raise InvalidInput(f"the text is of type {type(text).__name__}; pass a string, the words that were said")
+    if not text.strip():
+        raise InvalidInput("the text is empty or blank; pass the words that were said, or use mode audio")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:  # bytes of another encoding on the command line become lone surrogates
+        raise InvalidInput(
+            f"the text is no UTF-8 at character {error.start}: {text[:80]!a}; pass it as UTF-8"
+        ) from error
+    return text
+
+
 class TextTokenizer:
     """The checkpoint's own tokenizer; its files alone decide on case and accents."""
 
@@ -23,17 +38,20 @@ class TextTokenizer:
 
         self.max_tokens = max_tokens
         try:
-            self._tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
-        except (OSError, ValueError, KeyError) as error:
+            self._tokenizer = AutoTokenizer.from_pretrained(
+                str(folder),
+                local_files_only=True,
+                trust_remote_code=False,  # else a folder that brings code makes it ask on the terminal
+            )
+        except Exception as error:  # broken files raise anything
+            reason = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
             raise UnreadableInput(
-                f"the tokenizer in {folder} can't be read ({str(error).splitlines()[0]}); fetch the whole folder again"
+                f"the tokenizer in {folder} can't be read ({reason}); fetch the whole folder again"
             ) from error
 
-    def __call__(self, text: str) -> Tokens:
-        """Ids of a text, cut to `max_tokens` as the original does. Raises InvalidInput for text without content."""
-        if not isinstance(text, str):
-            raise InvalidInput(f"text must be a string, not {type(text).__name__}; pass the words that were said")
-        if not text.strip():
-            raise InvalidInput("the text is empty; pass the words that were said, or use mode audio")
-        encoded = self._tokenizer(text, truncation=True, max_length=self.max_tokens, return_overflowing_tokens=True)
+    def __call__(self, text: object) -> Tokens:
+        """Ids of a text, cut to `max_tokens` as the original does. Raises what `check_text` raises."""
+        encoded = self._tokenizer(
+            check_text(text), truncation=True, max_length=self.max_tokens, return_overflowing_tokens=True
+        )
         return Tokens(list(encoded["input_ids"][0]), len(encoded["input_ids"]) > 1)

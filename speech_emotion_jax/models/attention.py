@@ -2,8 +2,8 @@
 
 The position bias is q . E[clip(key - query, -left, right) + left] (Shaw et al. 2018, with the asymmetric clipping of
 Wav2Vec2-BERT). The queries are projected onto the left + right + 1 vectors of E once, and the products are laid along
-the diagonals; a (time, time, head width) table is never built. Queries are attended in blocks, so that memory grows with
-time x block and not with time squared: a 160 s clip (8,000 frames) runs on a laptop.
+the diagonals; a (time, time, head width) table is never built. Queries are attended in blocks, so that memory grows
+with time x block and not with time squared: a 160 s clip (8,000 frames) runs on a laptop.
 """
 
 from __future__ import annotations

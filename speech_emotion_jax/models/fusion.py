@@ -28,9 +28,9 @@ class CrossAttentionHead(nnx.Module):
     """One head: text attends to audio and, with weights of its own, audio to text.
 
     Each modality is one vector a clip, so a clip has one key, the softmax over it is 1, and attention returns its
-    value; the queries and keys then have no influence. With `across_batch` the clips of the batch are each other's keys,
-    which is what the original's rank-2 tensors do: it couples a clip's result to its neighbours, and is here to study
-    how published scores came about.
+    value; the queries and keys then have no influence. With `across_batch` the clips of the batch are each other's
+    keys, which is what the original's rank-2 tensors do: it couples a clip's result to its neighbours, and is here to
+    study how published scores came about.
     """
 
     def __init__(self, width: int, *, rngs: nnx.Rngs):
