@@ -1,7 +1,7 @@
 """Train the demo checkpoint on the synthetic corpus and put it, with a few test recordings, into the package.
 
     python scripts/demo_corpus.py CORPUS
-    python scripts/make_demo_checkpoint.py CORPUS [--seeds 3] [--epochs 18] [--output speech_emotion_jax/demo_data]
+    python scripts/make_demo_checkpoint.py CORPUS [--seeds 3] [--epochs 12] [--output speech_emotion_jax/demo_data]
 
 For each seed it trains three systems of the same sizes, from text alone, from audio alone and from both (mode concat),
 and prints their accuracy on held-out voices and sentences beside the majority rate. The fused one of the first seed is
@@ -249,7 +249,7 @@ def main() -> int:
     parser.add_argument("corpus", type=Path, help="folder made by scripts/demo_corpus.py")
     parser.add_argument("--output", type=Path, default=Path("speech_emotion_jax/demo_data"))
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--epochs", type=int, default=18)
+    parser.add_argument("--epochs", type=int, default=12)
     options = parser.parse_args()
     with (options.corpus / "manifest.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))

@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float
 
 from .layers import contract
 
-QUERY_BLOCK = 128
+QUERY_BLOCK = 64  # small enough for the scores of a block to stay in a CPU core's cache
 
 
 def attend(
