@@ -2,8 +2,8 @@
 
     python scripts/parity_on_recordings.py RECORDING... [--limit N]
 
-The weights are RANDOM (small, published layout, unit gain): this is about numbers, not about emotions. Files shorter than
-the 560 samples that a prediction needs are counted and passed over. Needs the extra `test`.
+The weights are RANDOM (small, published layout, unit gain): this is about numbers, not about emotions. Files that a
+prediction refuses (silence, less than 35 ms) are counted and passed over. Needs the extra `test`.
 """
 
 from __future__ import annotations
