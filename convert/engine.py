@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import jax
 import numpy as np
 from jax.sharding import SingleDeviceSharding
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from ..errors import UnreadableInput
@@ -19,6 +20,8 @@ from ..runtime.checkpoint import (
     UNUSED,
     Part,
     Record,
+    ask_for_room,
+    file_sizes,
     load_parameters,
     read_record,
     save_parameters,
@@ -35,13 +38,15 @@ METADATA = {"format": "pt"}  # as torch's users write it; transformers refuses f
 def convert(published: Published, destination: Path) -> None:
     """Write a published checkpoint as one converted folder.
 
-    Raises InvalidInput where the destination exists or a tensor is not finite; nothing is left behind then.
+    Raises InvalidInput where the destination exists or a tensor is not finite and UnreadableInput where it can't be
+    written; nothing is left behind then.
     """
     with whole_folder(destination) as folder:
         total = sum(len(part.source.tensors) for part in published.parts.values())
         with progress("Reading tensors", total) as advance:
             parameters = dict(published.parameters(advance))
         with progress("Writing the checkpoint"):
+            ask_for_room(folder, sum(array.nbytes for array in parameters.values()))
             save_parameters(folder, parameters)
         del parameters
         parts = {}
@@ -50,12 +55,13 @@ def convert(published: Published, destination: Path) -> None:
             place.mkdir(exist_ok=True)
             for asset in part.assets:
                 shutil.copyfile(part.origin.folder / asset, place / asset)
-            save_file({key: np.array(tensor) for key, tensor in published.unused(part)}, place / UNUSED, METADATA)
+            _save({key: np.array(tensor) for key, tensor in published.unused(part)}, place / UNUSED)
             tensors = {key: (info.dtype, info.shape) for key, info in part.source.tensors.items()}
             with progress(f"Taking checksums of {part.origin.id}"):
                 parts[name] = Part(part.origin.id, part.origin.revision, part.source.sha256(), tensors)
         # Last, since it is what makes a folder load.
-        (folder / RECORD).write_text(Record(published.language, published.config, parts).to_json(), encoding="utf-8")
+        record = Record(published.language, published.config, parts, file_sizes(folder))
+        (folder / RECORD).write_text(record.to_json(), encoding="utf-8")
 
 
 def export(folder: Path, destination: Path) -> None:
@@ -72,17 +78,24 @@ def export(folder: Path, destination: Path) -> None:
         for filled in matching.filled:
             dtype = common_dtype([_info(record, name, tensor) for tensor in filled.names])
             wanted[filled.target] = jax.ShapeDtypeStruct(filled.shape, dtype, sharding=on_host)
-    with progress("Reading the checkpoint"):
-        parameters = load_parameters(folder, wanted)
     with whole_folder(destination) as out:
+        with progress("Reading the checkpoint"):
+            parameters = load_parameters(folder, wanted)
         for name, matching in matchings.items():
             place = _place(out, name)
             place.mkdir(exist_ok=True)
             for asset in _place(folder, name).iterdir():
                 if asset.is_file() and asset.name not in (RECORD, UNUSED):
                     shutil.copyfile(asset, place / asset.name)
-            with progress(f"Writing {place.name}/{SINGLE}"):
-                save_file(_tensors(record, name, matching, parameters, _place(folder, name)), place / SINGLE, METADATA)
+            with progress(f"Writing {_place(destination, name) / SINGLE}"):
+                _save(_tensors(record, name, matching, parameters, _place(folder, name)), place / SINGLE)
+
+
+def _save(tensors: dict[str, np.ndarray], path: Path) -> None:
+    try:
+        save_file(tensors, path, METADATA)
+    except SafetensorError as error:  # which a full disk is, too
+        raise OSError(str(error)) from error
 
 
 def _place(folder: Path, part: str) -> Path:
@@ -93,7 +106,7 @@ def _info(record: Record, part: str, tensor: str) -> TensorInfo:
     return TensorInfo(*record.parts[part].tensors[tensor])
 
 
-def _matching(record: Record, part: str, shapes: dict[str, tuple[int, ...]]) -> Matching:
+def _matching(record: Record, part: str, shapes: Mapping[str, tuple[int, ...]]) -> Matching:
     tensors = {name: _info(record, part, name) for name in record.parts[part].tensors}
     has_text_part = TEXT_ENCODER in record.parts
     own = {

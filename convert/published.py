@@ -1,9 +1,10 @@
-"""A published folder, opened: its architecture, labels, files and tensors, all checked before anything large is read."""
+"""A published folder, opened: architecture, labels, files and tensors, all checked before anything large is read."""
 
 from __future__ import annotations
 
 import re
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,10 +16,10 @@ import numpy as np
 from ..config import BertConfig, EmotionConfig, Wav2Vec2BertConfig
 from ..errors import InvalidInput, UnreadableInput
 from ..models.parameters import parameter_shapes
-from ..registry import FUSION_MODES, LABELS, check_language, check_mode, declared_mode
+from ..registry import FUSION_MODES, LABELS, check_language, check_mode
 from .layouts import bert, fusion, roberta
 from .rules import FLOATS, Layout, Matching, TensorInfo, complain, match
-from .sources import TensorSource, open_source, read_json
+from .sources import TensorSource, open_source, open_text_encoder, read_json
 
 CONFIG = "config.json"
 PREPROCESSOR = "preprocessor_config.json"
@@ -111,8 +112,6 @@ def open_published(
     are missing, unknown, twice there or of a wrong shape are named at once.
     """
     mode, language = check_mode(mode), check_language(language)
-    if (declared := declared_mode(model.id)) is not None and declared != mode:
-        raise InvalidInput(f"{model.id} is a checkpoint of mode {declared!r}; use --mode {declared}")
     source = open_source(model.folder, weights)
     _check_mode_fits(model.id, source.tensors, mode)
     settings = read_json(model.folder / CONFIG)
@@ -121,10 +120,9 @@ def open_published(
         if text_encoder is None:
             raise InvalidInput(f"mode {mode!r} needs its frozen text encoder; name one with --text-encoder")
         text_settings = read_json(text_encoder.folder / CONFIG)
-        text_source = open_source(text_encoder.folder)
+        text_source = open_text_encoder(text_encoder.folder)
     config = _architecture(model.id, mode, settings, text_settings, source.tensors)
-    outputs = source.tensors["classifier.out_proj.weight"].shape[0]
-    config = replace(config, labels=_labels(model.id, settings, language, outputs, labels))
+    config = replace(config, labels=_labels(model.id, settings, language, source.tensors, labels))
 
     shapes = parameter_shapes(config)
     frozen = {path: shape for path, shape in shapes.items() if text_source and path.startswith("text_encoder.")}
@@ -146,6 +144,7 @@ def _part(
     origin: Origin, source: TensorSource, part: str, mode: str, shapes: Mapping[str, tuple[int, ...]]
 ) -> PublishedPart:
     matching, problems = match(layout_of(part, mode), source.tensors, shapes)
+    problems += source.twice
     if problems:
         floats = [name for name, info in source.tensors.items() if info.dtype in FLOATS]
         problems += [
@@ -170,12 +169,14 @@ def fitting_modes(tensors: Mapping[str, TensorInfo]) -> tuple[str, ...]:
     """The modes whose weights these can be. Audio and mean have the same tensors."""
     if any(name.startswith("roberta.") for name in tensors):
         return ("text",)
+    projections, heads = _sizes(tensors, PROJECTION), _sizes(tensors, HEAD)
+    if not projections or not heads:
+        return ()
     if any(name.startswith("mult_attn_model.") for name in tensors):
         return ("multihead",)
-    dense, projector = tensors.get("classifier.dense.weight"), tensors.get("projector.weight")
-    if dense is None or projector is None or len(dense.shape) != 2:
-        return ()
-    return ("audio", "mean") if dense.shape[1] == projector.shape[0] else ("concat",)
+    # Where tensors contradict each other several modes fit, and their shapes are then what is complained of.
+    equal = ("audio", "mean") if set(projections) & set(heads) else ()
+    return (*equal, "concat") if max(heads) > min(projections) else equal
 
 
 def _check_mode_fits(where: str, tensors: Mapping[str, TensorInfo], mode: str) -> None:
@@ -189,6 +190,26 @@ def _check_mode_fits(where: str, tensors: Mapping[str, TensorInfo], mode: str) -
         raise InvalidInput(f"{where} holds weights of mode {' or '.join(fitting)}, not {mode}; use --mode {fitting[0]}")
 
 
+# Tensors and axes that state a width. All but one broken tensor agree.
+PROJECTION = (("projector.weight", 0), ("projector.bias", 0))
+HEAD = (
+    ("classifier.dense.weight", 0),
+    ("classifier.dense.weight", 1),
+    ("classifier.dense.bias", 0),
+    ("classifier.out_proj.weight", 1),
+)
+OUTPUTS = (("classifier.out_proj.weight", 0), ("classifier.out_proj.bias", 0))
+
+
+def _sizes(tensors: Mapping[str, TensorInfo], axes: Sequence[tuple[str, int]]) -> list[int]:
+    return [tensors[name].shape[axis] for name, axis in axes if name in tensors and axis < len(tensors[name].shape)]
+
+
+def _agreed(sizes: Sequence[int]) -> int:
+    """What most say, the first of them in a tie: a tensor that differs is then named as broken, and not believed."""
+    return Counter(sizes).most_common(1)[0][0]
+
+
 def _architecture(
     where: str,
     mode: str,
@@ -197,15 +218,17 @@ def _architecture(
     tensors: Mapping[str, TensorInfo],
 ) -> EmotionConfig:
     """The architecture from config.json, and the widths that only the tensors tell. Labels are still to come."""
-    if "classifier.dense.weight" not in tensors or "classifier.out_proj.weight" not in tensors:
-        raise complain(where, ["classifier.dense.weight or classifier.out_proj.weight is missing"])
-    head_width = tensors["classifier.dense.weight"].shape[0]
     if mode == "text":
         text = _bert_config(where, settings, "roberta")
         multi_label = settings.get("problem_type") == "multi_label_classification"
-        return EmotionConfig(mode, (), None, text, None, head_width=head_width, multi_label=multi_label)
-    projection_width = tensors["projector.weight"].shape[0]
+        return EmotionConfig(mode, (), None, text, None, head_width=text.hidden_size, multi_label=multi_label)
     text = None if text_settings is None else _bert_config(f"the text encoder of {where}", text_settings, "bert")
+    projections, heads = _sizes(tensors, PROJECTION), _sizes(tensors, HEAD)
+    if mode == "concat" and text is not None:
+        head_width = _agreed(heads)
+        projection_width = _agreed([*projections, head_width - text.hidden_size])
+    else:
+        head_width = projection_width = _agreed(projections + heads)
     if text is not None:
         needed = head_width - projection_width if mode == "concat" else projection_width
         if text.hidden_size != needed:
@@ -213,7 +236,7 @@ def _architecture(
                 f"{where} was trained with text vectors {needed} wide, and the text encoder gives {text.hidden_size}; "
                 "name the one it was trained with by --text-encoder"
             )
-    heads = {name.split(".")[2] for name in tensors if name.startswith("mult_attn_model.heads.")}
+    fusion_heads = {name.split(".")[2] for name in tensors if name.startswith("mult_attn_model.heads.")}
     return EmotionConfig(
         mode,
         (),
@@ -221,7 +244,7 @@ def _architecture(
         text=text,
         projection_width=projection_width,
         head_width=head_width,
-        fusion_heads=len(heads) if mode == "multihead" else None,
+        fusion_heads=max(len(fusion_heads), 1) if mode == "multihead" else None,
     )
 
 
@@ -233,21 +256,28 @@ def _bert_config(where: str, settings: Mapping[str, Any], model_type: str) -> Be
 
 
 def _labels(
-    where: str, settings: Mapping[str, Any], language: str, outputs: int, given: Sequence[str] | None
+    where: str,
+    settings: Mapping[str, Any],
+    language: str,
+    tensors: Mapping[str, TensorInfo],
+    given: Sequence[str] | None,
 ) -> tuple[str, ...]:
     """The names of the outputs in order: those given, else config.json's, which must be the language's."""
+    published = LABELS[language]
+    table = settings.get("id2label") or {}
+    try:
+        named = tuple(str(table[str(index)]) for index in range(len(table)))
+    except (TypeError, KeyError) as error:
+        raise InvalidInput(
+            f"{where} has an id2label in config.json that does not number labels from 0; name the outputs with --labels"
+        ) from error
+    outputs = _agreed([*_sizes(tensors, OUTPUTS), len(given or named or published)])
     if given is not None:
-        if len(set(given)) != len(given) or len(given) != outputs:
+        if len(set(given)) != len(given) or len(given) != outputs or not all(given):
             raise InvalidInput(
                 f"{where} has {outputs} outputs; --labels must name each once, and names {', '.join(given)}"
             )
         return tuple(given)
-    published = LABELS[language]
-    table = settings.get("id2label")
-    try:
-        named = tuple(str(table[key]) for key in sorted(table, key=int)) if table else ()
-    except (TypeError, ValueError, KeyError) as error:
-        raise InvalidInput(f"{where} has an id2label in config.json that numbers no labels") from error
     if all(re.fullmatch(r"LABEL_\d+", label) for label in named):
         if outputs != len(published):
             raise InvalidInput(
@@ -259,7 +289,7 @@ def _labels(
             stacklevel=2,
         )
         return published
-    if len(named) != outputs or set(named) != set(published):
+    if len(named) != outputs or sorted(named) != sorted(published):
         raise InvalidInput(
             f"{where} has {outputs} outputs with the labels {', '.join(named)}, and {language!r} has "
             f"{', '.join(published)}; choose the right --language, or name the outputs with --labels"
@@ -273,9 +303,11 @@ def _check_preprocessor(folder: Path) -> None:
     for key, value in expected.items():
         if settings.get(key, value) != value:
             raise InvalidInput(
-                f"{folder / PREPROCESSOR} has {key} {settings[key]!r}; only {value!r} is implemented, as in the published "
-                "checkpoints"
+                f"{folder / PREPROCESSOR} has {key} {settings[key]!r}; only {value!r} is implemented, as in the "
+                "published checkpoints"
             )
+    if not isinstance(padding := settings.get("padding_value", 0.0), int | float):
+        raise InvalidInput(f"{folder / PREPROCESSOR} has padding_value {padding!r}, which is no number; fetch it again")
 
 
 _NUMPY_DTYPES = {"F32": np.dtype(np.float32), "F16": np.dtype(np.float16), "BF16": np.dtype(ml_dtypes.bfloat16)}

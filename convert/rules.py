@@ -1,9 +1,9 @@
 """Rules that map a checkpoint's tensors to a model's parameters, and the strict accounting of both sides.
 
-A rule is a row of a table: the tensor's name, the parameter's path, and how the array is laid out on each side. A name
-with "{i}" stands for a tensor of each layer (or head); they are stacked on a leading axis. `match` holds the table against
-the tensors of a file and the parameters of a model, and fails unless every tensor is used once, or is on the written list
-of those this task does not use, and every parameter is filled with its own shape.
+A rule is a row of a table: the tensor's name, the parameter's path, and how the array is laid out on each side. A
+name with "{i}" stands for a tensor of each layer (or head); they are stacked on a leading axis. `match` holds the
+table against the tensors of a file and the parameters of a model. It finds a fault unless every tensor is used once,
+or is on the written list of those this task does not use, and every parameter is filled with its own shape.
 """
 
 from __future__ import annotations
@@ -119,8 +119,8 @@ def match(
 ) -> tuple[Matching, list[str]]:
     """Hold a layout against the tensors of a file and the shapes of a model's parameters.
 
-    Returns the matching and what is wrong, one phrase a tensor: the caller names the file and may add what it finds while
-    reading. The matching is complete only where nothing is wrong.
+    Returns the matching and what is wrong, one phrase a tensor: the caller names the file and may add what it finds
+    while reading. The matching is complete only where nothing is wrong.
     """
     problems: list[str] = []
     rules = [rule for rule in layout.rules if rule.target in parameters]

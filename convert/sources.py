@@ -10,7 +10,7 @@ import hashlib
 import json
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import ml_dtypes
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from ..errors import InvalidInput, UnreadableInput
+from ..errors import InvalidInput, SpeechEmotionError, UnreadableInput
 from .rules import TensorInfo
 
 INDEX = "model.safetensors.index.json"
@@ -28,10 +28,11 @@ TORCH_BIN = "pytorch_model.bin"
 
 
 class TensorSource(ABC):
-    """`files` on disk, `tensors` in them by name."""
+    """`files` on disk, `tensors` in them by name, and a phrase for each that is there `twice`."""
 
     files: tuple[Path, ...]
     tensors: Mapping[str, TensorInfo]
+    twice: Sequence[str] = ()
 
     @abstractmethod
     def read(self, names: Iterable[str]) -> Iterator[np.ndarray]:
@@ -58,13 +59,11 @@ class SafetensorsSource(TensorSource):
             with _safe_open(path) as file:
                 for name in file.keys():  # noqa: SIM118, the handle is no mapping
                     if name in tensors:
-                        twice.append(f"{name} (in {self._home[name].name} and {path.name})")
+                        twice.append(f"{name} is in {self._home[name].name} and in {path.name}")
                     header = file.get_slice(name)
                     tensors[name] = TensorInfo(header.get_dtype(), tuple(header.get_shape()))
                     self._home[name] = path
-        if twice:
-            raise InvalidInput(f"{files[0].parent} holds tensors twice: {'; '.join(twice)}")
-        self.tensors = tensors
+        self.tensors, self.twice = tensors, twice
 
     def read(self, names: Iterable[str]) -> Iterator[np.ndarray]:
         # A file is opened for each call and closed after it: pages of a memory map count as this process's memory
@@ -82,7 +81,7 @@ class TorchSource(TensorSource):
         self.files = (path,)
         self._state = _load_torch(path)
         self.tensors = {
-            name: TensorInfo(_TORCH_DTYPES.get(str(tensor.dtype), str(tensor.dtype)), tuple(tensor.shape))
+            name: TensorInfo(_TORCH_DTYPES[str(tensor.dtype)], tuple(tensor.shape))
             for name, tensor in self._state.items()
         }
 
@@ -104,6 +103,9 @@ _TORCH_DTYPES = {
     "torch.float64": "F64",
     "torch.int64": "I64",
     "torch.int32": "I32",
+    "torch.int16": "I16",
+    "torch.int8": "I8",
+    "torch.uint8": "U8",
     "torch.bool": "BOOL",
 }
 
@@ -140,11 +142,16 @@ def open_source(folder: Path, weights: str | None = None) -> TensorSource:
     return source
 
 
+def open_text_encoder(folder: Path) -> TensorSource:
+    """Open the weights of a frozen text encoder: the original has transformers load it, which prefers safetensors."""
+    return open_source(folder, "safetensors" if _safetensors_files(folder) else None)
+
+
 def _refuse_other_weights(folder: Path, source: SafetensorsSource, path: Path) -> None:
     choose = "choose with --weights safetensors or --weights bin (in Python weights=...)"
     try:
         other = TorchSource(path)
-    except UnreadableInput as error:
+    except SpeechEmotionError as error:
         if path.name == TORCH_BIN and isinstance(error.__cause__, ImportError):
             return  # the usual pair of one upload; transformers, too, takes the safetensors and never looks
         raise InvalidInput(
@@ -214,7 +221,13 @@ def _load_torch(path: Path) -> dict[str, Any]:
     if not isinstance(state, dict) or not all(
         isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in state.items()
     ):
-        raise InvalidInput(f"{path} holds something other than a state dict of tensors")
+        raise InvalidInput(f"{path} holds something other than a state dict of tensors; save model.state_dict() alone")
+    if odd := [
+        name
+        for name, tensor in state.items()
+        if tensor.layout is not torch.strided or str(tensor.dtype) not in _TORCH_DTYPES
+    ]:
+        raise InvalidInput(f"{path} holds sparse or quantised tensors: {', '.join(odd)}; save them as plain floats")
     return {name: tensor.detach().contiguous() for name, tensor in state.items()}
 
 
@@ -225,10 +238,10 @@ def read_json(path: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise UnreadableInput(f"{path.parent} has no {path.name}; name a whole model folder") from error
     except (OSError, UnicodeDecodeError) as error:
-        raise UnreadableInput(f"{path} can't be read ({error})") from error
+        raise UnreadableInput(f"{path} can't be read ({error}); fetch it again") from error
     try:
         value = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:
         raise InvalidInput(f"{path} is not JSON ({error}); fetch it again") from error
     if not isinstance(value, dict):
         raise InvalidInput(f"{path} holds no JSON object; fetch it again")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,12 +19,12 @@ from jax.sharding import SingleDeviceSharding
 
 from .config import EmotionConfig
 from .convert.engine import convert
-from .convert.published import Origin, Published, open_published
+from .convert.published import CONFIG, Origin, Published, open_published
 from .convert.sources import read_json
 from .errors import InvalidInput, UnreadableInput
 from .models.emotion import EmotionModel
 from .models.parameters import parameter_shapes, with_parameters
-from .registry import FUSION_MODES, PUBLISHED, Registry, check_language, check_mode
+from .registry import FUSION_MODES, PUBLISHED, Registry, check_language, check_mode, declared_mode
 from .runtime import hub
 from .runtime.checkpoint import TEXT_ENCODER, is_converted, load_parameters, read_record
 from .runtime.precision import check_precision, parameter_dtype
@@ -99,25 +99,34 @@ def find(request: Request) -> Path | Published:
 
 def open_request(request: Request) -> Published:
     """The published checkpoint of a request, hub ids downloaded."""
-    if request.mode is None or request.language is None:
-        raise InvalidInput(
-            f"{request.model_id} is a published checkpoint, which does not say its mode; pass mode and language"
-        )
+    mode, language = _said(request)
+    if (declared := declared_mode(request.model_id)) not in (None, mode):  # before anything is downloaded
+        raise InvalidInput(f"{request.model_id} is a checkpoint of mode {declared!r}; use --mode {declared}")
     model = _origin(request.model_id, request.revision, request.weights)
     text_encoder = None
-    if check_mode(request.mode) in FUSION_MODES:
-        name = request.text_encoder
-        if name is None and (model.folder / TEXT_ENCODER / "config.json").is_file():
-            name = str(model.folder / TEXT_ENCODER)
-        text_encoder = _origin(name or request.registry.text_encoder_id(request.language), None, None)
+    if mode in FUSION_MODES:
+        own = model.folder / TEXT_ENCODER
+        if request.text_encoder is None and (own / CONFIG).is_file():
+            text_encoder = Origin(own, f"{model.id}/{TEXT_ENCODER}", model.revision)
+        else:
+            text_encoder = _origin(request.text_encoder or request.registry.text_encoder_id(language), None, None)
     return open_published(
         model,
-        request.mode,
-        request.language,
+        mode,
+        language,
         text_encoder=text_encoder,
         weights=request.weights,
         labels=request.labels,
     )
+
+
+def _said(request: Request) -> tuple[str, str]:
+    """Mode and language, which only a converted folder knows."""
+    if request.mode is None or request.language is None:
+        raise InvalidInput(
+            f"{request.model_id} is no converted folder, so it does not say its mode; pass mode and language"
+        )
+    return check_mode(request.mode), check_language(request.language)
 
 
 def _origin(name: str, revision: str | None, weights: str | None) -> Origin:
@@ -173,35 +182,58 @@ def _load_published(published: Published, device: jax.Device, precision: str) ->
 
 def _cached(request: Request) -> Path | Published:
     """The converted form of a hub checkpoint, made if it is not in the cache."""
-    if request.mode is None or request.language is None:
-        raise InvalidInput(f"{request.model_id} is a hub id, which does not say its mode; pass mode and language")
+    mode, language = _said(request)
     text_encoder = None
-    if check_mode(request.mode) in FUSION_MODES:
-        text_encoder = request.text_encoder or request.registry.text_encoder_id(request.language)
+    if mode in FUSION_MODES:
+        text_encoder = request.text_encoder or request.registry.text_encoder_id(language)
         if Path(text_encoder).is_dir():
             return open_request(request)  # a local folder may change, and is not kept
-    settings = [request.mode, request.language, text_encoder, request.weights, request.labels]
+    settings = [mode, language, text_encoder, request.weights, request.labels]
     settings_key = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:12]
-    home = cache_folder() / f"{request.model_id.replace('/', '--')}-{request.mode}-{request.language}-{settings_key}"
-    # Which commits the names stood for when they were last seen, for when the hub can't be reached.
-    known = home / f"{request.revision or 'main'}.json".replace("/", "--")
-    commits = [hub.current_revision(request.model_id, request.revision)]
-    if text_encoder is not None:
-        commits.append(hub.current_revision(text_encoder))
-    if None in commits and known.is_file():
-        commits = json.loads(known.read_text())
-    if None not in commits and is_converted(folder := home / "-".join(commit[:12] for commit in commits)):
+    home = cache_folder() / f"{request.model_id.replace('/', '--')}-{mode}-{language}-{settings_key}"
+    # Which folder answered last for this revision, for when the hub can't be reached.
+    last = home / f"{(request.revision or 'main').replace('/', '--')}.txt"
+    commit = hub.current_revision(request.model_id, request.revision)
+    if commit is None:
+        if last.is_file() and is_converted(folder := home / last.read_text()):
+            return folder
+    elif (folder := _kept(home, commit, text_encoder, request)) is not None:
+        _remember(folder, last)
         return folder
-    published = open_request(request)
-    commits = [part.origin.revision for part in published.parts.values()]
-    folder = home / "-".join(str(commit)[:12] for commit in commits)
+    try:
+        published = open_request(request)
+    except UnreadableInput as error:
+        if commit is not None:
+            raise
+        raise UnreadableInput(f"{error}; no conversion of it is in {cache_folder()} either") from error
+    commits = dict.fromkeys(str(part.origin.revision) for part in published.parts.values())
+    folder = home / "-".join(commit[:12] for commit in commits)
     if not is_converted(folder):
         try:
             convert(published, folder)
         except InvalidInput:
             if not is_converted(folder):  # else another process was quicker, with the same result
                 raise
-    partial = known.with_name(f"{known.name}.{os.getpid()}")
-    partial.write_text(json.dumps(commits))
-    partial.replace(known)
+    _remember(folder, last)
     return folder
+
+
+def _kept(home: Path, commit: str, text_encoder: str | None, request: Request) -> Path | None:
+    """The conversion of a commit and of the text encoder's newest: any one, where the hub does not tell.
+
+    A folder is called "commit" where the repository holds all there is, else "commit-text encoder's commit".
+    """
+    pattern = "-*" if request.text_encoder else "*"
+    kept = [folder for folder in home.glob(commit[:12] + pattern) if is_converted(folder)]
+    if text_encoder is not None and any("-" in folder.name for folder in kept):
+        newest = hub.current_revision(text_encoder) or ""
+        kept = [folder for folder in kept if folder.name.endswith(newest[:12])]
+    return max(kept, key=lambda folder: folder.stat().st_mtime, default=None)
+
+
+def _remember(folder: Path, last: Path) -> None:
+    with suppress(OSError):  # a shared cache may be read-only
+        if not last.is_file() or last.read_text() != folder.name:
+            partial = last.with_name(f"{last.name}.{os.getpid()}")
+            partial.write_text(folder.name)
+            partial.replace(last)

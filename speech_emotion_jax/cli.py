@@ -9,6 +9,8 @@ import logging
 import os
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -22,11 +24,13 @@ PROGRAM = "speech-emotion-jax"
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line and return its exit code: 0, or 2 for input that can't be used."""
-    options = _parser().parse_args(arguments)
-    _route_messages(verbose=options.verbose)
+    """Run the command line and return its exit code: 0, 2 for input that can't be used, 130 when interrupted."""
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115, None where the shell closed it
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
     try:
-        options.verb(options)
+        options = _parser().parse_args(arguments)
+        with _messages_on_stderr(verbose=options.verbose):
+            options.verb(options)
         sys.stdout.flush()
     except SpeechEmotionError as error:
         return _refuse(str(error))
@@ -36,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS):
             raise
-        return _refuse(f"{error.strerror}: {error.filename or 'while writing'}; make room or choose another place")
+        return _refuse(f"{error.filename or 'the output'}: {error.strerror}; make room, give access or choose another")
     except KeyboardInterrupt:
         return 130
     return 0
@@ -60,10 +64,7 @@ def _predict(options: argparse.Namespace) -> None:
         weights=options.weights,
         labels=options.labels,
     )
-    if options.json:
-        print(json.dumps(prediction, ensure_ascii=False))
-    else:
-        print(chart(prediction))
+    _print(json.dumps(prediction) if options.json else chart(prediction))
 
 
 def _convert(options: argparse.Namespace) -> None:
@@ -95,7 +96,7 @@ def _convert(options: argparse.Namespace) -> None:
         convert(open_request(request), destination)
     else:
         raise InvalidInput(f"unknown target {options.to!r}; choose --to orbax or --to safetensors")
-    print(f"wrote {destination}")
+    _print(f"wrote {destination}")
 
 
 def _info(options: argparse.Namespace) -> None:
@@ -103,13 +104,13 @@ def _info(options: argparse.Namespace) -> None:
 
     report = describe_installation() if options.checkpoint is None else describe_checkpoint(Path(options.checkpoint))
     if options.json:
-        print(json.dumps(report, ensure_ascii=False))
+        _print(json.dumps(report))
         return
     width = max(map(len, report))
     for name, value in report.items():
         lines = value if isinstance(value, list) else [value]
         for index, line in enumerate(lines or ["none"]):
-            print(f"{name if index == 0 else '':{width}}  {line}")
+            _print(f"{name if index == 0 else '':{width}}  {line}")
 
 
 def _demo(options: argparse.Namespace) -> None:
@@ -117,12 +118,12 @@ def _demo(options: argparse.Namespace) -> None:
 
     results = run_demo(options.device)
     if options.json:
-        print(json.dumps([result._asdict() for result in results], ensure_ascii=False))
+        _print(json.dumps([result._asdict() for result in results]))
         return
-    print(NOTICE)
+    _print(NOTICE)
     for result in results:
-        print(f"\n{result.recording}  «{result.text}»  (made to sound like: {result.label})")
-        print(chart(result.prediction))
+        _print(f"\n{result.recording}  «{result.text}»  (made to sound like: {result.label})")
+        _print(chart(result.prediction))
 
 
 def chart(prediction: Prediction, width: int = 40) -> str:
@@ -139,15 +140,17 @@ class _Parser(argparse.ArgumentParser):
     """Says what is wrong in one line, without the usage."""
 
     def error(self, message: str) -> NoReturn:
-        sys.exit(_refuse(f"{message}; see {self.prog} --help"))
+        raise InvalidInput(f"{message}; see {self.prog} --help")
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog=PROGRAM, description="Emotion of Spanish and English speech and text, in JAX.")
-    parser.add_argument("--verbose", action="store_true", help="log what is done, each compilation included")
     verbs = parser.add_subparsers(required=True, metavar="VERB")
 
-    checkpoint = argparse.ArgumentParser(add_help=False)
+    common = _Parser(add_help=False)
+    common.add_argument("--verbose", action="store_true", help="log what is done, each compilation included")
+
+    checkpoint = _Parser(add_help=False)
     checkpoint.add_argument(
         "--text-encoder", metavar="ID", help="frozen text encoder of the fusion modes (hub id or folder)"
     )
@@ -157,7 +160,7 @@ def _parser() -> argparse.ArgumentParser:
         "--labels", type=_labels, metavar="A,B,...", help="names of the outputs, in place of config.json's"
     )
 
-    predict = verbs.add_parser("predict", parents=[checkpoint], help="emotion of a recording, a text, or both")
+    predict = verbs.add_parser("predict", parents=[checkpoint, common], help="emotion of a recording, a text, or both")
     predict.add_argument("--audio", metavar="FILE", help="recording: wav, flac, ogg, mp3; m4a with the extra m4a")
     predict.add_argument("--text", help="the words that are said")
     predict.add_argument("--mode", default="text", help=f"{', '.join(MODES)} (default: text)")
@@ -174,7 +177,9 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--json", action="store_true", help="print the result as JSON")
     predict.set_defaults(verb=_predict)
 
-    convert = verbs.add_parser("convert", parents=[checkpoint], help="published checkpoint to Orbax folder, and back")
+    convert = verbs.add_parser(
+        "convert", parents=[checkpoint, common], help="published checkpoint to Orbax folder, and back"
+    )
     convert.add_argument("source", metavar="SOURCE", help="hub id or folder")
     convert.add_argument("destination", metavar="DEST", help="folder to make")
     convert.add_argument("--mode", help=", ".join(MODES))
@@ -182,12 +187,14 @@ def _parser() -> argparse.ArgumentParser:
     convert.add_argument("--to", default="orbax", help="orbax (default) or safetensors")
     convert.set_defaults(verb=_convert)
 
-    info = verbs.add_parser("info", help="devices, versions and caches, or what a checkpoint holds")
+    info = verbs.add_parser("info", parents=[common], help="devices, versions and caches, or what a checkpoint holds")
     info.add_argument("checkpoint", nargs="?", metavar="FOLDER", help="published or converted folder")
     info.add_argument("--json", action="store_true", help="print as JSON")
     info.set_defaults(verb=_info)
 
-    demo = verbs.add_parser("demo", help="predict on the toy recordings that come along; needs no network")
+    demo = verbs.add_parser(
+        "demo", parents=[common], help="predict on the toy recordings that come along; needs no network"
+    )
     demo.add_argument("--device", help="cpu, gpu, cuda, cuda:1, tpu")
     demo.add_argument("--json", action="store_true", help="print as JSON")
     demo.set_defaults(verb=_demo)
@@ -198,15 +205,35 @@ def _labels(value: str) -> tuple[str, ...]:
     return tuple(label.strip() for label in value.split(","))
 
 
-def _route_messages(*, verbose: bool) -> None:
-    """Logs and warnings as plain lines on stderr; stdout is for results."""
-    logging.basicConfig(stream=sys.stderr, format="%(message)s", level=logging.WARNING)
-    logging.getLogger("speech_emotion_jax").setLevel(logging.DEBUG if verbose else logging.INFO)
-    warnings.showwarning = lambda message, *_: print(f"{PROGRAM}: note: {message}", file=sys.stderr)
+@contextmanager
+def _messages_on_stderr(*, verbose: bool) -> Iterator[None]:
+    """Logs and warnings as plain lines on stderr while a verb runs; stdout is for results."""
+    logger = logging.getLogger("speech_emotion_jax")
+    level, handler = logger.level, logging.StreamHandler(sys.stderr)
+    logger.setLevel(logging.DEBUG if verbose else logging.INFO)
+    logger.addHandler(handler)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("always", UserWarning)
+            warnings.showwarning = lambda message, *_: _say(f"note: {message}")
+            yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+
+
+def _print(result: str) -> None:
+    """To stdout, in whatever encoding it has."""
+    encoding = sys.stdout.encoding or "utf-8"
+    print(result.encode(encoding, "replace").decode(encoding))
+
+
+def _say(sentence: str) -> None:
+    print(f"{PROGRAM}: {' '.join(sentence.split())}", file=sys.stderr)
 
 
 def _refuse(sentence: str) -> int:
-    print(f"{PROGRAM}: {' '.join(sentence.split())}", file=sys.stderr)
+    _say(sentence)
     return 2
 
 

@@ -13,7 +13,6 @@ from typing import Any
 from .errors import InvalidInput
 from .registry import LABELS, check_language, check_mode
 
-
 ACTIVATIONS = ("gelu", "gelu_new", "relu", "silu", "swish")
 
 

@@ -13,6 +13,7 @@ from .convert.sources import open_source, read_json
 from .errors import UnreadableInput
 from .models.parameters import parameter_shapes
 from .runtime.checkpoint import is_converted, read_record
+from .runtime.devices import present_devices
 
 Report = dict[str, str | list[str]]
 
@@ -21,7 +22,6 @@ PACKAGES = ("speech_emotion_jax", "jax", "jaxlib", "flax", "orbax-checkpoint", "
 
 def describe_installation() -> Report:
     """Versions, devices and caches."""
-    import jax
     from huggingface_hub.constants import HF_HUB_CACHE
 
     converted = cache_folder()
@@ -29,7 +29,7 @@ def describe_installation() -> Report:
     return {
         "python": platform.python_version(),
         "versions": [f"{name} {version(name)}" for name in PACKAGES],
-        "devices": [f"{device.platform}:{device.id} {device.device_kind}" for device in jax.devices()],
+        "devices": [f"{device.platform}:{device.id} {device.device_kind}" for device in present_devices()],
         "downloads": str(HF_HUB_CACHE),
         "converted": str(converted),
         "kept there": kept,
@@ -71,8 +71,16 @@ def _published(folder: Path) -> Report:
     return {
         "folder": f"{folder} (published layout)",
         "mode": named,
-        "labels": ", ".join(map(str, (settings.get("id2label") or {}).values())) or "not named",
+        "labels": ", ".join(_named_labels(settings.get("id2label"))) or "not named",
         "parameters": f"{sum(prod(info.shape) for info in source.tensors.values()):,}",
         "tensors": str(len(source.tensors)),
         "files": [path.name for path in source.files],
     }
+
+
+def _named_labels(table: object) -> list[str]:
+    """The labels of config.json's id2label in the order of the outputs; none where it numbers no labels."""
+    try:
+        return [str(table[key]) for key in sorted(table, key=int)] if isinstance(table, dict) else []
+    except ValueError:
+        return []

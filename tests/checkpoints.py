@@ -65,7 +65,7 @@ class Size:
     roberta_vocabulary: int
 
 
-# No two dimensions of a small size agree unless the architecture makes them, so that a transposed kernel doesn't fit.
+# No two widths of a small size agree unless the architecture makes them, so that most transposed kernels do not fit.
 TINY = Size(2, 32, 4, 80, 24, 2, 24, 3, 56, bert_vocabulary=300, roberta_vocabulary=500)
 SMALL = Size(4, 128, 8, 320, 96, 3, 96, 6, 288, bert_vocabulary=400, roberta_vocabulary=600)
 FULL = Size(24, 1024, 16, 4096, 768, 12, 768, 12, 3072, bert_vocabulary=31002, roberta_vocabulary=50262)

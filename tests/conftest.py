@@ -7,8 +7,11 @@ from jaxtyping import install_import_hook
 
 install_import_hook("speech_emotion_jax", "beartype.beartype")  # before the package is imported
 
+from collections.abc import Iterator  # noqa: E402
+
 import jax  # noqa: E402
 import pytest  # noqa: E402
+from jax.experimental.compilation_cache import compilation_cache  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
@@ -42,3 +45,20 @@ def published(tmp_path_factory: pytest.TempPathFactory):
         return made[mode, language]
 
     return folder
+
+
+@pytest.fixture(scope="module")
+def compiled_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Programs are compiled once a module, and not once a pipeline."""
+    settings = {
+        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
+        "jax_persistent_cache_min_compile_time_secs": 0,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+    }
+    before = {name: getattr(jax.config, name) for name in settings}
+    for name, value in settings.items():
+        jax.config.update(name, value)
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import pty
-import resource
 import subprocess
 import sys
 import termios
@@ -386,12 +385,8 @@ SCRIPT = f"from speech_emotion_jax.runtime.hub import download; download({ID!r})
 
 def test_no_room_for_the_weights(hub: LoopbackHub) -> None:
     """The limit of a file's size stands for a full disk: in both the operating system refuses the write."""
-    limited = subprocess.run(
-        [sys.executable, "-c", SCRIPT],
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000)),
-        capture_output=True,
-        text=True,
-    )
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))\n"
+    limited = subprocess.run([sys.executable, "-c", limit + SCRIPT], capture_output=True, text=True)
     assert f"{ID} at revision {hub.refs[ID]['main']} can't be stored in" in limited.stderr.splitlines()[-1]
     assert "make room" in limited.stderr.splitlines()[-1]
     assert not list(Path(os.environ["HF_HOME"]).rglob("model.safetensors"))

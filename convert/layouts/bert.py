@@ -1,4 +1,4 @@
-"""transformers' BertModel, alone or inside a BertFor...; also the encoder of RobertaModel, whose tensors have the same names."""
+"""transformers' BertModel, alone or inside a BertFor...; RobertaModel's encoder has the same names."""
 
 from ..rules import Layout, Rule, Unused, under
 from .wav2vec2_bert import linear, norm

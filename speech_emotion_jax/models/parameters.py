@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -22,9 +24,10 @@ def parameters_of(model: nnx.Module) -> dict[str, Any]:
     return {".".join(map(str, path)): leaf.get_value() for path, leaf in nnx.to_flat_state(nnx.state(model, nnx.Param))}
 
 
-def parameter_shapes(config: EmotionConfig) -> dict[str, tuple[int, ...]]:
+@cache
+def parameter_shapes(config: EmotionConfig) -> Mapping[str, tuple[int, ...]]:
     """{path: shape} of every parameter of an architecture."""
-    return {path: leaf.shape for path, leaf in parameters_of(abstract_model(config)).items()}
+    return MappingProxyType({path: leaf.shape for path, leaf in parameters_of(abstract_model(config)).items()})
 
 
 def with_parameters(config: EmotionConfig, arrays: Mapping[str, jax.Array]) -> EmotionModel:

@@ -15,8 +15,10 @@ import dataclasses
 import json
 import logging
 import os
+import re
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,7 +29,7 @@ import jax
 import numpy as np
 
 from ..config import BertConfig, EmotionConfig, Wav2Vec2BertConfig
-from ..errors import InvalidInput, UnreadableInput
+from ..errors import InvalidInput, SpeechEmotionError, UnreadableInput
 
 SCHEMA = 1
 RECORD = "record.json"
@@ -53,6 +55,7 @@ class Record:
     language: str
     config: EmotionConfig
     parts: Mapping[str, Part]  # "model", and "text_encoder" in the fusion modes
+    files: Mapping[str, int]  # {path in the folder: size in bytes}, all but the record
     schema: int = SCHEMA
 
     def to_json(self) -> str:
@@ -71,7 +74,7 @@ class Record:
         for name, part in value["parts"].items():
             tensors = {key: (dtype, tuple(shape)) for key, (dtype, shape) in part["tensors"].items()}
             parts[name] = Part(part["id"], part["revision"], part["sha256"], tensors)
-        return cls(value["language"], EmotionConfig(**config), parts)
+        return cls(value["language"], EmotionConfig(**config), parts, value["files"])
 
 
 def is_converted(folder: Path) -> bool:
@@ -79,25 +82,41 @@ def is_converted(folder: Path) -> bool:
     return (folder / RECORD).is_file()
 
 
+def file_sizes(folder: Path) -> dict[str, int]:
+    """{path in the folder: size in bytes} of all files."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return {path.relative_to(folder).as_posix(): path.stat().st_size for path in sorted(files)}
+
+
 def read_record(folder: Path) -> Record:
-    """Raises UnreadableInput where the folder has none, InvalidInput where it is of another version or broken."""
+    """The record of a folder that is whole.
+
+    Raises UnreadableInput where the folder has none, or where a file is missing or cut off, as after a copy that broke
+    off; InvalidInput where the record is of another version or broken.
+    """
     try:
-        text = (folder / RECORD).read_text(encoding="utf-8")
+        data = (folder / RECORD).read_bytes()
     except OSError as error:
         raise UnreadableInput(f"{folder} is no converted checkpoint: it has no {RECORD}; convert it first") from error
     try:
-        return Record.from_json(text)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        record = Record.from_json(data.decode())
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        reason = f"{type(error).__name__}: {error}"
         raise InvalidInput(
-            f"{folder / RECORD} can't be read by this version ({type(error).__name__}: {error}); convert the source again"
+            f"{folder / RECORD} can't be read by this version ({reason}); convert the source again"
         ) from error
+    present = file_sizes(folder)
+    if damaged := [name for name, size in record.files.items() if present.get(name) != size]:
+        named = ", ".join(damaged[:3]) + (f" and {len(damaged) - 3} more" if damaged[3:] else "")
+        raise UnreadableInput(f"{folder} is not whole ({named}); remove it, and copy it or convert its source again")
+    return record
 
 
 @contextmanager
 def whole_folder(destination: Path) -> Iterator[Path]:
     """A folder to write into that becomes `destination` at the end, or vanishes when writing fails.
 
-    Raises InvalidInput where the destination exists.
+    Raises InvalidInput where the destination exists and UnreadableInput where it can't be written.
     """
     taken = InvalidInput(f"{destination} exists already; name another destination or remove it")
     if destination.exists():
@@ -114,9 +133,27 @@ def whole_folder(destination: Path) -> Iterator[Path]:
             os.rename(staging, destination)
         except OSError as error:
             raise taken from error
-    except BaseException:
-        shutil.rmtree(staging, ignore_errors=True)
+    except BaseException as error:
+        _remove(staging)
+        if isinstance(error, OSError) and not isinstance(error, SpeechEmotionError):
+            reason = error.strerror or _first_line(error)
+            raise UnreadableInput(
+                f"{destination} can't be written ({reason}); make room or name another destination"
+            ) from error
         raise
+
+
+def _remove(folder: Path) -> None:
+    """Remove a folder for good: when one of Orbax's writers has failed, the others may be at work for a moment."""
+    for _ in range(20):
+        shutil.rmtree(folder, ignore_errors=True)
+        time.sleep(0.05)
+        if not folder.exists():
+            return
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def _umask() -> int:
@@ -125,8 +162,18 @@ def _umask() -> int:
     return mask
 
 
+def ask_for_room(folder: Path, size: int) -> None:
+    """Raises OSError where the disk has no room for so many bytes.
+
+    To be asked before Orbax writes, which prints a traceback for each array that it could not write.
+    """
+    if hasattr(os, "posix_fallocate"):
+        with tempfile.TemporaryFile(dir=folder) as file:
+            os.posix_fallocate(file.fileno(), 0, size)
+
+
 def save_parameters(folder: Path, parameters: dict[str, np.ndarray]) -> None:
-    """Write {path: array} as an Orbax checkpoint, in the arrays' own dtypes."""
+    """Write {path: array} as an Orbax checkpoint, in the arrays' own dtypes. Raises OSError where the disk is full."""
     from orbax.checkpoint import v1 as ocp
 
     # Orbax's defaults copy all arrays first, compress, and pack small files: 2.8 times the tree at the peak.
@@ -136,16 +183,21 @@ def save_parameters(folder: Path, parameters: dict[str, np.ndarray]) -> None:
     context.memory.transfer_concurrent_bytes = 500_000_000
     context.array.saving.use_ocdbt = False
     context.array.saving.use_compression = False
-    with context, _quiet_orbax():
-        ocp.save(folder / WEIGHTS, _nested(parameters))
+    try:
+        with context, _quiet_orbax():
+            ocp.save(str(folder / WEIGHTS), _nested(parameters))
+    except ValueError as error:  # Orbax hides in its text what the operating system said
+        if code := re.search(r"os_error_code='(\d+)'", str(error)):
+            raise OSError(int(code[1]), os.strerror(int(code[1]))) from error
+        raise
 
 
 @contextmanager
 def _quiet_orbax() -> Iterator[None]:
-    """Orbax warns of the absence of packed files, which are not wanted."""
+    """Orbax warns of the absence of packed files, which are not wanted, and logs what it raises."""
     logger = logging.getLogger("absl")
     level = logger.level
-    logger.setLevel(logging.ERROR)
+    logger.setLevel(logging.CRITICAL)
     try:
         yield
     finally:
@@ -158,10 +210,12 @@ def load_parameters(folder: Path, wanted: Mapping[str, jax.ShapeDtypeStruct]) ->
 
     try:
         with _quiet_orbax():
-            tree = ocp.load(folder / WEIGHTS, _nested(dict(wanted)))
-    except (OSError, ValueError, KeyError) as error:
+            tree = ocp.load(str(folder / WEIGHTS), _nested(dict(wanted)))
+    except jax.errors.JaxRuntimeError:  # no room on the device
+        raise
+    except Exception as error:  # Orbax raises this very class for a file that is missing or cut off
         raise UnreadableInput(
-            f"{folder / WEIGHTS} can't be read ({str(error).splitlines()[0]}); convert the source again"
+            f"{folder / WEIGHTS} can't be read ({_first_line(error)[:200]}); convert the source again"
         ) from error
     return _flat(tree)
 

@@ -10,25 +10,35 @@ from ..errors import InvalidInput
 
 
 def select_device(name: object = None) -> jax.Device:
-    """The JAX device of that name; None is JAX's default. A torch.device is taken by its name.
+    """The JAX device of that name; None is JAX's default. A jax.Device is taken as it is, a torch.device by its name.
 
     Raises InvalidInput, listing the devices there are, for hardware that is absent.
     """
+    present = present_devices()
     if name is None:
-        return jax.devices()[0]
+        return present[0]
+    if isinstance(name, jax.Device):
+        return name
+    listed = ", ".join(f"{device.platform}:{device.id}" for device in present)
     hit = re.fullmatch(r"(cpu|gpu|cuda|rocm|tpu)(?::(\d+))?", str(name).lower())
     if hit is None:
-        raise InvalidInput(f"unknown device {str(name)!r}; there are {_present()}")
+        raise InvalidInput(f"the device {str(name)!r} is unknown; choose one that is here: {listed}")
     try:
-        devices = jax.devices(hit[1])
-    except RuntimeError as error:
-        raise InvalidInput(f"there is no {hit[1]} here; there are {_present()}") from error
-    index = int(hit[2] or 0)
-    if index >= len(devices):
-        raise InvalidInput(f"there is no device {str(name)!r}; there are {_present()}")
-    return devices[index]
+        return jax.devices(hit[1])[int(hit[2] or 0)]
+    except (RuntimeError, IndexError) as error:
+        raise InvalidInput(f"the device {str(name)!r} is not here; choose one that is: {listed}") from error
 
 
-def _present() -> str:
-    devices = {*jax.devices(), *jax.devices("cpu")}
-    return ", ".join(sorted(f"{device.platform}:{device.id}" for device in devices))
+def present_devices() -> list[jax.Device]:
+    """All devices there are, JAX's default first. Raises InvalidInput where JAX finds none."""
+    try:
+        devices = jax.devices()
+    except (RuntimeError, AssertionError) as error:  # the latter for a platform whose plugin is not installed
+        reason = str(error).partition(" (")[0]
+        raise InvalidInput(
+            f"JAX finds no device ({reason or 'no plugin for the platform'}); unset JAX_PLATFORMS or name cpu in it"
+        ) from error
+    try:
+        return devices + [device for device in jax.devices("cpu") if device not in devices]
+    except RuntimeError:  # JAX_PLATFORMS may leave the CPU out
+        return devices

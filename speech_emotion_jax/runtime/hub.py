@@ -34,6 +34,7 @@ from huggingface_hub.utils import tqdm, validate_repo_id
 from ..errors import InvalidInput, UnreadableInput
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+_TEXT_ENCODER = "text_encoder/"
 _TOKENIZER_FILES = ("vocab.txt", "merges.txt")
 _TRAINING_RECORD = re.compile(r"trainer_state\.json|.*_results\.json")
 
@@ -113,7 +114,14 @@ def needed_files(names: Collection[str], weights: str | None = None) -> list[str
     the training) and the weights: model.safetensors or else its shards with their index. Where there are none, the
     pickles model.bin and pytorch_model.bin or their shards. Where there are, a model.bin comes along: the PyTorch
     toolkit loads it in their place, so the two must be compared. `weights` "safetensors" or "bin" takes only those.
+    A frozen text encoder in the folder text_encoder/, as our export writes it, is another such set.
     """
+    inner = {name.removeprefix(_TEXT_ENCODER) for name in names if name.startswith(_TEXT_ENCODER)}
+    frozen = _needed_at_top(inner, None) if "config.json" in inner else []
+    return sorted(_needed_at_top(names, weights) + [_TEXT_ENCODER + name for name in frozen])
+
+
+def _needed_at_top(names: Collection[str], weights: str | None) -> list[str]:
     safetensors = _weight_files("model.safetensors", names)
     model_bin = _weight_files("model.bin", names)
     pytorch_bin = _weight_files("pytorch_model.bin", names)
@@ -123,7 +131,7 @@ def needed_files(names: Collection[str], weights: str | None = None) -> list[str
         chosen = model_bin + pytorch_bin
     else:
         chosen = safetensors + [name for name in model_bin if name == "model.bin"]
-    return sorted(chosen + [name for name in names if _describes_model(name)])
+    return chosen + [name for name in names if _describes_model(name)]
 
 
 def _weight_files(name: str, names: Collection[str]) -> list[str]:
@@ -157,7 +165,8 @@ def _find_cached(model_id: str, revision: str | None, weights: str | None, *, of
     except CachedRepoTreeNotFoundError:
         if not offline:
             return None
-        sizes = {path.name: path.stat().st_size for path in folder.iterdir() if path.is_file()}
+        files = [path for path in folder.rglob("*") if path.is_file()]
+        sizes = {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
     _refuse_unsafe_names(model_id, sizes)
     needed = needed_files(sizes, weights)
     if not _holds_weights(needed) or not all((folder / name).is_file() for name in needed):
@@ -277,7 +286,7 @@ def _refuse_unsafe_names(model_id: str, names: Iterable[str]) -> None:
 
 
 def _holds_weights(names: Iterable[str]) -> bool:
-    return any(name.endswith((".safetensors", ".bin")) for name in names)
+    return any(name.endswith((".safetensors", ".bin")) and "/" not in name for name in names)
 
 
 def _check_id(model_id: str) -> None:

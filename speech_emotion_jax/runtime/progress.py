@@ -15,11 +15,21 @@ logger = logging.getLogger("speech_emotion_jax")
 
 @contextmanager
 def progress(step: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
-    """Show a step while it runs. Yields a function to call with each amount done; without `total` the bar only pulses."""
-    if not sys.stderr.isatty():
+    """Show a step while it runs. Yields a function to call with each amount done; the bar pulses without a `total`."""
+    if _on_terminal():
+        with bar(step, total) as advance:
+            yield advance
+    else:
         logger.info("%s ...", step)
         yield lambda done: None
         logger.info("%s: done", step)
+
+
+@contextmanager
+def bar(step: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
+    """The bar alone, for steps whose log lines would be too many; nothing where stderr is no terminal."""
+    if not _on_terminal():
+        yield lambda done: None
         return
     columns = (
         SpinnerColumn(),
@@ -28,6 +38,10 @@ def progress(step: str, total: int | None = None) -> Iterator[Callable[[int], No
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(step, total=total)
-        yield lambda done: bar.advance(task, done)
+    with Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=False) as shown:
+        task = shown.add_task(step, total=total)
+        yield lambda done: shown.advance(task, done)
+
+
+def _on_terminal() -> bool:
+    return sys.stderr is not None and sys.stderr.isatty()  # None under pythonw, or when it was closed by the shell

@@ -7,14 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from speech_emotion_jax.convert.layouts import wav2vec2_bert as layout
-from speech_emotion_jax.convert.rules import Layout, TensorInfo, match
 from transformers import Wav2Vec2BertConfig as TorchConfig
 from transformers import Wav2Vec2BertModel
 
 from speech_emotion_jax import EmotionPipeline
 from speech_emotion_jax.checkpoints import Request, load_checkpoint
 from speech_emotion_jax.config import Wav2Vec2BertConfig
+from speech_emotion_jax.convert.layouts import wav2vec2_bert as layout
+from speech_emotion_jax.convert.rules import Layout, TensorInfo, match
 from speech_emotion_jax.models.parameters import parameters_of
 from speech_emotion_jax.models.wav2vec2_bert import Wav2Vec2Bert
 

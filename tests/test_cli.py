@@ -1,0 +1,436 @@
+"""The command line, as a person and as a shell script meet it."""
+
+import io
+import json
+import os
+import pty
+import re
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import sysconfig
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+import speech_emotion_jax
+from speech_emotion_jax import predict_emotion
+from speech_emotion_jax.cli import chart, main
+from speech_emotion_jax.info import PACKAGES
+from speech_emotion_jax.runtime.progress import progress
+
+from .bad_input import AUDIO, CASES, CONCAT, TEXT, Case, furnish
+
+pytestmark = pytest.mark.usefixtures("compiled_once")
+
+COMMAND = Path(sysconfig.get_path("scripts")) / "speech-emotion-jax"
+
+# Options that are not called like the parameter of predict_emotion, with "-" for "_".
+OPTIONS = {
+    "audio_path": "--audio",
+    "model_config_path": "--model-config",
+    "text_encoder_id": "--text-encoder",
+    "whisper_id": "--whisper-model",
+}
+
+
+class Run(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture(autouse=True)
+def workplace(published, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with recordings and models, and caches that are empty."""
+    (tmp_path / "work").mkdir()
+    furnish(tmp_path / "work", published)
+    monkeypatch.chdir(tmp_path / "work")
+    for name in ("SPEECH_EMOTION_JAX_CACHE", "HF_HOME", "XDG_CACHE_HOME"):
+        monkeypatch.setenv(name, str(tmp_path / "caches" / name))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    return tmp_path
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _nothing_stays_loaded():
+    yield
+    speech_emotion_jax.close()
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., Run]:
+    """Runs the command line in this process."""
+
+    def run_here(*arguments: str) -> Run:
+        try:
+            code = main(list(arguments))
+        except SystemExit as left:  # argparse, after --help
+            code = int(left.code or 0)
+        printed = capsys.readouterr()
+        return Run(code, str(printed.out), str(printed.err))
+
+    return run_here
+
+
+def predict_line(arguments: dict[str, Any]) -> list[str]:
+    """The command for a call of predict_emotion."""
+    line = ["predict"]
+    for name, value in arguments.items():
+        option = OPTIONS.get(name, "--" + name.replace("_", "-"))
+        line.append(f"{option}={','.join(value) if isinstance(value, tuple) else value}")
+    return line
+
+
+def start(*arguments: str | bytes, **options: Any) -> subprocess.Popen[bytes]:
+    """Starts the installed command."""
+    streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen[bytes]([COMMAND, *arguments], **(streams | options))
+
+
+def files(folder: Path) -> set[Path]:
+    return set(folder.rglob("*"))
+
+
+# Refusals
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_bad_input_is_refused_in_one_sentence(run: Callable[..., Run], workplace: Path, case: Case):
+    before = files(workplace)
+    code, out, err = run(*predict_line(dict(case.arguments)), "--json")
+    assert (code, out) == (2, "")
+    *progress, line = err.splitlines()
+    assert not progress or case is CASES["broken tokenizer"], "a model was loaded before its input was checked"
+    assert line.startswith("speech-emotion-jax: ")
+    assert case.named in line
+    assert case.remedy in line
+    assert files(workplace) == before
+
+
+@pytest.mark.parametrize(
+    ("line", "named"),
+    [
+        ([], "VERB"),
+        (["frobnicate"], "frobnicate"),
+        (["predict", "--nope"], "--nope"),
+        (["predict", "--audio"], "--audio"),
+        (["info", "--json", "nowhere"], "nowhere"),
+        (["info", "speech.wav"], "speech.wav"),
+        (["info", "bare"], "bare"),
+        (["info", "unconfigured"], "config.json"),
+    ],
+    ids=" ".join,
+)
+def test_bad_lines_are_refused_in_one_sentence(run: Callable[..., Run], line: Sequence[str], named: str):
+    code, out, err = run(*line)
+    assert (code, out) == (2, "")
+    assert re.fullmatch(rf"speech-emotion-jax: [^\n]*{re.escape(named)}[^\n]*\n", err)
+
+
+def test_the_installed_command_refuses_like_that(workplace: Path):
+    before = files(workplace)
+    process = start("predict", "--mode=audio", "--model-id=audio-es", b"--audio=caf\xe9.wav")
+    out, err = process.communicate()
+    assert (process.returncode, out) == (2, b"")
+    assert err == rb"speech-emotion-jax: 'caf\udce9.wav' does not exist; check the path" + b"\n"
+    assert files(workplace) == before
+
+
+def test_platforms_that_jax_does_not_find_are_refused():
+    process = start("info", env=os.environ | {"JAX_PLATFORMS": "tpu"})
+    out, err = process.communicate()
+    assert (process.returncode, out) == (2, b"")
+    assert re.fullmatch(rb"speech-emotion-jax: JAX finds no device [^\n]*JAX_PLATFORMS[^\n]*\n", err)
+
+
+# Results
+
+
+def test_json_is_the_result_and_nothing_else(run: Callable[..., Run]):
+    code, out, err = run(*predict_line(AUDIO), "--json")
+    assert code == 0
+    assert out.count("\n") == 1
+    assert json.loads(out) == predict_emotion(**AUDIO)
+    assert all(re.fullmatch(r"Reading tensors: done|Reading tensors \.\.\.", line) for line in err.splitlines())
+
+
+def test_a_person_sees_bars_from_the_most_probable_down(run: Callable[..., Run]):
+    code, out, _ = run(*predict_line(AUDIO))
+    assert code == 0
+    scores = predict_emotion(**AUDIO)["scores"]
+    rows = [re.fullmatch(r" *(\w+) +([\d.]+)% ?(█*)", line) for line in out.splitlines()]
+    shown = [(row[1], float(row[2]) / 100, len(row[3])) for row in rows if row]
+    assert [label for label, _, _ in shown] == sorted(scores, key=scores.__getitem__, reverse=True)
+    for label, score, length in shown:
+        assert score == pytest.approx(scores[label], abs=0.0006)
+        assert length == round(40 * scores[label])
+
+
+def test_a_chart_of_extremes():
+    prediction: Any = {"top_label": "joy", "top_score": 1.0, "scores": {"fear": 0.0, "joy": 1.0}, "truncated": True}
+    first, second, note = chart(prediction, width=10).splitlines()
+    assert first == " joy 100.0% ██████████"
+    assert second == "fear   0.0%"
+    assert note == "(cut: only the first 160 s of audio and 512 tokens of text are scored)"
+
+
+def test_every_option_of_the_toolkit_and_ours(run: Callable[..., Run], workplace: Path):
+    (workplace / "work" / "model.json").write_text(json.dumps({"es": {"concat": "nowhere/to/be/found"}}))
+    line = predict_line(CONCAT | {"mode": "CONCAT", "language": "Es", "device": "CPU", "precision": "float32"})
+    line += predict_line({"model_config_path": "model.json", "whisper_id": "any/id", "weights": "safetensors"})[1:]
+    code, out, _ = run(*line, "--labels", "a,b, c,d,e,f", "--revision", "main", "--json")
+    assert code == 0
+    assert list(json.loads(out)["scores"]) == list("abcdef")
+
+
+def test_text_cut_at_512_tokens_is_noted(run: Callable[..., Run]):
+    code, out, err = run(*predict_line(TEXT | {"text": "qué alegría " * 300}), "--json")
+    assert code == 0
+    assert json.loads(out)["truncated"] is True
+    [note] = [line for line in err.splitlines() if not line.startswith("Reading")]
+    assert re.match(r"speech-emotion-jax: note: the text 'qué alegría .*only the first 512 are scored", note)
+
+
+def test_labels_that_are_not_named_are_noted(run: Callable[..., Run], published, workplace: Path):
+    folder = shutil.copytree(published("text", "es"), workplace / "unnamed")
+    settings = json.loads((folder / "config.json").read_text())
+    settings["id2label"] = {str(index): f"LABEL_{index}" for index in range(6)}
+    (folder / "config.json").write_text(json.dumps(settings))
+    code, out, err = run(*predict_line(TEXT | {"model_id": folder}), "--json")
+    assert code == 0
+    assert json.loads(out) == predict_emotion(**TEXT)
+    [note] = [line for line in err.splitlines() if not line.startswith("Reading")]
+    assert re.fullmatch(r"speech-emotion-jax: note: .*published order: anger, disgust, .*", note)
+
+
+def test_verbose_names_the_compilations(run: Callable[..., Run]):
+    speech_emotion_jax.close()
+    code, _, err = run(*predict_line(TEXT), "--verbose")
+    assert code == 0
+    assert re.search(r"compiling the text encoder for 1 x \d+ \(1 shapes so far\)", err)
+
+
+def test_what_stdout_cannot_encode_does_not_stop_it(monkeypatch: pytest.MonkeyPatch):
+    out = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(out, encoding="ascii"))
+    labels = "ärger,b,c,d,e,f"
+    assert main([*predict_line(TEXT), "--labels", labels]) == 0
+    assert re.search(rb"^\?rger +[\d.]+% \?+$", out.getvalue(), re.MULTILINE)
+    out.truncate(0)
+    assert main([*predict_line(TEXT), "--labels", labels, "--json"]) == 0
+    assert list(json.loads(out.getvalue().strip(b"\0"))["scores"]) == labels.split(",")
+
+
+# Streams of a real process
+
+
+def test_a_script_gets_a_result_and_plain_log_lines():
+    process = start(*predict_line(TEXT), env=os.environ | {"LC_ALL": "C", "LANG": "C"})
+    out, err = process.communicate()
+    assert process.returncode == 0, err
+    assert "█" in out.decode()
+    assert err == b"Reading tensors ...\nReading tensors: done\n"
+
+
+def test_a_terminal_gets_a_bar_and_stdout_stays_clean():
+    ours, theirs = pty.openpty()
+    process = start(*predict_line(TEXT), "--json", stderr=theirs, env=os.environ | {"TERM": "xterm"})
+    os.close(theirs)
+    shown = b""
+    try:
+        while piece := os.read(ours, 4096):
+            shown += piece
+    except OSError:  # the other end was closed
+        pass
+    out, _ = process.communicate()
+    os.close(ours)
+    assert process.returncode == 0
+    assert json.loads(out)["top_label"]
+    assert out.count(b"\n") == 1
+    assert b"\x1b[" in shown
+    for step in ("Reading tensors", "Compiling the text encoder", "━"):
+        assert step.encode() in shown
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("stderr", [Terminal(), io.StringIO(), None], ids=["terminal", "file", "closed"])
+def test_what_is_printed_during_a_step_goes_to_stdout(
+    stderr: io.StringIO | None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr(sys, "stderr", stderr)
+    with progress("Reading", 2) as advance:
+        advance(1)
+        print("result")
+    assert capsys.readouterr().out == "result\n"
+    assert not isinstance(stderr, Terminal) or "Reading" in stderr.getvalue()
+
+
+def test_a_reader_that_leaves_early_is_no_error():
+    reading, writing = os.pipe()
+    os.close(reading)
+    process = start("info", stdout=writing)
+    os.close(writing)
+    _, err = process.communicate()
+    assert (process.returncode, err) == (0, b"")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+def test_a_full_disk_is_told():
+    with open("/dev/full", "w") as full:
+        process = start("info", stdout=full)
+        _, err = process.communicate()
+    assert process.returncode == 2
+    assert re.fullmatch(rb"speech-emotion-jax: the output: No space left on device; make room[^\n]*\n", err)
+
+
+def test_closed_streams_are_no_error():
+    line = f"'{COMMAND}' info speech.wav 2>&- ; echo $? ; '{COMMAND}' info audio-es >&- ; echo $?"
+    done = subprocess.run(line, shell=True, capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("2\n0\n", "")
+
+
+def test_interrupting_leaves_no_traceback():
+    process = start(*predict_line(AUDIO))
+    assert process.stderr is not None
+    assert process.stderr.readline() == b"Reading tensors ...\n"  # now it loads, then compiles for a second
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate()
+    assert (process.returncode, out) == (130, b"")
+    assert b"Traceback" not in err
+
+
+# Start
+
+
+@pytest.mark.parametrize("line", [["--help"], ["predict", "--help"]], ids=" ".join)
+def test_help_answers_at_once(line: list[str]):
+    seconds = []
+    for _ in range(3):
+        started = time.perf_counter()
+        process = start(*line)
+        out, err = process.communicate()
+        seconds.append(time.perf_counter() - started)
+        assert (process.returncode, err) == (0, b"")
+        assert b"usage: speech-emotion-jax" in out
+    assert statistics.median(seconds) < 1.5
+
+
+def test_help_names_every_option(run: Callable[..., Run]):
+    code, out, err = run("predict", "--help")
+    assert (code, err) == (0, "")
+    ours = ["--text-encoder", "--whisper-model", "--precision", "--weights", "--labels", "--revision", "--json"]
+    toolkit = ["--audio", "--text", "--mode", "--language", "--model-id", "--model-config", "--device"]
+    assert [option for option in [*toolkit, *ours] if f"  {option}" not in out] == []
+
+
+LIGHT = """
+import sys
+import speech_emotion_jax
+from speech_emotion_jax.cli import main
+assert "predict_emotion" in dir(speech_emotion_jax)
+for line in (["--help"], ["predict", "--help"]):
+    try:
+        main(line)
+    except SystemExit:
+        pass
+assert main(["predict", "--mode"]) == 2
+heavy = {"jax", "flax", "numpy", "transformers", "torch", "soundfile", "huggingface_hub", "rich", "safetensors"}
+assert not heavy & sys.modules.keys(), heavy & sys.modules.keys()
+"""
+
+
+def test_nothing_heavy_is_imported_before_a_verb_runs():
+    done = subprocess.run([sys.executable, "-c", LIGHT], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_package_names_what_it_offers():
+    namespace: dict[str, Any] = {}
+    exec("from speech_emotion_jax import *", namespace)
+    names = set(speech_emotion_jax.__all__)
+    assert names == namespace.keys() - {"__builtins__"}
+    assert names <= set(dir(speech_emotion_jax))
+    assert {"predict_emotion", "EmotionPipeline", "close"} <= names
+    with pytest.raises(AttributeError, match="'speech_emotion_jax' has no attribute 'predict_emotions'"):
+        _ = speech_emotion_jax.predict_emotions  # pyright: ignore[reportAttributeAccessIssue]
+
+
+# info
+
+
+def test_info_of_the_installation(run: Callable[..., Run], workplace: Path):
+    code, out, err = run("info", "--json")
+    report = json.loads(out)
+    assert (code, err) == (0, "")
+    assert [line.split()[0] for line in report["versions"]] == list(PACKAGES)
+    assert "cpu:0 cpu" in report["devices"]
+    assert report["converted"] == str(workplace / "caches" / "SPEECH_EMOTION_JAX_CACHE")
+    assert report["kept there"] == []
+    code, out, err = run("info")
+    assert (code, err) == (0, "")
+    assert re.search(r"^kept there +none$", out, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("folder", "mode"),
+    [
+        ("audio-es", "audio or mean (their tensors are the same; only its author can say which)"),
+        ("concat-es", "concat"),
+        ("multihead-es", "multihead"),
+        ("text-es", "text"),
+        ("text_encoder-es", "none: no emotion checkpoint"),
+    ],
+)
+def test_info_of_a_published_folder(run: Callable[..., Run], folder: str, mode: str):
+    code, out, err = run("info", folder, "--json")
+    report = json.loads(out)
+    assert (code, err) == (0, "")
+    assert report["mode"] == mode
+    assert report["files"] == ["model.safetensors"]
+    named = "not named" if folder.startswith("text_encoder") else "anger, disgust, fear, joy, neutral, sadness"
+    assert report["labels"] == named
+
+
+@pytest.mark.parametrize("table", [["anger", "joy"], {"first": "anger"}, None])
+def test_info_of_a_folder_whose_labels_are_not_numbered(run: Callable[..., Run], workplace: Path, table: object):
+    settings = workplace / "work" / "garbled" / "config.json"
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | {"id2label": table}))
+    code, out, _ = run("info", "garbled", "--json")
+    assert code == 0
+    assert json.loads(out)["labels"] == "not named"
+
+
+def test_a_converted_folder_predicts_the_same_and_says_what_it_is(run: Callable[..., Run]):
+    options = ["--mode=concat", "--language=es", "--text-encoder=text_encoder-es"]
+    assert run("convert", "concat-es", "kept", *options)[:2] == (0, "wrote kept\n")
+    code, out, _ = run("info", "kept", "--json")
+    report = json.loads(out)
+    assert code == 0
+    assert report["mode"] == "concat"
+    assert report["language"] == "es"
+    assert report["labels"] == "anger, disgust, fear, joy, neutral, sadness"
+    assert "schema" in report["folder"]
+    for part, source in (("model", "concat-es"), ("text encoder", "text_encoder-es")):
+        assert source in report[part][0]
+        assert re.match(r"model\.safetensors sha256 [0-9a-f]{64}", report[part][1])
+
+    converted = CONCAT | {"model_id": "kept"}
+    del converted["text_encoder_id"]
+    code, out, _ = run(*predict_line(converted), "--json")
+    assert code == 0
+    assert json.loads(out) == predict_emotion(**CONCAT)
+    for change, remedy in (({"mode": "mean"}, "--mode concat"), ({"language": "en"}, "--language es")):
+        code, out, err = run(*predict_line(converted | change))
+        assert (code, out) == (2, "")
+        assert err.count("\n") == 1
+        assert remedy in err

@@ -1,0 +1,128 @@
+"""The arrows between the rooms of the house point one way: cli → verbs → pipeline → … → errors."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = "speech_emotion_jax"
+
+# From the ground up. A module may import what lies below it and, in a room, its neighbours; never across a floor.
+FLOORS = (
+    ("errors",),
+    ("registry",),
+    ("config",),
+    ("models", "inputs", "runtime"),
+    ("convert",),
+    ("checkpoints",),
+    ("pipeline",),
+    ("predict", "demo", "info"),
+    ("cli",),
+)
+FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
+
+
+def modules() -> dict[str, Path]:
+    """{name: file} of all modules; the converter is imported as speech_emotion_jax.convert."""
+    found = {}
+    for folder, package in ((ROOT / PACKAGE, PACKAGE), (ROOT / "convert", f"{PACKAGE}.convert")):
+        for path in folder.rglob("*.py"):
+            parts = path.relative_to(folder).with_suffix("").parts
+            found[".".join([package, *(part for part in parts if part != "__init__")])] = path
+    return found
+
+
+MODULES = modules()
+
+
+def imports(name: str) -> Iterator[tuple[str, bool]]:
+    """(module, whether at the top of the file) of everything that a module imports, relative names resolved.
+
+    `from package import name` counts as package.name where that is a module. Imports for type checkers don't count.
+    """
+    path = MODULES[name]
+    package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+
+    def visit(node: ast.AST, top: bool) -> Iterator[tuple[str, bool]]:
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, top) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package.split(".")[: len(package.split(".")) + 1 - node.level] if node.level else []
+            base = ".".join([*above, *filter(None, [node.module])])
+            for alias in node.names:
+                submodule = f"{base}.{alias.name}"
+                yield (submodule if submodule in MODULES else base), top
+        elif not (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"):
+            inside = top and not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+            for child in ast.iter_child_nodes(node):
+                yield from visit(child, inside)
+
+    yield from visit(ast.parse(path.read_text(encoding="utf-8")), True)
+
+
+def room(name: str) -> str:
+    return name.removeprefix(f"{PACKAGE}.").split(".")[0]
+
+
+OURS = {name: {target for target, _ in imports(name) if target in MODULES} for name in MODULES}
+
+
+def test_the_parser_sees_the_imports():
+    assert f"{PACKAGE}.predict" in OURS[f"{PACKAGE}.cli"]  # inside a function
+    assert f"{PACKAGE}.runtime.hub" in OURS[f"{PACKAGE}.checkpoints"]  # a module named by `from .runtime import hub`
+    assert f"{PACKAGE}.errors" in OURS[f"{PACKAGE}.convert.engine"]  # from beyond the package's own folder
+    assert not OURS[f"{PACKAGE}.registry"] - {f"{PACKAGE}.errors"}
+
+
+@pytest.mark.parametrize("name", sorted(MODULES.keys() - {PACKAGE}))
+def test_arrows_point_down(name: str):
+    assert room(name) in FLOOR, f"{name} has no floor in this test; add its room to FLOORS"
+    upward = {
+        target
+        for target in OURS[name]
+        if target == PACKAGE or (room(target) != room(name) and FLOOR[room(target)] >= FLOOR[room(name)])
+    }
+    assert not upward
+
+
+def test_the_package_itself_imports_nothing():
+    assert {target for target, _ in imports(PACKAGE)} == {"importlib", "typing"}
+
+
+def test_there_are_no_circles():
+    finished: set[str] = set()
+
+    def walk(name: str, path: tuple[str, ...]) -> None:
+        assert name not in path, " → ".join([*path[path.index(name) :], name])
+        if name not in finished:
+            for target in OURS[name]:
+                walk(target, (*path, name))
+            finished.add(name)
+
+    for name in MODULES:
+        walk(name, ())
+
+
+def test_torch_is_imported_by_the_reader_of_torch_files_alone_and_only_when_it_reads():
+    users = {name: top for name in MODULES for target, top in imports(name) if target.split(".")[0] == "torch"}
+    assert users == {f"{PACKAGE}.convert.sources": False}
+
+
+def test_there_is_no_junk_drawer():
+    drawers = {"utils", "util", "helpers", "common", "misc"}
+    assert not [name for name in MODULES if drawers & set(name.split("."))]
+
+
+def test_the_converter_is_installed_inside_the_package_alone(tmp_path: Path):
+    code = (
+        "from importlib.util import find_spec\n"
+        "import speech_emotion_jax.convert.engine\n"
+        "assert [name for name in ('convert', 'tests', 'scripts', 'configs') if find_spec(name)] == []\n"
+    )
+    # -I: neither the working directory nor PYTHONPATH is looked into.
+    done = subprocess.run([sys.executable, "-I", "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,201 @@
+"""`predict_emotion`: the toolkit's function, its parameters, its result, and what it refuses."""
+
+import gc
+import inspect
+import json
+import logging
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+import torch
+
+import speech_emotion_jax
+from speech_emotion_jax import InvalidInput, UnreadableInput, predict, predict_emotion
+from speech_emotion_jax.registry import LABELS, MODES
+from speech_emotion_jax.runtime.devices import select_device
+
+from .bad_input import AUDIO, CASES, RATE, TEXT, Case, furnish, noise
+from .conftest import PROBABILITY_BUDGET
+from .parity.reference import TorchOriginal
+
+pytestmark = pytest.mark.usefixtures("compiled_once")
+
+
+@pytest.fixture(autouse=True)
+def workplace(published, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with recordings and models."""
+    furnish(tmp_path, published)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _nothing_stays_loaded():
+    yield
+    speech_emotion_jax.close()
+
+
+@pytest.fixture
+def loads(caplog: pytest.LogCaptureFixture) -> Callable[[], int]:
+    """Counts the models that were loaded since the test began with none."""
+    speech_emotion_jax.close()
+    caplog.set_level(logging.INFO, "speech_emotion_jax")
+    return lambda: sum(record.getMessage() == "Reading tensors ..." for record in caplog.records)
+
+
+def test_parameters_are_those_of_the_toolkit():
+    parameters = inspect.signature(predict_emotion).parameters.values()
+    positional = {each.name: each.default for each in parameters if each.kind is each.POSITIONAL_OR_KEYWORD}
+    assert list(positional.items()) == [
+        ("audio_path", None),
+        ("text", None),
+        ("model_id", None),
+        ("mode", "text"),
+        ("language", "es"),
+        ("device", None),
+        ("model_config_path", None),
+    ]
+
+
+@pytest.mark.parametrize(("mode", "language"), [*((mode, "es") for mode in MODES), ("multihead", "en"), ("text", "en")])
+def test_result_is_that_of_the_original(published, mode: str, language: str):
+    waveform = noise(1.7, seed=1)
+    fusion = mode not in ("text", "audio")
+    encoder = published("text_encoder", language) if fusion else None
+    prediction = predict_emotion(
+        {"array": waveform, "sampling_rate": RATE},
+        "hoy estoy feliz and very sad",
+        published(mode, language),
+        mode,
+        language,
+        text_encoder_id=encoder,
+    )
+    expected = TorchOriginal(published(mode, language), mode, encoder).probabilities(
+        waveform, "hoy estoy feliz and very sad"
+    )
+
+    assert prediction.keys() == {"top_label", "top_score", "scores"}
+    scores = prediction["scores"]
+    assert tuple(scores) == LABELS[language]
+    assert all(type(score) is float for score in [prediction["top_score"], *scores.values()])
+    assert sum(scores.values()) == pytest.approx(1, abs=1e-6)
+    assert type(prediction["top_label"]) is str
+    assert prediction["top_label"] == max(scores, key=scores.__getitem__)
+    assert prediction["top_score"] == scores[prediction["top_label"]]
+    assert json.loads(json.dumps(prediction)) == prediction
+    np.testing.assert_allclose(list(scores.values()), expected, atol=PROBABILITY_BUDGET)
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_bad_input_is_refused(case: Case):
+    with pytest.raises((ValueError, OSError)) as refused:
+        predict_emotion(**case.arguments)  # pyright: ignore[reportArgumentType]
+    assert isinstance(refused.value, InvalidInput | UnreadableInput)
+    assert case.named in str(refused.value)
+    assert case.remedy in str(refused.value)
+
+
+def test_inputs_are_checked_before_a_model_is_loaded(loads: Callable[[], int]):
+    for arguments in (AUDIO | {"audio_path": "nan.wav"}, TEXT | {"text": " "}, TEXT | {"device": "tpu:9"}):
+        with pytest.raises(ValueError, match=r"nan\.wav|blank|tpu:9"):
+            predict_emotion(**arguments)
+    assert loads() == 0
+
+
+def test_what_a_mode_does_not_use_is_ignored(loads: Callable[[], int]):
+    useless = {"text_encoder_id": "models/not/here", "whisper_id": "nobody"}
+    for plain, ignored in ((TEXT, {"audio_path": "missing.wav"}), (AUDIO, {"text": " "})):
+        assert predict_emotion(**plain, **ignored, **useless) == predict_emotion(**plain)
+    assert loads() == 2
+
+
+def test_mode_and_language_may_be_in_capitals():
+    assert predict_emotion(**AUDIO | {"mode": "Audio"}, language="ES") == predict_emotion(**AUDIO)
+
+
+def test_model_json_names_the_checkpoints(workplace: Path):
+    entries = {"text": "text-es", "concat": "concat-es", "text_encoder": "models/not/here", "whisper": "any/whisper"}
+    (workplace / "model.json").write_text(json.dumps({"es": entries}))
+    assert predict_emotion(text=TEXT["text"], model_config_path="model.json") == predict_emotion(**TEXT)
+    with pytest.raises(UnreadableInput, match="models/not/here"):
+        predict_emotion("speech.wav", "hola", mode="concat", model_config_path="model.json")
+
+
+def test_all_names_of_a_device_share_one_model(loads: Callable[[], int]):
+    names: list[Any] = ["cpu", "cpu:0", "CPU", torch.device("cpu"), jax.devices("cpu")[0]]
+    predictions = [predict_emotion(**AUDIO, device=name) for name in names]
+    assert predictions == predictions[:1] * len(names)
+    assert loads() == 1
+    assert select_device() == jax.devices()[0]
+
+
+@pytest.mark.parametrize(
+    "name", ["cuda:9", "gpu:9", "tpu:9", "banana", "cpu:7", "cpu:", "", "cpu:99999999999999999999", "mps"]
+)
+def test_absent_devices_are_refused_with_a_list_of_those_there_are(name: str):
+    with pytest.raises(InvalidInput, match=rf"'{name}'.*cpu:0"):
+        select_device(name)
+
+
+def test_one_model_stays_loaded_until_another_is_wanted(loads: Callable[[], int], published):
+    english = {"text": "so happy", "model_id": published("text", "en"), "language": "en"}
+    before = live_arrays()
+    predict_emotion(**TEXT)
+    predict_emotion(**TEXT)
+    assert loads() == 1
+    [first] = map(weakref.ref, predict._loaded.values())
+    with_one_model = live_arrays()
+    assert with_one_model > before
+
+    predict_emotion(**english)
+    assert loads() == 2
+    assert len(predict._loaded) == 1
+    assert live_arrays() == with_one_model
+    assert first() is None
+
+    speech_emotion_jax.close()
+    assert live_arrays() == before
+    speech_emotion_jax.close()  # again does no harm
+    predict_emotion(**TEXT)  # and loads again
+    assert loads() == 3
+
+
+def live_arrays() -> int:
+    gc.collect()
+    return len(jax.live_arrays())
+
+
+def test_a_refusal_keeps_the_loaded_model(loads: Callable[[], int]):
+    first = predict_emotion(**TEXT)
+    with pytest.raises(InvalidInput):
+        predict_emotion(**TEXT | {"text": ""})
+    assert predict_emotion(**TEXT) == first
+    assert loads() == 1
+
+
+def test_truncation_is_told():
+    with pytest.warns(UserWarning, match="qué alegría.* the first 512 are scored"):
+        prediction = predict_emotion(**TEXT | {"text": "qué alegría " * 300})
+    assert prediction.get("truncated") is True
+    assert json.loads(json.dumps(prediction)) == prediction
+
+
+def test_a_multi_label_checkpoint_has_a_sigmoid_for_each_label(tmp_path: Path):
+    from .checkpoints import write_roberta
+
+    folder = write_roberta(tmp_path / "several", "es", problem_type="multi_label_classification")
+    scores = predict_emotion(**TEXT | {"model_id": folder})["scores"]  # pyright: ignore[reportArgumentType]
+    expected = TorchOriginal(folder, "text").probabilities(text=TEXT["text"])
+    np.testing.assert_allclose(list(scores.values()), expected, atol=PROBABILITY_BUDGET)
+    assert sum(scores.values()) != pytest.approx(1, abs=1e-3)
+
+
+def test_labels_may_be_the_checkpoints_own():
+    published = predict_emotion(**TEXT)
+    own = predict_emotion(**TEXT, labels=list("uvwxyz"))
+    assert list(own["scores"].items()) == list(zip("uvwxyz", published["scores"].values(), strict=True))
