@@ -32,6 +32,7 @@ from .published import MODEL, Published, common_dtype, layout_of
 from .rules import Matching, TensorInfo, match
 from .sources import SINGLE
 
+OVERHEAD = 2**15  # bytes on disk besides an array's own: its folders, its description, whole blocks
 METADATA = {"format": "pt"}  # as torch's users write it; transformers refuses files without
 
 
@@ -46,7 +47,7 @@ def convert(published: Published, destination: Path) -> None:
         with progress("Reading tensors", total) as advance:
             parameters = dict(published.parameters(advance))
         with progress("Writing the checkpoint"):
-            ask_for_room(folder, sum(array.nbytes for array in parameters.values()))
+            ask_for_room(folder, sum(array.nbytes + OVERHEAD for array in parameters.values()))
             save_parameters(folder, parameters)
         del parameters
         parts = {}

@@ -212,6 +212,7 @@ def _messages_on_stderr(*, verbose: bool) -> Iterator[None]:
     level, handler = logger.level, logging.StreamHandler(sys.stderr)
     logger.setLevel(logging.DEBUG if verbose else logging.INFO)
     logger.addHandler(handler)
+    logger.propagate = False  # absl, which Orbax brings, would print each line again
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("always", UserWarning)
@@ -220,6 +221,7 @@ def _messages_on_stderr(*, verbose: bool) -> Iterator[None]:
     finally:
         logger.removeHandler(handler)
         logger.setLevel(level)
+        logger.propagate = True
 
 
 def _print(result: str) -> None:

@@ -24,6 +24,8 @@ def _known_fields(cls: type, source: Mapping[str, Any]) -> dict[str, Any]:
         fits = isinstance(value, (int, float)) if expected is float else isinstance(value, expected)
         if not fits or (isinstance(value, bool) and expected is not bool):
             raise InvalidInput(f"config.json has {name} {value!r}, which is no {expected.__name__}; fetch it again")
+        if expected is int and value < (0 if name.startswith(("pad_", "left_", "right_")) else 1):
+            raise InvalidInput(f"config.json has {name} {value}, of which no model can be made; fetch it again")
     return known
 
 
@@ -136,7 +138,8 @@ class BertConfig:
                 f"config.json asks for position_embedding_type {source['position_embedding_type']!r}; "
                 "only 'absolute' is implemented"
             )
-        return cls(**_known_fields(cls, source))
+        default = {"pad_token_id": 1} if source.get("model_type") == "roberta" else {}
+        return cls(**_known_fields(cls, {**default, **source}))
 
 
 @dataclass(frozen=True)

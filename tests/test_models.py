@@ -156,10 +156,24 @@ def test_other_positions_are_refused_by_name(kind):
         Wav2Vec2BertConfig.from_json({"position_embeddings_type": kind})
 
 
-@pytest.mark.parametrize("setting", [{"hidden_size": "1024"}, {"hidden_size": 1023}, {"hidden_act": "mish"}])
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"hidden_size": "1024"},
+        {"hidden_size": 1023},
+        {"hidden_act": "mish"},
+        {"num_attention_heads": 0},
+        {"num_hidden_layers": -1},
+    ],
+)
 def test_settings_that_make_no_model(setting):
     with pytest.raises(ValueError, match=str(next(iter(setting.values())))):
         Wav2Vec2BertConfig.from_json(setting)
+
+
+def test_roberta_counts_positions_from_its_padding():
+    assert BertConfig.from_json({"model_type": "roberta", "max_position_embeddings": 514}).position_offset == 2
+    assert BertConfig.from_json({"model_type": "bert"}).position_offset == 0
 
 
 def test_other_text_encoders_are_refused_by_name():
