@@ -34,7 +34,7 @@ def present_devices() -> list[jax.Device]:
     try:
         devices = jax.devices()
     except (RuntimeError, AssertionError) as error:  # the latter for a platform whose plugin is not installed
-        reason = str(error).partition(" (")[0]
+        reason = str(error).partition(" (")[0].rstrip(".")
         raise InvalidInput(
             f"JAX finds no device ({reason or 'no plugin for the platform'}); unset JAX_PLATFORMS or name cpu in it"
         ) from error
