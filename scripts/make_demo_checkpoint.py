@@ -53,6 +53,7 @@ AUDIO = Wav2Vec2BertConfig(
 TEXT = BertConfig(num_hidden_layers=2, hidden_size=48, num_attention_heads=4, intermediate_size=96)
 PROJECTION = 48
 PADDING_VALUE = 1.0
+SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 BATCH = 32
 EPOCHS = {"text": 40, "audio": 10, "concat": 200}
 MAX_SAMPLES = 16_000 * 7
@@ -82,11 +83,9 @@ def configuration(mode: str, vocabulary: int) -> EmotionConfig:
 
 
 def write_tokenizer(folder: Path, texts: list[str]) -> int:
-    """A WordPiece tokenizer of the texts' words and, for all others, letters. Returns the size of its vocabulary."""
+    """A tokenizer of the texts' words; all others are [UNK]. Returns the size of its vocabulary."""
     words = sorted({word for text in texts for word in re.findall(r"\w+|[^\w\s]", text.lower())})
-    letters = sorted({letter for word in words for letter in word})
-    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{letter}" for letter in letters)]
-    vocabulary = list(dict.fromkeys([*pieces, *words]))
+    vocabulary = [*SPECIAL_TOKENS, *words]
     tokenizer = BertTokenizer(
         vocab={token: index for index, token in enumerate(vocabulary)},
         do_lower_case=True,
@@ -151,8 +150,12 @@ def train(config: EmotionConfig, data: Split, seed: int) -> EmotionModel:
     for _ in track(range(epochs), f"Training from {config.mode}, seed {seed}", console=Console(stderr=True)):
         for items in batches(data, rng):
             batch = inputs(data, items, config.mode)
-            if "features" in batch:  # noise keeps the small encoder from learning the few voices by heart
+            # Noise and lost words keep the small encoders from learning the few voices and sentences by heart.
+            if "features" in batch:
                 batch["features"] += 0.2 * rng.normal(size=batch["features"].shape).astype(np.float32)
+            if "ids" in batch:
+                lost = (batch["ids"] >= len(SPECIAL_TOKENS)) & (rng.random(batch["ids"].shape) < 0.3)
+                batch["ids"] = jnp.where(lost, SPECIAL_TOKENS.index("[UNK]"), batch["ids"])
             parameters, state, _ = step(parameters, state, batch, jnp.asarray(data.labels[items]))
     return nnx.merge(graph, parameters)
 
