@@ -127,8 +127,8 @@ class BertConfig:
 
     @property
     def max_tokens(self) -> int:
-        """Most tokens of one text: 512 in all published checkpoints."""
-        return self.max_position_embeddings - self.position_offset
+        """Most tokens of one text: the original cuts at 512, and an encoder may have fewer positions."""
+        return min(512, self.max_position_embeddings - self.position_offset)
 
     @classmethod
     def from_json(cls, source: Mapping[str, Any]) -> BertConfig:

@@ -176,6 +176,12 @@ def test_roberta_counts_positions_from_its_padding():
     assert BertConfig.from_json({"model_type": "bert"}).position_offset == 0
 
 
+@pytest.mark.parametrize(("positions", "tokens"), [(512, 510), (514, 512), (128, 126), (8194, 512)])
+def test_most_tokens_of_a_text(positions, tokens):
+    settings = {"model_type": "roberta", "max_position_embeddings": positions}
+    assert BertConfig.from_json(settings).max_tokens == tokens
+
+
 def test_other_text_encoders_are_refused_by_name():
     with pytest.raises(ValueError, match="electra"):
         BertConfig(model_type="electra")
