@@ -25,6 +25,7 @@ from ..runtime.checkpoint import (
     load_parameters,
     read_record,
     save_parameters,
+    umask,
     whole_folder,
 )
 from ..runtime.progress import progress
@@ -95,6 +96,7 @@ def export(folder: Path, destination: Path) -> None:
 def _save(tensors: dict[str, np.ndarray], path: Path) -> None:
     try:
         save_file(tensors, path, METADATA)
+        path.chmod(0o666 & ~umask())  # safetensors makes private files
     except SafetensorError as error:  # which a full disk is, too
         raise OSError(str(error)) from error
 

@@ -105,11 +105,8 @@ def open_request(request: Request) -> Published:
     model = _origin(request.model_id, request.revision, request.weights)
     text_encoder = None
     if mode in FUSION_MODES:
-        own = model.folder / TEXT_ENCODER
-        if request.text_encoder is None and (own / CONFIG).is_file():
-            text_encoder = Origin(own, f"{model.id}/{TEXT_ENCODER}", model.revision)
-        else:
-            text_encoder = _origin(request.text_encoder or request.registry.text_encoder_id(language), None, None)
+        read_json(model.folder / CONFIG)  # before another download for a folder that is no model
+        text_encoder = _text_encoder(model, request.text_encoder, request.registry.text_encoder_id(language))
     return open_published(
         model,
         mode,
@@ -118,6 +115,19 @@ def open_request(request: Request) -> Published:
         weights=request.weights,
         labels=request.labels,
     )
+
+
+def _text_encoder(model: Origin, asked: str | None, default: str) -> Origin:
+    """The frozen text encoder: the one asked for, else the one in the model's folder, else the language's."""
+    own = model.folder / TEXT_ENCODER
+    if asked is None and (own / CONFIG).is_file():
+        return Origin(own, f"{model.id}/{TEXT_ENCODER}", model.revision)
+    try:
+        return _origin(asked or default, None, None)
+    except UnreadableInput as error:
+        raise UnreadableInput(
+            f"the text encoder that {model.id} needs is missing: {error}; --text-encoder names another id or folder"
+        ) from error
 
 
 def _said(request: Request) -> tuple[str, str]:
@@ -205,7 +215,9 @@ def _cached(request: Request) -> Path | Published:
     except UnreadableInput as error:
         if commit is not None:
             raise
-        raise UnreadableInput(f"{error}; no conversion of it is in {cache_folder()} either") from error
+        raise UnreadableInput(
+            f"{error}; no folder has that name, and no conversion of it is in {cache_folder()}"
+        ) from error
     commits = dict.fromkeys(str(part.origin.revision) for part in published.parts.values())
     folder = home / "-".join(commit[:12] for commit in commits)
     if not is_converted(folder):

@@ -68,7 +68,7 @@ def _read(mode: str, audio: AudioSource | None, text: str | None) -> dict[str, A
     example: dict[str, Any] = {}
     if mode != "audio":
         if text is None:
-            unheard = "" if audio is None else "; transcription with Whisper is not built in yet"
+            unheard = "" if audio is None else " (transcription is not built in yet; mode audio needs none)"
             raise InvalidInput(f"mode {mode!r} needs the text that was said{unheard}: pass text (--text)")
         example["text"] = check_text(text)
     if mode != "text":

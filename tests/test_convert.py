@@ -188,6 +188,17 @@ def test_variants_of_the_audio_encoder(tmp_path: Path, overrides: dict[str, Any]
     TorchOriginal(exported, "audio")
 
 
+def test_relative_paths(published: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Orbax takes no path that starts with "..": neither to write, nor to read."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    convert(opened(published("audio", "es"), "audio"), Path("../converted"))
+    load_checkpoint(Request("../converted"), jax.devices()[0], "float32")
+    export(Path("../converted"), Path("../exported"))
+    assert_same(published("audio", "es") / WEIGHTS, tmp_path / "exported" / WEIGHTS)
+    assert (tmp_path / "exported" / WEIGHTS).stat().st_mode & 0o044  # for others to read, where the umask lets them
+
+
 # All or nothing
 
 

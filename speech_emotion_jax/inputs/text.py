@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -34,6 +35,8 @@ class TextTokenizer:
     """The checkpoint's own tokenizer; its files alone decide on case and accents."""
 
     def __init__(self, folder: Path, max_tokens: int):
+        # transformers would say that PyTorch was not found, which is as it should be.
+        os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
         from transformers import AutoTokenizer  # takes a second
 
         self.max_tokens = max_tokens

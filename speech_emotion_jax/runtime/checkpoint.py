@@ -127,7 +127,7 @@ def whole_folder(destination: Path) -> Iterator[Path]:
     except OSError as error:
         raise UnreadableInput(f"{destination} can't be made ({error.strerror or error}); name another one") from error
     try:
-        staging.chmod(0o777 & ~_umask())  # mkdtemp's folders are private
+        staging.chmod(0o777 & ~umask())  # mkdtemp's folders are private
         yield staging
         try:
             os.rename(staging, destination)
@@ -156,7 +156,7 @@ def _first_line(error: Exception) -> str:
     return (str(error) or type(error).__name__).splitlines()[0]
 
 
-def _umask() -> int:
+def umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
@@ -185,7 +185,7 @@ def save_parameters(folder: Path, parameters: dict[str, np.ndarray]) -> None:
     context.array.saving.use_compression = False
     try:
         with context, _quiet_orbax():
-            ocp.save(str(folder / WEIGHTS), _nested(parameters))
+            ocp.save(os.path.abspath(folder / WEIGHTS), _nested(parameters))
     except ValueError as error:  # Orbax hides in its text what the operating system said
         if code := re.search(r"os_error_code='(\d+)'", str(error)):
             raise OSError(int(code[1]), os.strerror(int(code[1]))) from error
@@ -210,7 +210,7 @@ def load_parameters(folder: Path, wanted: Mapping[str, jax.ShapeDtypeStruct]) ->
 
     try:
         with _quiet_orbax():
-            tree = ocp.load(str(folder / WEIGHTS), _nested(dict(wanted)))
+            tree = ocp.load(os.path.abspath(folder / WEIGHTS), _nested(dict(wanted)))  # it knows no ".."
     except jax.errors.JaxRuntimeError:  # no room on the device
         raise
     except Exception as error:  # Orbax raises this very class for a file that is missing or cut off
