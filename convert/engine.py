@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 
 import jax
@@ -13,8 +12,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from ..errors import UnreadableInput
-from ..models.parameters import parameter_shapes
 from ..runtime.checkpoint import (
+    MODEL,
     RECORD,
     TEXT_ENCODER,
     UNUSED,
@@ -29,7 +28,7 @@ from ..runtime.checkpoint import (
     whole_folder,
 )
 from ..runtime.progress import progress
-from .published import MODEL, Published, common_dtype, layout_of
+from .published import Published, Table, common_dtype, tables_of
 from .rules import Matching, TensorInfo, match
 from .sources import SINGLE
 
@@ -72,8 +71,7 @@ def export(folder: Path, destination: Path) -> None:
     DEST/model.safetensors with its configuration, and the frozen text encoder with its tokenizer in DEST/text_encoder/.
     """
     record = read_record(folder)
-    shapes = parameter_shapes(record.config)
-    matchings = {name: _matching(record, name, shapes) for name in record.parts}
+    matchings = {name: _matching(record, name, table) for name, table in tables_of(record.config).items()}
     on_host = SingleDeviceSharding(jax.devices("cpu")[0])
     wanted = {}
     for name, matching in matchings.items():
@@ -109,15 +107,9 @@ def _info(record: Record, part: str, tensor: str) -> TensorInfo:
     return TensorInfo(*record.parts[part].tensors[tensor])
 
 
-def _matching(record: Record, part: str, shapes: Mapping[str, tuple[int, ...]]) -> Matching:
+def _matching(record: Record, part: str, table: Table) -> Matching:
     tensors = {name: _info(record, part, name) for name in record.parts[part].tensors}
-    has_text_part = TEXT_ENCODER in record.parts
-    own = {
-        path: shape
-        for path, shape in shapes.items()
-        if not has_text_part or path.startswith("text_encoder.") == (part == TEXT_ENCODER)
-    }
-    matching, problems = match(layout_of(part, record.config.mode), tensors, own)
+    matching, problems = match(table.layout, tensors, table.shapes)
     if problems:
         raise UnreadableInput(f"the record lists other tensors than the model has: {'; '.join(problems)}")
     return matching

@@ -142,9 +142,9 @@ def open_source(folder: Path, weights: str | None = None) -> TensorSource:
     return source
 
 
-def open_text_encoder(folder: Path) -> TensorSource:
-    """Open the weights of a frozen text encoder: the original has transformers load it, which prefers safetensors."""
-    return open_source(folder, "safetensors" if _safetensors_files(folder) else None)
+def open_as_transformers(folder: Path, weights: str | None = None) -> TensorSource:
+    """Open the weights of what the original has transformers load: without a choice, safetensors come first."""
+    return open_source(folder, weights or ("safetensors" if _safetensors_files(folder) else None))
 
 
 def _refuse_other_weights(folder: Path, source: SafetensorsSource, path: Path) -> None:

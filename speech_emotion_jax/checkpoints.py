@@ -8,32 +8,38 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jax.sharding import SingleDeviceSharding
+from jax.sharding import Sharding, SingleDeviceSharding
 
-from .config import EmotionConfig
-from .convert.engine import convert
-from .convert.published import CONFIG, Origin, Published, open_published
+from .config import Architecture, EmotionConfig, WhisperConfig
+from .convert.cache import Wanted, cached
+from .convert.emotion import open_emotion
+from .convert.published import CONFIG, Origin, Published
 from .convert.sources import read_json
+from .convert.whisper import check_whisper, is_whisper, open_whisper
 from .errors import InvalidInput, UnreadableInput
 from .models.emotion import EmotionModel
 from .models.parameters import parameter_shapes, with_parameters
+from .models.whisper import Whisper
 from .registry import FUSION_MODES, PUBLISHED, Registry, check_language, check_mode, declared_mode
 from .runtime import hub
-from .runtime.checkpoint import TEXT_ENCODER, is_converted, load_parameters, read_record
+from .runtime.checkpoint import MODEL, TEXT_ENCODER, is_converted, load_parameters, read_record
 from .runtime.precision import check_precision, parameter_dtype
 from .runtime.progress import progress
 
 
 @dataclass(frozen=True)
 class Request:
-    """What the user asked for. `mode` and `language` may be None for a converted folder, which knows its own."""
+    """What the user asked for.
+
+    `mode` and `language` may be None for a converted folder, which knows its own; Whisper has none. `text_encoder`,
+    `labels` and `registry` are of emotion checkpoints alone.
+    """
 
     model_id: str
     mode: str | None = None
@@ -47,7 +53,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model in memory, and where its preprocessor (`folder`) and tokenizer (`text_folder`) are."""
+    """An emotion model in memory, and where its preprocessor (`folder`) and tokenizer (`text_folder`) are."""
 
     model: EmotionModel
     config: EmotionConfig
@@ -61,53 +67,145 @@ class Checkpoint:
         return float(read_json(self.folder / "preprocessor_config.json").get("padding_value", 0.0))
 
 
-def cache_folder() -> Path:
-    """Where converted hub checkpoints are kept: $SPEECH_EMOTION_JAX_CACHE, else ~/.cache/speech_emotion_jax."""
-    if folder := os.environ.get("SPEECH_EMOTION_JAX_CACHE"):
-        return Path(folder).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "speech_emotion_jax"
+@dataclass(frozen=True)
+class WhisperCheckpoint:
+    """Whisper in memory, what the user called it, and where its tokenizer and generation_config.json are."""
+
+    model: Whisper
+    config: WhisperConfig
+    folder: Path
+    name: str
 
 
 def load_checkpoint(request: Request, device: jax.Device, precision: str) -> Checkpoint:
-    """Load a model onto a device, its encoders' matrices in the given precision.
+    """Load an emotion model onto a device, its encoders' matrices in the given precision.
 
     Raises UnreadableInput for what is missing or broken and InvalidInput for what does not fit the request.
     """
     check_precision(precision)
     found = find(request)
+    config, language, folder, text_folder = _described(found)
+    assert isinstance(config, EmotionConfig)
+    assert language is not None
+    arrays = _arrays(found, config, SingleDeviceSharding(device), precision)
+    return Checkpoint(with_parameters(config, arrays), config, language, folder, text_folder)
+
+
+def load_whisper(
+    model_id: str, sharding: Sharding, precision: str, *, revision: str | None = None
+) -> WhisperCheckpoint:
+    """Load Whisper by hub id, published folder or converted folder, every parameter placed by `sharding`.
+
+    Its matrices are held in the given precision. Raises UnreadableInput for what is missing or broken and InvalidInput
+    for what is no Whisper checkpoint.
+    """
+    check_precision(precision)
+    found = find_whisper(Request(model_id, revision=revision))
+    config, _, folder, _ = _described(found)
+    assert isinstance(config, WhisperConfig)
+    model = with_parameters(config, _arrays(found, config, sharding, precision))
+    return WhisperCheckpoint(model, config, folder, model_id)
+
+
+class _Description(NamedTuple):
+    config: Architecture
+    language: str | None
+    folder: Path
+    text_folder: Path
+
+
+def _described(found: Path | Published) -> _Description:
     if isinstance(found, Path):
-        return _load_converted(found, device, precision)
-    return _load_published(found, device, precision)
+        record = read_record(found)
+        return _Description(
+            record.config, record.language, found, found / TEXT_ENCODER if TEXT_ENCODER in record.parts else found
+        )
+    folders = {name: part.origin.folder for name, part in found.parts.items()}
+    return _Description(found.config, found.language, folders[MODEL], folders.get(TEXT_ENCODER, folders[MODEL]))
+
+
+def _arrays(found: Path | Published, config: Architecture, sharding: Sharding, precision: str) -> dict[str, jax.Array]:
+    """The parameters by path, read straight to where they are to be."""
+    if isinstance(found, Path):
+        wanted = {
+            path: jax.ShapeDtypeStruct(shape, parameter_dtype(path, precision), sharding=sharding)
+            for path, shape in parameter_shapes(config).items()
+        }
+        with progress(f"Loading {found.name}"):
+            return load_parameters(found, wanted)
+    total = sum(len(part.source.tensors) for part in found.parts.values())
+    with progress("Reading tensors", total) as advance:
+        return {
+            path: jax.device_put(np.asarray(array, parameter_dtype(path, precision)), sharding)
+            for path, array in found.parameters(advance)
+        }
 
 
 def find(request: Request) -> Path | Published:
     """The converted folder that answers a request, or the published folder where there is no converted one.
 
-    A hub id is downloaded and converted into the cache where it is not there yet.
+    An emotion checkpoint is meant. A hub id is downloaded and converted into the cache where it is not there yet.
     """
+    folder = _local(request)
+    if folder is None:
+        return _cached_emotion(request)
+    if is_converted(folder):
+        _check_record(folder, request)
+        return folder
+    return _open_emotion(request)
+
+
+def find_whisper(request: Request) -> Path | Published:
+    """As `find`, for a Whisper checkpoint."""
+    folder = _local(request)
+    if folder is None:
+        return cached(Wanted(request.model_id, request.revision, "whisper"), lambda: _open_whisper(request))
+    if not is_converted(folder):
+        return open_whisper(Origin.local(folder))
+    config = read_record(folder).config
+    if not isinstance(config, WhisperConfig):
+        raise InvalidInput(
+            f"{folder} is an emotion checkpoint of mode {config.mode!r}, which does not transcribe; name a Whisper one"
+        )
+    return folder
+
+
+def _local(request: Request) -> Path | None:
+    """The folder that a request names; None for a hub id."""
     folder = Path(request.model_id)
     if folder.is_dir():
-        if is_converted(folder):
-            _check_record(folder, request)
-            return folder
-        return open_request(request)
+        return folder
     if not hub.looks_like_hub_id(request.model_id):
         kind = "is a file" if folder.exists() else "does not exist"
         raise UnreadableInput(f"{request.model_id} {kind}; name a hub id, a published folder or a converted folder")
-    return _cached(request)
+    return None
 
 
 def open_request(request: Request) -> Published:
-    """The published checkpoint of a request, hub ids downloaded."""
+    """The published checkpoint of a request, emotion's or Whisper's, hub ids downloaded."""
+    whisper = declared_mode(request.model_id) is None and is_whisper(_settings(request))
+    return _open_whisper(request) if whisper else _open_emotion(request)
+
+
+def _settings(request: Request) -> dict[str, Any]:
+    """config.json, which tells the kind of a checkpoint before its weights are downloaded."""
+    folder = _local(request)
+    return read_json(folder / CONFIG if folder else hub.download_config(request.model_id, request.revision))
+
+
+def _open_emotion(request: Request) -> Published:
+    declared = declared_mode(request.model_id)
+    if declared is None and is_whisper(_settings(request)):
+        raise _transcriber(request.model_id)
     mode, language = _said(request)
-    if (declared := declared_mode(request.model_id)) not in (None, mode):  # before anything is downloaded
+    if declared not in (None, mode):  # before anything is downloaded
         raise InvalidInput(f"{request.model_id} is a checkpoint of mode {declared!r}; use --mode {declared}")
     model = _origin(request.model_id, request.revision, request.weights)
     text_encoder = None
     if mode in FUSION_MODES:
         read_json(model.folder / CONFIG)  # before another download for a folder that is no model
         text_encoder = _text_encoder(model, request.text_encoder, request.registry.text_encoder_id(language))
-    return open_published(
+    return open_emotion(
         model,
         mode,
         language,
@@ -115,6 +213,23 @@ def open_request(request: Request) -> Published:
         weights=request.weights,
         labels=request.labels,
     )
+
+
+def _transcriber(name: str | Path) -> InvalidInput:
+    return InvalidInput(
+        f"{name} is a Whisper checkpoint, which transcribes and scores no emotions; name an emotion checkpoint, "
+        "and this one with --whisper-model"
+    )
+
+
+def _open_whisper(request: Request) -> Published:
+    names = ("mode", "language", "text_encoder", "labels")
+    if given := [f"--{name.replace('_', '-')}" for name in names if getattr(request, name) is not None]:
+        raise InvalidInput(
+            f"{request.model_id} is a Whisper checkpoint, to which {', '.join(given)} means nothing; leave it out"
+        )
+    check_whisper(request.model_id, _settings(request))
+    return open_whisper(_origin(request.model_id, request.revision, request.weights), request.weights)
 
 
 def _text_encoder(model: Origin, asked: str | None, default: str) -> Origin:
@@ -151,6 +266,8 @@ def _origin(name: str, revision: str | None, weights: str | None) -> Origin:
 
 def _check_record(folder: Path, request: Request) -> None:
     record = read_record(folder)
+    if not isinstance(record.config, EmotionConfig):
+        raise _transcriber(folder)
     mode, language = record.config.mode, record.language
     if request.mode is not None and check_mode(request.mode) != mode:
         raise InvalidInput(f"{folder} is a checkpoint of mode {mode!r}; use --mode {mode}")
@@ -165,87 +282,16 @@ def _check_record(folder: Path, request: Request) -> None:
         )
 
 
-def _load_converted(folder: Path, device: jax.Device, precision: str) -> Checkpoint:
-    record = read_record(folder)
-    sharding = SingleDeviceSharding(device)
-    wanted = {
-        path: jax.ShapeDtypeStruct(shape, parameter_dtype(path, precision), sharding=sharding)
-        for path, shape in parameter_shapes(record.config).items()
-    }
-    with progress(f"Loading {folder.name}"):
-        model = with_parameters(record.config, load_parameters(folder, wanted))
-    text_folder = folder / TEXT_ENCODER if TEXT_ENCODER in record.parts else folder
-    return Checkpoint(model, record.config, record.language, folder, text_folder)
-
-
-def _load_published(published: Published, device: jax.Device, precision: str) -> Checkpoint:
-    total = sum(len(part.source.tensors) for part in published.parts.values())
-    arrays = {}
-    with progress("Reading tensors", total) as advance:
-        for path, array in published.parameters(advance):
-            arrays[path] = jax.device_put(np.asarray(array, parameter_dtype(path, precision)), device)
-    folders = {name: part.origin.folder for name, part in published.parts.items()}
-    model = with_parameters(published.config, arrays)
-    folder = folders["model"]
-    return Checkpoint(model, published.config, published.language, folder, folders.get(TEXT_ENCODER, folder))
-
-
-def _cached(request: Request) -> Path | Published:
-    """The converted form of a hub checkpoint, made if it is not in the cache."""
+def _cached_emotion(request: Request) -> Path | Published:
     mode, language = _said(request)
     text_encoder = None
     if mode in FUSION_MODES:
         text_encoder = request.text_encoder or request.registry.text_encoder_id(language)
         if Path(text_encoder).is_dir():
-            return open_request(request)  # a local folder may change, and is not kept
+            return _open_emotion(request)  # a local folder may change, and is not kept
     settings = [mode, language, text_encoder, request.weights, request.labels]
-    settings_key = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:12]
-    home = cache_folder() / f"{request.model_id.replace('/', '--')}-{mode}-{language}-{settings_key}"
-    # Which folder answered last for this revision, for when the hub can't be reached.
-    last = home / f"{(request.revision or 'main').replace('/', '--')}.txt"
-    commit = hub.current_revision(request.model_id, request.revision)
-    if commit is None:
-        if last.is_file() and is_converted(folder := home / last.read_text()):
-            return folder
-    elif (folder := _kept(home, commit, text_encoder, request)) is not None:
-        _remember(folder, last)
-        return folder
-    try:
-        published = open_request(request)
-    except UnreadableInput as error:
-        if commit is not None:
-            raise
-        raise UnreadableInput(
-            f"{error}; no folder has that name, and no conversion of it is in {cache_folder()}"
-        ) from error
-    commits = dict.fromkeys(str(part.origin.revision) for part in published.parts.values())
-    folder = home / "-".join(commit[:12] for commit in commits)
-    if not is_converted(folder):
-        try:
-            convert(published, folder)
-        except InvalidInput:
-            if not is_converted(folder):  # else another process was quicker, with the same result
-                raise
-    _remember(folder, last)
-    return folder
-
-
-def _kept(home: Path, commit: str, text_encoder: str | None, request: Request) -> Path | None:
-    """The conversion of a commit and of the text encoder's newest: any one, where the hub does not tell.
-
-    A folder is called "commit" where the repository holds all there is, else "commit-text encoder's commit".
-    """
-    pattern = "-*" if request.text_encoder else "*"
-    kept = [folder for folder in home.glob(commit[:12] + pattern) if is_converted(folder)]
-    if text_encoder is not None and any("-" in folder.name for folder in kept):
-        newest = hub.current_revision(text_encoder) or ""
-        kept = [folder for folder in kept if folder.name.endswith(newest[:12])]
-    return max(kept, key=lambda folder: folder.stat().st_mtime, default=None)
-
-
-def _remember(folder: Path, last: Path) -> None:
-    with suppress(OSError):  # a shared cache may be read-only
-        if not last.is_file() or last.read_text() != folder.name:
-            partial = last.with_name(f"{last.name}.{os.getpid()}")
-            partial.write_text(folder.name)
-            partial.replace(last)
+    key = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:12]
+    wanted = Wanted(
+        request.model_id, request.revision, f"{mode}-{language}-{key}", text_encoder, request.text_encoder is None
+    )
+    return cached(wanted, lambda: _open_emotion(request))

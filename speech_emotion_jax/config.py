@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, ClassVar
 
 from .errors import InvalidInput
 from .registry import LABELS, check_language, check_mode
@@ -29,10 +29,10 @@ def _known_fields(cls: type, source: Mapping[str, Any]) -> dict[str, Any]:
     return known
 
 
-def _check_layers(config: Wav2Vec2BertConfig | BertConfig, *activations: str) -> None:
-    if config.hidden_size % config.num_attention_heads:
+def _check_layers(width: int, heads: int, *activations: str) -> None:
+    if width % heads:
         raise InvalidInput(
-            f"hidden_size {config.hidden_size} is no multiple of num_attention_heads {config.num_attention_heads}"
+            f"config.json has a width of {width}, which {heads} attention heads can't share; fetch it again"
         )
     for activation in activations:
         if activation not in ACTIVATIONS:
@@ -69,7 +69,7 @@ class Wav2Vec2BertConfig:
                 f"config.json asks for position_embeddings_type {self.position_embeddings_type!r}; "
                 "only 'relative_key', which the published checkpoints use, is implemented"
             )
-        _check_layers(self, self.hidden_act, self.adapter_act)
+        _check_layers(self.hidden_size, self.num_attention_heads, self.hidden_act, self.adapter_act)
         if self.add_adapter and self.use_weighted_layer_sum:
             raise InvalidInput(
                 "config.json asks for add_adapter and use_weighted_layer_sum together: the weighted sum is taken "
@@ -118,7 +118,7 @@ class BertConfig:
                 f"the text encoder's config.json says model_type {self.model_type!r}; "
                 "'bert' and 'roberta' are implemented"
             )
-        _check_layers(self, self.hidden_act)
+        _check_layers(self.hidden_size, self.num_attention_heads, self.hidden_act)
 
     @property
     def position_offset(self) -> int:
@@ -145,6 +145,8 @@ class BertConfig:
 @dataclass(frozen=True)
 class EmotionConfig:
     """A whole emotion model: which encoders, how they are fused, how wide the head is, and what its outputs mean."""
+
+    kind: ClassVar[str] = "emotion"
 
     mode: str
     labels: tuple[str, ...]
@@ -199,3 +201,93 @@ class EmotionConfig:
             projection_width=None if audio is None else width,
             head_width=2 * width if mode == "concat" else width,
         )
+
+    @classmethod
+    def from_record(cls, fields: Mapping[str, Any]) -> EmotionConfig:
+        """From its fields, as `dataclasses.asdict` and JSON leave them."""
+        audio, text = fields["audio"], fields["text"]
+        parts = {"audio": audio and Wav2Vec2BertConfig(**audio), "text": text and BertConfig(**text)}
+        return cls(**{**fields, **parts, "labels": tuple(fields["labels"])})
+
+
+@dataclass(frozen=True)
+class WhisperConfig:
+    """Whisper, the transcriber; field names are those of its config.json, defaults those of whisper-base."""
+
+    kind: ClassVar[str] = "whisper"
+
+    vocab_size: int = 51865
+    num_mel_bins: int = 80
+    d_model: int = 512
+    encoder_layers: int = 6
+    encoder_attention_heads: int = 8
+    encoder_ffn_dim: int = 2048
+    decoder_layers: int = 6
+    decoder_attention_heads: int = 8
+    decoder_ffn_dim: int = 2048
+    max_source_positions: int = 1500
+    max_target_positions: int = 448
+    activation_function: str = "gelu"
+
+    def __post_init__(self) -> None:
+        _check_layers(self.d_model, self.encoder_attention_heads, self.activation_function)
+        _check_layers(self.d_model, self.decoder_attention_heads)
+
+    @classmethod
+    def openai(cls, size: str) -> WhisperConfig:
+        """The architecture of one of OpenAI's checkpoints: "tiny", "base.en", ..., "large-v3-turbo"."""
+        if size not in WHISPER_SIZES:
+            raise InvalidInput(f"the Whisper size {size!r} is unknown; choose {', '.join(WHISPER_SIZES)}")
+        return WHISPER_SIZES[size]
+
+    @classmethod
+    def from_json(cls, source: Mapping[str, Any]) -> WhisperConfig:
+        """Read the fields of a published config.json. Raises InvalidInput for what is no Whisper."""
+        if source.get("model_type") != "whisper":
+            raise InvalidInput(f"config.json is of model_type {source.get('model_type')!r} where 'whisper' is needed")
+        if not source.get("tie_word_embeddings", True):
+            raise InvalidInput(
+                "config.json unties the output from the token embedding; only tied checkpoints, as OpenAI's are, "
+                "are implemented"
+            )
+        return cls(**_known_fields(cls, source))
+
+    @classmethod
+    def from_record(cls, fields: Mapping[str, Any]) -> WhisperConfig:
+        """From its fields, as `dataclasses.asdict` and JSON leave them."""
+        return cls(**fields)
+
+
+def _whisper(
+    width: int, layers: int, *, decoder_layers: int | None = None, mels: int = 80, vocabulary: int = 51865
+) -> WhisperConfig:
+    return WhisperConfig(
+        vocab_size=vocabulary,
+        num_mel_bins=mels,
+        d_model=width,
+        encoder_layers=layers,
+        encoder_attention_heads=width // 64,
+        encoder_ffn_dim=4 * width,
+        decoder_layers=decoder_layers or layers,
+        decoder_attention_heads=width // 64,
+        decoder_ffn_dim=4 * width,
+    )
+
+
+# Radford et al. 2022, table 1; the English-only vocabulary has one token less, that of large-v3 one language more.
+WHISPER_SIZES: Mapping[str, WhisperConfig] = {
+    "tiny": _whisper(384, 4),
+    "tiny.en": _whisper(384, 4, vocabulary=51864),
+    "base": _whisper(512, 6),
+    "base.en": _whisper(512, 6, vocabulary=51864),
+    "small": _whisper(768, 12),
+    "small.en": _whisper(768, 12, vocabulary=51864),
+    "medium": _whisper(1024, 24),
+    "medium.en": _whisper(1024, 24, vocabulary=51864),
+    "large": _whisper(1280, 32),
+    "large-v2": _whisper(1280, 32),
+    "large-v3": _whisper(1280, 32, mels=128, vocabulary=51866),
+    "large-v3-turbo": _whisper(1280, 32, decoder_layers=4, mels=128, vocabulary=51866),
+}
+
+Architecture = EmotionConfig | WhisperConfig

@@ -6,10 +6,14 @@ import platform
 from importlib.metadata import version
 from math import prod
 from pathlib import Path
+from typing import Any
 
-from .checkpoints import cache_folder
-from .convert.published import CONFIG, fitting_modes
-from .convert.sources import open_source, read_json
+from .config import WHISPER_SIZES, Architecture, WhisperConfig
+from .convert.cache import cache_folder
+from .convert.emotion import fitting_modes
+from .convert.published import CONFIG
+from .convert.sources import TensorSource, open_as_transformers, open_source, read_json
+from .convert.whisper import GENERATION, is_whisper
 from .errors import UnreadableInput
 from .models.parameters import parameter_shapes
 from .runtime.checkpoint import is_converted, read_record
@@ -45,14 +49,13 @@ def describe_checkpoint(folder: Path) -> Report:
 
 def _converted(folder: Path) -> Report:
     record = read_record(folder)
-    count = sum(prod(shape) for shape in parameter_shapes(record.config).values())
-    report: Report = {
-        "folder": f"{folder} (converted, schema {record.schema})",
-        "mode": record.config.mode,
-        "language": record.language,
-        "labels": ", ".join(record.config.labels),
-        "parameters": f"{count:,}",
-    }
+    config = record.config
+    report: Report = {"folder": f"{folder} (converted, schema {record.schema})"}
+    if isinstance(config, WhisperConfig):
+        report |= _whisper(folder, config)
+    else:
+        report |= {"mode": config.mode, "language": str(record.language), "labels": ", ".join(config.labels)}
+    report["parameters"] = f"{_count(config):,}"
     for name, part in record.parts.items():
         report[name.replace("_", " ")] = [
             f"{part.id}, revision {part.revision or 'unknown (a local folder)'}, {len(part.tensors)} tensors",
@@ -62,20 +65,52 @@ def _converted(folder: Path) -> Report:
 
 
 def _published(folder: Path) -> Report:
-    source = open_source(folder)
     settings = read_json(folder / CONFIG)
+    report: Report = {"folder": f"{folder} (published layout)"}
+    if is_whisper(settings):
+        config = WhisperConfig.from_json(settings)
+        source = open_as_transformers(folder)
+        report |= _whisper(folder, config)
+        report["parameters"] = f"{_count(config):,}"
+    else:
+        source = open_source(folder)
+        report |= _emotion(settings, source)
+    return report | {"tensors": str(len(source.tensors)), "files": [path.name for path in source.files]}
+
+
+def _emotion(settings: dict[str, Any], source: TensorSource) -> Report:
     modes = fitting_modes(source.tensors)
     named = " or ".join(modes) if modes else "none: no emotion checkpoint"
     if len(modes) > 1:
         named += " (their tensors are the same; only its author can say which)"
     return {
-        "folder": f"{folder} (published layout)",
         "mode": named,
         "labels": ", ".join(_named_labels(settings.get("id2label"))) or "not named",
         "parameters": f"{sum(prod(info.shape) for info in source.tensors.values()):,}",
-        "tensors": str(len(source.tensors)),
-        "files": [path.name for path in source.files],
     }
+
+
+def _whisper(folder: Path, config: WhisperConfig) -> Report:
+    sizes = [name for name, size in WHISPER_SIZES.items() if size == config]
+    layers = f"{config.encoder_layers} + {config.decoder_layers} layers, {config.d_model} wide"
+    return {
+        "kind": "Whisper, a transcriber",
+        "size": f"{' or '.join(sizes) or 'none of the published ones'} ({layers})",
+        "languages": _languages(folder),
+        "mel bins": str(config.num_mel_bins),
+    }
+
+
+def _languages(folder: Path) -> str:
+    """How many languages generation_config.json names."""
+    settings = read_json(folder / GENERATION) if (folder / GENERATION).is_file() else {}
+    if isinstance(languages := settings.get("lang_to_id"), dict):
+        return str(len(languages))
+    return "1, English" if settings.get("is_multilingual") is False else f"not named in {GENERATION}"
+
+
+def _count(config: Architecture) -> int:
+    return sum(map(prod, parameter_shapes(config).values()))
 
 
 def _named_labels(table: object) -> list[str]:

@@ -64,6 +64,7 @@ CASES = {
     "missing encoder": Case(CONCAT | {"text_encoder_id": "models/not/here"}, "models/not/here", "check the path"),
     "model is a file": Case(AUDIO | {"model_id": "speech.wav"}, "speech.wav", "name a hub id"),
     "model without weights": Case(AUDIO | {"model_id": "bare"}, "bare", "name a published folder"),
+    "model without files": Case(AUDIO | {"model_id": "vacant"}, "vacant", "whole model folder"),
     "model without config": Case(AUDIO | {"model_id": "unconfigured"}, "config.json", "whole model folder"),
     "model without tokenizer": Case(TEXT | {"model_id": "wordless"}, "wordless", "fetch the whole folder"),
     "broken tokenizer": Case(TEXT | {"model_id": "garbled"}, "garbled", "fetch the whole folder"),
@@ -86,7 +87,8 @@ def furnish(folder: Path, published: Callable[[str, str], Path]) -> None:
     models = [(mode, "es") for mode in ("text", "audio", "concat", "multihead", "text_encoder")]
     for mode, language in [*models, ("audio", "en")]:
         (folder / f"{mode}-{language}").symlink_to(published(mode, language))
-    (folder / "bare").mkdir()
+    (folder / "vacant").mkdir()
+    shutil.copytree(published("audio", "es"), folder / "bare", ignore=shutil.ignore_patterns("*.safetensors"))
     shutil.copytree(published("audio", "es"), folder / "unconfigured", ignore=shutil.ignore_patterns("config.json"))
     vocabularies = shutil.ignore_patterns("tokenizer.json", "vocab*", "merges.txt")
     shutil.copytree(published("text", "es"), folder / "wordless", ignore=vocabularies)

@@ -23,6 +23,7 @@ from transformers import (
     BertConfig,
     BertForPreTraining,
     BertTokenizer,
+    GenerationConfig,
     PreTrainedTokenizerFast,
     RobertaConfig,
     RobertaForSequenceClassification,
@@ -30,6 +31,10 @@ from transformers import (
     SeamlessM4TFeatureExtractor,
     Wav2Vec2BertConfig,
     Wav2Vec2BertModel,
+    WhisperConfig,
+    WhisperFeatureExtractor,
+    WhisperForConditionalGeneration,
+    WhisperTokenizer,
 )
 
 Shapes = dict[str, tuple[int, ...]]
@@ -192,6 +197,75 @@ def write_roberta(
     return folder
 
 
+WHISPER_LANGUAGES = ("en", "es", "fr")
+WHISPER_TIMESTAMPS = 1501  # 0.00 to 30.00 s; the tokenizer does not hold them
+
+
+def write_whisper(
+    folder: Path,
+    *,
+    seed: int = 0,
+    dtype: str = "float32",
+    prefix: str = "model.",
+    shards: int = 1,
+    config_overrides: dict[str, Any] | None = None,
+) -> Path:
+    """Writes a multilingual Whisper of three languages with all its files and returns its folder.
+
+    Without the `prefix` the names are those of transformers' bare WhisperModel; a seed stands for the same weights.
+    """
+    vocabulary, merges = byte_level_vocabulary()
+    special = ["endoftext", "startoftranscript", *WHISPER_LANGUAGES, "translate", "transcribe"]
+    special += ["startoflm", "startofprev", "nospeech", "notimestamps"]
+    ids = {f"<|{name}|>": len(vocabulary) + index for index, name in enumerate(special)}
+    end, start = ids["<|endoftext|>"], ids["<|startoftranscript|>"]
+    ends = {"bos_token_id": end, "eos_token_id": end, "pad_token_id": end, "decoder_start_token_id": start}
+    # The widths of encoder and decoder differ where they can.
+    values = {
+        "vocab_size": len(vocabulary) + len(ids) + WHISPER_TIMESTAMPS,
+        "d_model": 32,
+        "encoder_layers": 2,
+        "encoder_attention_heads": 4,
+        "encoder_ffn_dim": 72,
+        "decoder_layers": 3,
+        "decoder_attention_heads": 2,
+        "decoder_ffn_dim": 56,
+        "suppress_tokens": [],
+        "begin_suppress_tokens": [],
+        "architectures": ["WhisperForConditionalGeneration"],
+        "dtype": dtype,
+    }
+    config = WhisperConfig(**(values | ends | (config_overrides or {})))
+    with torch.device("meta"):
+        shapes = shapes_of(WhisperForConditionalGeneration(config))
+    del shapes["proj_out.weight"]  # tied to the token embedding, and not in the published files
+    tensors = {
+        prefix + name.removeprefix("model."): tensor for name, tensor in random_tensors(shapes, seed, dtype).items()
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    config.save_pretrained(folder)
+    WhisperFeatureExtractor(feature_size=config.num_mel_bins).save_pretrained(folder)
+    GenerationConfig(
+        is_multilingual=True,
+        lang_to_id={f"<|{language}|>": ids[f"<|{language}|>"] for language in WHISPER_LANGUAGES},
+        task_to_id={task: ids[f"<|{task}|>"] for task in ("transcribe", "translate")},
+        no_timestamps_token_id=ids["<|notimestamps|>"],
+        prev_sot_token_id=ids["<|startofprev|>"],
+        alignment_heads=[[1, 0], [2, 1]],
+        max_length=448,
+        **ends,
+    ).save_pretrained(folder)
+    tokenizer = WhisperTokenizer(
+        vocab={token: index for index, token in enumerate([*vocabulary, *ids])},
+        merges=merges,
+        additional_special_tokens=list(ids),
+        **dict.fromkeys(("bos_token", "eos_token", "pad_token", "unk_token"), "<|endoftext|>"),
+    )
+    save_tokenizer(folder, tokenizer)
+    save_weights(folder, tensors, shards)
+    return folder
+
+
 # Configurations and shapes
 
 
@@ -327,12 +401,17 @@ def bert_vocabulary(language: str, size: int) -> list[str]:
 
 
 def roberta_vocabulary(size: int) -> tuple[list[str], list[tuple[str, str]]]:
-    """A byte-level BPE vocabulary and its merges, which spell the words above from left to right."""
+    """A byte-level BPE vocabulary with RoBERTa's special tokens, and its merges."""
+    tokens, merges = byte_level_vocabulary()
+    return [*filled(["<s>", "<pad>", "</s>", "<unk>", *tokens], size - 1, "madeupword{:04d}"), "<mask>"], merges
+
+
+def byte_level_vocabulary() -> tuple[list[str], list[tuple[str, str]]]:
+    """All bytes and their merges, which spell the words above from left to right."""
     byte_level = ByteLevel(add_prefix_space=True)
     spelt = [byte_level.pre_tokenize_str(word)[0][0] for word in WORDS]
     merges = list(dict.fromkeys((word[:i], word[i]) for word in spelt for i in range(1, len(word))))
-    tokens = ["<s>", "<pad>", "</s>", "<unk>", *sorted(ByteLevel.alphabet()), *("".join(pair) for pair in merges)]
-    return [*filled(tokens, size - 1, "madeupword{:04d}"), "<mask>"], merges
+    return [*sorted(ByteLevel.alphabet()), *("".join(pair) for pair in merges)], merges
 
 
 def filled(tokens: list[str], size: int, filler: str) -> list[str]:

@@ -7,7 +7,9 @@ from jaxtyping import install_import_hook
 
 install_import_hook("speech_emotion_jax", "beartype.beartype")  # before the package is imported
 
+import shutil  # noqa: E402
 from collections.abc import Iterator  # noqa: E402
+from pathlib import Path  # noqa: E402
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
@@ -45,6 +47,24 @@ def published(tmp_path_factory: pytest.TempPathFactory):
         return made[mode, language]
 
     return folder
+
+
+@pytest.fixture(scope="session")
+def whisper_tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny random Whisper in the published layout; its tokenizer works."""
+    from .checkpoints import write_whisper
+
+    return write_whisper(tmp_path_factory.mktemp("whisper") / "tiny", seed=6)
+
+
+@pytest.fixture(scope="session")
+def whisper_base(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The real multilingual whisper-base in the published layout."""
+    from scripts.whisper_base import make_whisper_base
+
+    folder = make_whisper_base(tmp_path_factory.mktemp("whisper") / "base")
+    yield folder
+    shutil.rmtree(folder)  # 290 MB
 
 
 @pytest.fixture(scope="module")

@@ -15,12 +15,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from speech_emotion_jax import EmotionPipeline
+from speech_emotion_jax.convert.emotion import open_emotion
 from speech_emotion_jax.convert.engine import convert, export
-from speech_emotion_jax.convert.published import (
-    Origin,
-    Published,
-    open_published,
-)
+from speech_emotion_jax.convert.published import Origin, Published
 from speech_emotion_jax.errors import InvalidInput
 
 Folders = Callable[[str, str], Path]
@@ -33,7 +30,7 @@ EXAMPLE = {"audio": CLIP, "text": "¡Qué alegría, no me lo puedo creer!"}
 
 def opened(model: Path, mode: str, language: str = "es", text: Path | None = None, **options: Any) -> Published:
     text_encoder = None if text is None else Origin.local(text)
-    return open_published(Origin.local(model), mode, language, text_encoder=text_encoder, **options)
+    return open_emotion(Origin.local(model), mode, language, text_encoder=text_encoder, **options)
 
 
 def refusal(act: Callable[[], object], error: type[Exception] = InvalidInput) -> str:

@@ -23,7 +23,7 @@ from speech_emotion_jax.convert.layouts import bert, fusion, roberta
 from speech_emotion_jax.convert.published import (
     MODEL,
     TEXT_ENCODER,
-    layout_of,
+    tables_of,
 )
 from speech_emotion_jax.convert.rules import Layout, Rule, TensorInfo, Unused, match
 from speech_emotion_jax.errors import InvalidInput
@@ -271,11 +271,13 @@ def published_shapes(mode: str, language: str) -> Mapping[str, tuple[int, ...]]:
 @pytest.mark.parametrize("language", LANGUAGES)
 @pytest.mark.parametrize("mode", MODES)
 def test_every_parameter_has_one_rule(mode: str, language: str) -> None:
-    parts = (MODEL, TEXT_ENCODER) if mode in FUSION_MODES else (MODEL,)
-    targets = Counter(rule.target for part in parts for rule in layout_of(part, mode).rules)
-    assert {path: targets[path] for path in published_shapes(mode, language)} == dict.fromkeys(
-        published_shapes(mode, language), 1
-    )
+    tables = tables_of(EmotionConfig.published(language, mode))
+    assert tables.keys() == ({MODEL, TEXT_ENCODER} if mode in FUSION_MODES else {MODEL})
+    for table in tables.values():
+        targets = Counter(rule.target for rule in table.layout.rules)
+        assert {path: targets[path] for path in table.shapes} == dict.fromkeys(table.shapes, 1)
+    paths = [path for table in tables.values() for path in table.shapes]
+    assert Counter(paths) == Counter(published_shapes(mode, language).keys())
 
 
 def test_every_rule_has_a_parameter() -> None:
@@ -304,8 +306,9 @@ def test_full_size_audio_checkpoints(mode: str, language: str, tensors: int, mil
     shapes = audio_shapes(audio_config(mode, language, FULL), mode, 768)
     assert len(shapes) == tensors
     assert sum(map(prod, shapes.values())) / 1e6 == pytest.approx(millions, abs=0.02)
-    own = {path: s for path, s in published_shapes(mode, language).items() if not path.startswith("text_encoder.")}
-    matching, problems = match(layout_of(MODEL, mode), {n: TensorInfo("F32", s) for n, s in shapes.items()}, own)
+    table = tables_of(EmotionConfig.published(language, mode))[MODEL]
+    infos = {name: TensorInfo("F32", shape) for name, shape in shapes.items()}
+    matching, problems = match(table.layout, infos, table.shapes)
     assert problems == []
     assert matching.unused.keys() == UNUSED
 
@@ -323,12 +326,9 @@ def test_full_size_text_models(language: str) -> None:
             )
         )
         encoder = BertModel(BertConfig(vocab_size=31002 if language == "es" else 30522))
-    frozen = {path: s for path, s in published_shapes("mean", language).items() if path.startswith("text_encoder.")}
-    for part, mode, model, parameters in (
-        (MODEL, "text", classifier, published_shapes("text", language)),
-        (TEXT_ENCODER, "mean", encoder, frozen),
-    ):
+    for part, mode, model in ((MODEL, "text", classifier), (TEXT_ENCODER, "mean", encoder)):
         infos = {name: TensorInfo("F32", shape) for name, shape in shapes_of(model).items()}
-        matching, problems = match(layout_of(part, mode), infos, parameters)
+        table = tables_of(EmotionConfig.published(language, mode))[part]
+        matching, problems = match(table.layout, infos, table.shapes)
         assert problems == []
         assert all("pooler" in name for name in matching.unused)

@@ -16,7 +16,8 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from speech_emotion_jax import close, predict_emotion
-from speech_emotion_jax.checkpoints import Request, cache_folder, find, load_checkpoint, open_request
+from speech_emotion_jax.checkpoints import Request, find, load_checkpoint, open_request
+from speech_emotion_jax.convert.cache import cache_folder
 from speech_emotion_jax.convert.engine import convert, export
 from speech_emotion_jax.convert.published import MODEL, TEXT_ENCODER
 from speech_emotion_jax.errors import InvalidInput, UnreadableInput

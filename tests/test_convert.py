@@ -273,7 +273,8 @@ KILLED = """
 import os, re, signal, sys
 from pathlib import Path
 from speech_emotion_jax.convert.engine import convert
-from speech_emotion_jax.convert.published import Origin, open_published
+from speech_emotion_jax.convert.emotion import open_emotion
+from speech_emotion_jax.convert.published import Origin
 
 model, *points = sys.argv[1:]
 for index, point in enumerate(points):
@@ -282,7 +283,7 @@ for index, point in enumerate(points):
             if re.match(point, f"{event} {details[0] if details else None}"):
                 os.kill(os.getpid(), signal.SIGKILL)
 
-        published = open_published(Origin.local(Path(model)), "audio", "es")
+        published = open_emotion(Origin.local(Path(model)), "audio", "es")
         sys.addaudithook(watch)
         convert(published, Path(str(index), "converted"))
         os._exit(0)

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from speech_emotion_jax.cli import main
-from speech_emotion_jax.convert.published import Origin, open_published
+from speech_emotion_jax.convert.emotion import open_emotion
+from speech_emotion_jax.convert.published import Origin
 from speech_emotion_jax.demo import NOTICE, run_demo
 from speech_emotion_jax.registry import LABELS
 
@@ -21,7 +22,7 @@ def test_it_is_small():
 def test_the_checkpoint_is_laid_out_as_the_published_ones():
     origin = Origin.local(FOLDER / "checkpoint")
     text = Origin.local(FOLDER / "checkpoint" / "text_encoder")
-    published = open_published(origin, "concat", "es", text_encoder=text)
+    published = open_emotion(origin, "concat", "es", text_encoder=text)
     assert published.config.labels == LABELS["es"]
     assert {"classifier.layernorm.weight", "wav2vec2_bert.masked_spec_embed"} <= set(
         published.parts["model"].matching.unused

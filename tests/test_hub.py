@@ -19,7 +19,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from speech_emotion_jax.errors import InvalidInput, UnreadableInput
-from speech_emotion_jax.runtime.hub import Snapshot, current_revision, download, looks_like_hub_id, needed_files
+from speech_emotion_jax.runtime.hub import (
+    Snapshot,
+    current_revision,
+    download,
+    download_config,
+    looks_like_hub_id,
+    needed_files,
+)
 
 from .loopback_hub import Fault, LoopbackHub, hub_environment, loopback_hub
 
@@ -98,6 +105,12 @@ def refusal(
             "pytorch_model-00001-of-00001.bin pytorch_model.bin.index.json",
         ),
         ("model.safetensors model-00001-of-00001.bin model.bin.index.json", None, "model.safetensors"),
+        (
+            "model.safetensors model.fp32-00001-of-00002.safetensors model.safetensors.index.fp32.json "
+            "generation_config.json normalizer.json",
+            None,
+            "generation_config.json model.safetensors normalizer.json",
+        ),
         ("model.safetensors.index.json", None, ""),
         ("config.json vocab.json merges.txt spiece.model", None, "config.json merges.txt spiece.model vocab.json"),
         ("preprocessor_config.json notes.txt trainer_state.json all_results.json", None, "preprocessor_config.json"),
@@ -257,6 +270,41 @@ def test_a_folder_that_another_program_filled_is_completed(hub: LoopbackHub) -> 
     hf_hub_download(ID, "model.safetensors")
     hf_hub_download(ID, "config.json")
     assert set(contents(download(ID, revision))) == {*NEEDED, "model.bin"}
+
+
+# config.json alone
+
+
+def test_config_json_is_fetched_alone_and_told_without_the_hub(hub: LoopbackHub) -> None:
+    path = download_config(ID)
+    assert path.read_bytes() == MODEL["config.json"]
+    assert hub.files_sent() == ["config.json"]
+    assert contents(download(ID)).keys() == set(NEEDED)  # the folder that it began is not taken for a whole one
+    hub.commit(ID, MODEL | {"config.json": b"{}"}, "v2")
+    assert download_config(ID, "v2").read_bytes() == b"{}"
+    hub.stop()
+    assert download_config(ID).read_bytes() == MODEL["config.json"]
+
+
+@pytest.mark.parametrize(
+    ("content", "revision", "said"),
+    [
+        ({"model.safetensors": b"x"}, None, f"{ID} has no config.json"),
+        (MODEL, "v9", f"the hub has no {ID} at revision v9"),
+    ],
+)
+def test_no_such_config_json(hub: LoopbackHub, content: dict[str, bytes], revision: str | None, said: str) -> None:
+    hub.commit(ID, content)
+    with pytest.raises(UnreadableInput, match=said):
+        download_config(ID, revision)
+
+
+def test_config_json_that_can_not_be_asked_for(hub: LoopbackHub) -> None:
+    with pytest.raises(InvalidInput, match="no id of a model"):
+        download_config("./nowhere")
+    hub.stop()
+    with pytest.raises(UnreadableInput, match=f"{ID} is not completely in the cache"):
+        download_config(ID)
 
 
 # Refusals

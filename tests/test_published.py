@@ -131,7 +131,7 @@ def test_broken_json(published: Folders, tmp_path: Path, name: str, content: byt
             {"add_adapter": True, "use_weighted_layer_sum": True},
             "add_adapter and use_weighted_layer_sum",
         ),
-        ("config.json", {"num_attention_heads": 5}, "num_attention_heads 5"),
+        ("config.json", {"num_attention_heads": 5}, "5 attention heads"),
         ("preprocessor_config.json", {"stride": 1}, "stride 1"),
         ("preprocessor_config.json", {"sampling_rate": 8000}, "sampling_rate 8000"),
         ("preprocessor_config.json", {"padding_value": "1"}, "padding_value '1'"),

@@ -15,6 +15,7 @@ from jaxtyping import Array, Bool, Float
 from .layers import contract
 
 QUERY_BLOCK = 64  # small enough for the scores of a block to stay in a CPU core's cache
+HEAD_BLOCK = 500  # the same, for a head at a time
 
 
 def attend(
@@ -51,6 +52,42 @@ def attend(
     starts = jnp.arange(blocks, dtype=jnp.int32) * QUERY_BLOCK
     attended = jax.lax.map(lambda each: block(*each), (starts, query))
     return attended.swapaxes(0, 1).reshape(batch, blocks * QUERY_BLOCK, heads, width)[:, :time]
+
+
+def attend_everywhere(
+    query: Float[Array, "batch queries heads width"],
+    key: Float[Array, "batch time heads width"],
+    value: Float[Array, "batch time heads width"],
+    *,
+    dtype: jnp.dtype,
+) -> Float[Array, "batch queries heads width"]:
+    """softmax(query . key / sqrt(width)) value over all keys, as in an encoder whose input is never padded.
+
+    A CPU takes one head and HEAD_BLOCK queries at a time: plain matrix products whose scores stay in its cache.
+    """
+
+    def by_head(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+        batch, queries, heads, width = query.shape
+        block = max(size for size in range(1, HEAD_BLOCK + 1) if queries % size == 0)
+
+        def rows(x: jax.Array) -> jax.Array:
+            return x.swapaxes(1, 2).reshape(batch * heads, -1, width)
+
+        def head(each: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
+            query, key, value = each
+
+            def part(query: jax.Array) -> jax.Array:
+                return contract("qk,kd->qd", jax.nn.softmax(contract("qd,kd->qk", query, key)), value)
+
+            return jax.lax.map(part, query.reshape(-1, block, width))
+
+        each = rows(query * width**-0.5), rows(key.astype(dtype)), rows(value.astype(dtype))
+        return jax.lax.map(head, each).reshape(batch, heads, queries, width).swapaxes(1, 2)
+
+    def by_block(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+        return attend(query, key, value, jnp.ones(key.shape[:2], bool), dtype=dtype)
+
+    return jax.lax.platform_dependent(query, key, value, cpu=by_head, default=by_block)
 
 
 def _position_bias(

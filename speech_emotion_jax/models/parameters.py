@@ -5,17 +5,24 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cache
 from types import MappingProxyType
-from typing import Any
+from typing import Any, overload
 
 import jax
 from flax import nnx
 
-from ..config import EmotionConfig
+from ..config import Architecture, EmotionConfig, WhisperConfig
 from .emotion import EmotionModel
+from .whisper import Whisper
 
 
-def abstract_model(config: EmotionConfig) -> EmotionModel:
+@overload
+def abstract_model(config: EmotionConfig) -> EmotionModel: ...
+@overload
+def abstract_model(config: WhisperConfig) -> Whisper: ...
+def abstract_model(config: Architecture) -> EmotionModel | Whisper:
     """The model's structure with shapes and dtypes in place of arrays; takes no memory."""
+    if isinstance(config, WhisperConfig):
+        return nnx.eval_shape(lambda: Whisper(config, rngs=nnx.Rngs(0)))
     return nnx.eval_shape(lambda: EmotionModel(config, rngs=nnx.Rngs(0)))
 
 
@@ -25,12 +32,16 @@ def parameters_of(model: nnx.Module) -> dict[str, Any]:
 
 
 @cache
-def parameter_shapes(config: EmotionConfig) -> Mapping[str, tuple[int, ...]]:
+def parameter_shapes(config: Architecture) -> Mapping[str, tuple[int, ...]]:
     """{path: shape} of every parameter of an architecture."""
     return MappingProxyType({path: leaf.shape for path, leaf in parameters_of(abstract_model(config)).items()})
 
 
-def with_parameters(config: EmotionConfig, arrays: Mapping[str, jax.Array]) -> EmotionModel:
+@overload
+def with_parameters(config: EmotionConfig, arrays: Mapping[str, jax.Array]) -> EmotionModel: ...
+@overload
+def with_parameters(config: WhisperConfig, arrays: Mapping[str, jax.Array]) -> Whisper: ...
+def with_parameters(config: Architecture, arrays: Mapping[str, jax.Array]) -> EmotionModel | Whisper:
     """A model that holds these arrays. Every parameter must be there, with its shape, and nothing else."""
     graph, state = nnx.split(abstract_model(config))
     flat = dict(nnx.to_flat_state(state))

@@ -1,7 +1,7 @@
 """The converted checkpoint: one self-contained folder that holds all a prediction needs.
 
-    record.json            schema version, language, architecture and labels, where it came from, every source tensor
-    config.json, preprocessor_config.json, tokenizer files    the source's own files, unchanged
+    record.json            schema version, kind, language, architecture, labels, where it came from, every source tensor
+    config.json, preprocessor_config.json, tokenizer files, ...    the source's own files, unchanged
     text_encoder/          the same of the frozen text encoder (fusion modes)
     weights/               the parameters, an Orbax checkpoint, in the dtypes of the source
     unused.safetensors     tensors of the source that take no part in the computation; also in text_encoder/
@@ -28,14 +28,15 @@ from typing import Any
 import jax
 import numpy as np
 
-from ..config import BertConfig, EmotionConfig, Wav2Vec2BertConfig
+from ..config import Architecture, EmotionConfig, WhisperConfig
 from ..errors import InvalidInput, SpeechEmotionError, UnreadableInput
 
 SCHEMA = 1
 RECORD = "record.json"
 WEIGHTS = "weights"
-TEXT_ENCODER = "text_encoder"
+MODEL, TEXT_ENCODER = "model", "text_encoder"
 UNUSED = "unused.safetensors"
+ARCHITECTURES = {config.kind: config for config in (EmotionConfig, WhisperConfig)}
 
 
 @dataclass(frozen=True)
@@ -52,14 +53,14 @@ class Part:
 class Record:
     """What a converted folder says of itself."""
 
-    language: str
-    config: EmotionConfig
+    language: str | None  # that of an emotion checkpoint
+    config: Architecture
     parts: Mapping[str, Part]  # "model", and "text_encoder" in the fusion modes
     files: Mapping[str, int]  # {path in the folder: size in bytes}, all but the record
     schema: int = SCHEMA
 
     def to_json(self) -> str:
-        return json.dumps(dataclasses.asdict(self), indent=1, ensure_ascii=False)
+        return json.dumps({"kind": self.config.kind, **dataclasses.asdict(self)}, indent=1, ensure_ascii=False)
 
     @classmethod
     def from_json(cls, text: str) -> Record:
@@ -67,14 +68,13 @@ class Record:
         value = json.loads(text)
         if value["schema"] != SCHEMA:
             raise ValueError(f"schema {value['schema']}")
-        config = dict(value["config"], labels=tuple(value["config"]["labels"]))
-        config["audio"] = config["audio"] and Wav2Vec2BertConfig(**config["audio"])
-        config["text"] = config["text"] and BertConfig(**config["text"])
+        # The first records name no kind: there was one.
+        config = ARCHITECTURES[value.get("kind", EmotionConfig.kind)].from_record(value["config"])
         parts = {}
         for name, part in value["parts"].items():
             tensors = {key: (dtype, tuple(shape)) for key, (dtype, shape) in part["tensors"].items()}
             parts[name] = Part(part["id"], part["revision"], part["sha256"], tensors)
-        return cls(value["language"], EmotionConfig(**config), parts, value["files"])
+        return cls(value["language"], config, parts, value["files"])
 
 
 def is_converted(folder: Path) -> bool:

@@ -17,9 +17,17 @@ from typing import Any, TypeGuard
 from uuid import uuid4
 
 import httpx2  # the client of huggingface_hub, which passes its errors on
-from huggingface_hub import HfApi, constants, get_cached_repo_tree, snapshot_download
+from huggingface_hub import (
+    HfApi,
+    constants,
+    get_cached_repo_tree,
+    hf_hub_download,
+    snapshot_download,
+    try_to_load_from_cache,
+)
 from huggingface_hub.errors import (
     CachedRepoTreeNotFoundError,
+    EntryNotFoundError,
     GatedRepoError,
     HfHubHTTPError,
     HFValidationError,
@@ -34,6 +42,7 @@ from huggingface_hub.utils import tqdm, validate_repo_id
 from ..errors import InvalidInput, UnreadableInput
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+_CONFIG = "config.json"
 _TEXT_ENCODER = "text_encoder/"
 _TOKENIZER_FILES = ("vocab.txt", "merges.txt")
 _TRAINING_RECORD = re.compile(r"trainer_state\.json|.*_results\.json")
@@ -98,13 +107,30 @@ def download(model_id: str, revision: str | None = None, weights: str | None = N
     except _HubUnreachableError as error:
         if cached := _find_cached(model_id, revision, weights, offline=True):
             return cached
-        raise UnreadableInput(
-            f"{_named(model_id, revision)} is not completely in the cache {constants.HF_HUB_CACHE} and the hub can't "
-            f"be reached ({error}); connect once to download it, or pass a local folder instead of the id"
-        ) from error
+        raise _not_cached(model_id, revision, error) from error
     snapshot = _find_cached(model_id, commit, weights) or _fetch(model_id, commit, weights)
     _record(snapshot, revision)
     return snapshot
+
+
+def download_config(model_id: str, revision: str | None = None) -> Path:
+    """Fetch config.json alone, which tells what kind of model a repository holds before gigabytes are downloaded.
+
+    Raises InvalidInput and UnreadableInput as `download` does, and UnreadableInput where there is no config.json.
+    """
+    _check_id(model_id)
+    try:
+        commit = _ask_commit(model_id, revision)
+    except _HubUnreachableError as error:
+        cached = try_to_load_from_cache(model_id, _CONFIG, revision=revision)
+        if isinstance(cached, str):
+            return Path(cached)
+        raise _not_cached(model_id, revision, error) from error
+    with _explained(model_id, commit):
+        try:
+            return Path(hf_hub_download(model_id, _CONFIG, revision=commit, tqdm_class=_TerminalBar))
+        except EntryNotFoundError as error:
+            raise UnreadableInput(f"{_named(model_id, revision)} has no {_CONFIG}; pass another model id") from error
 
 
 def needed_files(names: Collection[str], weights: str | None = None) -> list[str]:
@@ -117,7 +143,7 @@ def needed_files(names: Collection[str], weights: str | None = None) -> list[str
     A frozen text encoder in the folder text_encoder/, as our export writes it, is another such set.
     """
     inner = {name.removeprefix(_TEXT_ENCODER) for name in names if name.startswith(_TEXT_ENCODER)}
-    frozen = _needed_at_top(inner, None) if "config.json" in inner else []
+    frozen = _needed_at_top(inner, None) if _CONFIG in inner else []
     return sorted(_needed_at_top(names, weights) + [_TEXT_ENCODER + name for name in frozen])
 
 
@@ -210,6 +236,13 @@ def _record(snapshot: Snapshot, revision: str | None) -> None:
 
 class _HubUnreachableError(Exception):
     """No answer from the hub; the message says why."""
+
+
+def _not_cached(model_id: str, revision: str | None, reason: _HubUnreachableError) -> UnreadableInput:
+    return UnreadableInput(
+        f"{_named(model_id, revision)} is not completely in the cache {constants.HF_HUB_CACHE} and the hub can't "
+        f"be reached ({reason}); connect once to download it, or pass a local folder instead of the id"
+    )
 
 
 def _ask_commit(model_id: str, revision: str | None) -> str:

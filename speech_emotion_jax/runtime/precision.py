@@ -10,8 +10,11 @@ from ..errors import InvalidInput
 
 PRECISIONS = ("float32", "bfloat16")
 
-# The matrices of the encoders, where the time goes. Norms, biases, embeddings and the small heads stay float32.
-_MATRICES = re.compile(r"(audio|text)_encoder\..*(\.kernel|\.distance_embedding)")
+# The matrices of the encoders and of Whisper, where the time goes. Norms, biases, embeddings and the small heads stay
+# float32; but Whisper's token embedding is also its output matrix.
+_MATRICES = re.compile(
+    r"((audio|text)_encoder|encoder|decoder)\..*(\.kernel|\.distance_embedding)|decoder\.embed_tokens"
+)
 
 
 def check_precision(precision: str) -> str:

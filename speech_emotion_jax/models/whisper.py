@@ -1,0 +1,269 @@
+"""Whisper (Radford et al. 2022): an encoder of 30 s of log-mel and a decoder that writes what it heard.
+
+    log-mel (batch, 3000, bins) ─ encoder ─► (batch, 1500, width) ─ listen ─► keys, values of each decoder layer
+    tokens, cache ─ decoder ─► states, cache ─ logits ─► (..., vocabulary)
+
+The decoder is a pure function with an explicit cache of fixed shape: cache in, cache out. A row of its batch is one
+hypothesis; several of them (beams) may share one recording, whose keys and values are then held once.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+from ..config import WhisperConfig
+from .attention import attend_everywhere
+from .layers import ACTIVATIONS, Linear, contract, layer_at, layer_norm, scan_layers, stacked
+
+EPSILON = 1e-5  # of all layer norms; config.json does not state it
+
+
+class Heard(NamedTuple):
+    """Cross-attention's keys and values of a batch of recordings, one pair for each decoder layer."""
+
+    keys: tuple[Float[Array, "batch heads width frames"], ...]
+    values: tuple[Float[Array, "batch heads frames width"], ...]
+
+
+class Cache(NamedTuple):
+    """Self-attention's keys and values of all tokens so far, one pair for each decoder layer."""
+
+    keys: tuple[Float[Array, "rows heads length width"], ...]
+    values: tuple[Float[Array, "rows heads length width"], ...]
+
+
+class Decoded(NamedTuple):
+    """States of the decoded tokens, the cache that holds them too, and each layer's attention to the recording."""
+
+    states: Float[Array, "rows tokens width"]
+    cache: Cache
+    attention: tuple[Float[Array, "batch heads queries frames"], ...]
+
+
+class Convolution(nnx.Module):
+    """Convolution over time, 3 taps, padded with zeros by one frame on each side; kernel (taps, inputs, outputs)."""
+
+    def __init__(self, inputs: int, outputs: int, *, stride: int, rngs: nnx.Rngs):
+        self.stride = stride
+        self.kernel = nnx.Param(nnx.initializers.lecun_normal()(rngs.params(), (3, inputs, outputs), jnp.float32))
+        self.bias = nnx.Param(jnp.zeros(outputs, jnp.float32))
+
+    def __call__(self, x: Float[Array, "batch frames inputs"]) -> Float[Array, "batch outframes outputs"]:
+        taps, inputs, outputs = self.kernel[...].shape
+        padded = jnp.pad(x, ((0, 0), (1, 1), (0, 0)))
+        frames = x.shape[1]
+        windows = [padded[:, tap : tap + frames : self.stride] for tap in range(taps)]
+        kernel = self.kernel[...].reshape(taps * inputs, outputs)
+        return contract("bti,io->bto", jnp.concatenate(windows, axis=-1), kernel) + self.bias[...][None, None]
+
+
+class Attention(nnx.Module):
+    """The projections of an attention: keys have no bias."""
+
+    def __init__(self, width: int, heads: int, *, rngs: nnx.Rngs):
+        self.heads = heads
+        self.q_proj = Linear(width, width, rngs=rngs)
+        self.k_proj = Linear(width, width, bias=False, rngs=rngs)
+        self.v_proj = Linear(width, width, rngs=rngs)
+        self.out_proj = Linear(width, width, rngs=rngs)
+
+    @property
+    def dtype(self) -> jnp.dtype:
+        return self.q_proj.kernel[...].dtype
+
+    def split(self, x: Float[Array, "batch time width"]) -> Float[Array, "batch time heads headwidth"]:
+        return x.reshape(*x.shape[:-1], self.heads, -1)
+
+
+class FeedForward(nnx.Module):
+    """LayerNorm, and two linear layers with an activation between them; added to its input."""
+
+    def __init__(self, width: int, inner: int, activation: str, *, rngs: nnx.Rngs):
+        self.activation = activation
+        self.final_layer_norm = layer_norm(width, EPSILON, rngs=rngs)
+        self.fc1 = Linear(width, inner, rngs=rngs)
+        self.fc2 = Linear(inner, width, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "batch time width"]) -> Float[Array, "batch time width"]:
+        return x + self.fc2(ACTIVATIONS[self.activation](self.fc1(self.final_layer_norm(x))))
+
+
+class EncoderLayer(nnx.Module):
+    """x + attention(LayerNorm(x)), then the feed-forward part."""
+
+    def __init__(self, config: WhisperConfig, *, rngs: nnx.Rngs):
+        width = config.d_model
+        self.self_attn_layer_norm = layer_norm(width, EPSILON, rngs=rngs)
+        self.self_attn = Attention(width, config.encoder_attention_heads, rngs=rngs)
+        self.feed_forward = FeedForward(width, config.encoder_ffn_dim, config.activation_function, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "batch frames width"]) -> Float[Array, "batch frames width"]:
+        own, y = self.self_attn, self.self_attn_layer_norm(x)
+        query, key, value = (own.split(project(y)) for project in (own.q_proj, own.k_proj, own.v_proj))
+        attended = attend_everywhere(query, key, value, dtype=own.dtype)
+        return self.feed_forward(x + own.out_proj(attended.reshape(x.shape)))
+
+
+class WhisperEncoder(nnx.Module):
+    """Log-mel of 30 s to one state every 20 ms."""
+
+    def __init__(self, config: WhisperConfig, *, rngs: nnx.Rngs):
+        width = config.d_model
+        self.activation = config.activation_function
+        self.conv1 = Convolution(config.num_mel_bins, width, stride=1, rngs=rngs)
+        self.conv2 = Convolution(width, width, stride=2, rngs=rngs)
+        self.embed_positions = nnx.Param(
+            nnx.initializers.normal(0.02)(rngs.params(), (config.max_source_positions, width), jnp.float32)
+        )
+        self.layers = stacked(lambda rngs: EncoderLayer(config, rngs=rngs), config.encoder_layers, rngs=rngs)
+        self.layer_norm = layer_norm(width, EPSILON, rngs=rngs)
+
+    def __call__(self, log_mel: Float[Array, "batch frames bins"]) -> Float[Array, "batch states width"]:
+        """(batch, 2 · positions, bins) to (batch, positions, width): 3,000 frames to 1,500 states in OpenAI's models.
+
+        Padding is part of the input: Whisper was trained on clips padded with silence to 30 s, and attends to it.
+        """
+        return self.layer_norm(
+            scan_layers(self.layers, EncoderLayer.__call__, self.embed(log_mel), hidden_states=False)[0]
+        )
+
+    def embed(self, log_mel: Float[Array, "batch frames bins"]) -> Float[Array, "batch states width"]:
+        """What the layers are given: both convolutions and the positions."""
+        activation = ACTIVATIONS[self.activation]
+        x = activation(self.conv2(activation(self.conv1(log_mel))))
+        return x + self.embed_positions[...][None]
+
+
+class DecoderLayer(nnx.Module):
+    """x + self-attention, + cross-attention, then the feed-forward part; each of its normalised input."""
+
+    def __init__(self, config: WhisperConfig, *, rngs: nnx.Rngs):
+        width, heads = config.d_model, config.decoder_attention_heads
+        self.self_attn_layer_norm = layer_norm(width, EPSILON, rngs=rngs)
+        self.self_attn = Attention(width, heads, rngs=rngs)
+        self.encoder_attn_layer_norm = layer_norm(width, EPSILON, rngs=rngs)
+        self.encoder_attn = Attention(width, heads, rngs=rngs)
+        self.feed_forward = FeedForward(width, config.decoder_ffn_dim, config.activation_function, rngs=rngs)
+
+    def listen(
+        self, encoded: Float[Array, "batch frames width"]
+    ) -> tuple[Float[Array, "batch heads headwidth frames"], Float[Array, "batch heads frames headwidth"]]:
+        """Cross-attention's keys and values of encoded recordings, laid out for one query after the other."""
+        cross = self.encoder_attn
+        key, value = cross.split(cross.k_proj(encoded)), cross.split(cross.v_proj(encoded))
+        return key.astype(cross.dtype).transpose(0, 2, 3, 1), value.astype(cross.dtype).transpose(0, 2, 1, 3)
+
+    def attend_to_text(
+        self,
+        x: Float[Array, "rows tokens width"],
+        keys: Float[Array, "rows heads length headwidth"],
+        values: Float[Array, "rows heads length headwidth"],
+        index: Int[Array, ""],
+        visible: Bool[Array, "rows tokens length"],
+    ) -> tuple[Float[Array, "rows tokens width"], Array, Array]:
+        """x + self-attention over the cache, into which the tokens' own keys and values are written at `index`."""
+        own, y = self.self_attn, self.self_attn_layer_norm(x)
+        query, key, value = (own.split(project(y)) for project in (own.q_proj, own.k_proj, own.v_proj))
+        at = (0, 0, index, 0)
+        keys = jax.lax.dynamic_update_slice(keys, key.swapaxes(1, 2).astype(keys.dtype), at)
+        values = jax.lax.dynamic_update_slice(values, value.swapaxes(1, 2).astype(values.dtype), at)
+        scores = contract("rnhd,rhld->rhnl", query * query.shape[-1] ** -0.5, keys)
+        scores = jnp.where(visible[:, None], scores, jnp.finfo(jnp.float32).min)
+        attended = contract("rhnl,rhld->rnhd", jax.nn.softmax(scores), values)
+        return x + own.out_proj(attended.reshape(x.shape)), keys, values
+
+    def attend_to_recording(
+        self,
+        x: Float[Array, "rows tokens width"],
+        keys: Float[Array, "batch heads headwidth frames"],
+        values: Float[Array, "batch heads frames headwidth"],
+    ) -> tuple[Float[Array, "rows tokens width"], Float[Array, "batch heads queries frames"]]:
+        """x + cross-attention, and the attention itself; rows of one recording stand together, all tokens of a row."""
+        cross, batch = self.encoder_attn, keys.shape[0]
+        query = cross.split(cross.q_proj(self.encoder_attn_layer_norm(x)))
+        query = query.reshape(batch, -1, *query.shape[2:]) * query.shape[-1] ** -0.5
+        attention = jax.nn.softmax(contract("bqhd,bhdf->bhqf", query, keys))
+        attended = contract("bhqf,bhfd->bqhd", attention, values)
+        return x + cross.out_proj(attended.reshape(x.shape)), attention
+
+
+class WhisperDecoder(nnx.Module):
+    """Token ids to states, from which `logits` tells the next token's."""
+
+    def __init__(self, config: WhisperConfig, *, rngs: nnx.Rngs):
+        def table(rows: int) -> nnx.Param:
+            return nnx.Param(nnx.initializers.normal(0.02)(rngs.params(), (rows, config.d_model), jnp.float32))
+
+        self.embed_tokens = table(config.vocab_size)
+        self.embed_positions = table(config.max_target_positions)
+        self.layers = stacked(lambda rngs: DecoderLayer(config, rngs=rngs), config.decoder_layers, rngs=rngs)
+        self.layer_norm = layer_norm(config.d_model, EPSILON, rngs=rngs)
+
+    def __call__(
+        self,
+        tokens: Int[Array, "rows tokens"],
+        index: int | Int[Array, ""],
+        padding: Int[Array, " rows"],
+        cache: Cache,
+        heard: Heard,
+        layers: tuple[DecoderLayer, ...],
+    ) -> Decoded:
+        """Decode the tokens that stand at `index` and after it, given the cache of those before.
+
+        The first `padding` places of a row are before its text: they are not attended to, and positions are counted
+        from there. `layers` are `self.unstacked()`.
+        """
+        length = cache.keys[0].shape[2]
+        places = index + jnp.arange(tokens.shape[1], dtype=jnp.int32)
+        x = self.embed(tokens, jnp.maximum(places[None] - padding[:, None], 0))
+        slots = jnp.arange(length, dtype=jnp.int32)[None, None]
+        visible = (slots <= places[None, :, None]) & (slots >= padding[:, None, None])
+        keys, values, attention = [], [], []
+        for layer, own_keys, own_values, heard_keys, heard_values in zip(layers, *cache, *heard, strict=True):
+            x, own_keys, own_values = layer.attend_to_text(x, own_keys, own_values, places[0], visible)
+            x, attended = layer.attend_to_recording(x, heard_keys, heard_values)
+            x = layer.feed_forward(x)
+            keys.append(own_keys)
+            values.append(own_values)
+            attention.append(attended)
+        return Decoded(self.layer_norm(x), Cache(tuple(keys), tuple(values)), tuple(attention))
+
+    def unstacked(self) -> tuple[DecoderLayer, ...]:
+        """The layers one by one. A loop over tokens takes them apart before it starts, because a scan inside the loop
+        would copy each layer's weights out of the stack for every token."""
+        return tuple(layer_at(self.layers, index) for index in range(self.layers.self_attn.q_proj.kernel[...].shape[0]))
+
+    def empty_cache(self, rows: int, length: int) -> Cache:
+        """Room for `length` tokens of each row."""
+        layers, width, _ = self.layers.self_attn.q_proj.kernel[...].shape
+        heads, dtype = self.layers.self_attn.heads, self.layers.self_attn.dtype
+        empty = (jnp.zeros((rows, heads, length, width // heads), dtype),) * layers
+        return Cache(empty, empty)
+
+    def embed(
+        self, tokens: Int[Array, "rows tokens"], positions: Int[Array, "rows tokens"]
+    ) -> Float[Array, "rows tokens width"]:
+        return (self.embed_tokens[...][tokens] + self.embed_positions[...][positions]).astype(jnp.float32)
+
+    def logits(self, states: Float[Array, "*rows width"]) -> Float[Array, "*rows vocabulary"]:
+        """Scores of the next token: the products with the token embeddings."""
+        return contract("...w,vw->...v", states, self.embed_tokens[...])
+
+
+class Whisper(nnx.Module):
+    """Encoder and decoder."""
+
+    def __init__(self, config: WhisperConfig, *, rngs: nnx.Rngs):
+        self.config = config
+        self.encoder = WhisperEncoder(config, rngs=rngs)
+        self.decoder = WhisperDecoder(config, rngs=rngs)
+
+    def listen(self, encoded: Float[Array, "batch frames width"]) -> Heard:
+        """What the decoder needs of encoded recordings, computed once for all tokens."""
+        keys, values = zip(*(layer.listen(encoded) for layer in self.decoder.unstacked()), strict=True)
+        return Heard(keys, values)
