@@ -29,10 +29,12 @@ MAX_AMPLITUDE = 1e10  # full scale is 1; louder still, the fbank's power overflo
 
 def load(source: AudioSource) -> Float[np.ndarray, " samples"]:
     """The whole recording: mono float32 at 16 kHz, full scale 1. Sources and errors are those of `blocks`."""
-    return np.concatenate(list(_resampled(source)))
+    return np.concatenate(list(_resampled(source, silence=False)))
 
 
-def blocks(source: AudioSource, block_samples: int) -> Iterator[Float[np.ndarray, " samples"]]:
+def blocks(
+    source: AudioSource, block_samples: int, *, silence: bool = False
+) -> Iterator[Float[np.ndarray, " samples"]]:
     """The recording in blocks of `block_samples` (the last may be shorter), mono float32 at 16 kHz.
 
     `source` is a path, the bytes of a file, or {"array": ndarray, "sampling_rate": hertz}. Arrays are (samples,) or
@@ -41,13 +43,14 @@ def blocks(source: AudioSource, block_samples: int) -> Iterator[Float[np.ndarray
 
     Raises, while iterating, UnreadableInput for a file that is missing, not a regular file, empty, truncated, damaged
     or not audio, and InvalidInput for sound that can't be used: a wrong array or rate, NaN, infinite or absurdly loud
-    samples and, known only at the end, no samples, fewer than MIN_SAMPLES, or digital silence (all samples equal).
+    samples and, known only at the end, no samples, fewer than MIN_SAMPLES, or digital silence (all samples equal):
+    features of either are undefined. With `silence` the last two are no errors, for those who can do with them.
     """
     if block_samples < 1:
         raise ValueError(f"block_samples is {block_samples}; it must be at least 1")
     waiting: list[np.ndarray] = []
     count = 0
-    for piece in _resampled(source):
+    for piece in _resampled(source, silence):
         waiting.append(piece)
         count += len(piece)
         if count >= block_samples:
@@ -73,7 +76,7 @@ def describe(source: object) -> str:
     return f"audio of type {type(source).__name__}"
 
 
-def _resampled(source: AudioSource) -> Iterator[np.ndarray]:
+def _resampled(source: AudioSource, silence: bool) -> Iterator[np.ndarray]:
     """Pieces of any length of the mono signal at 16 kHz; checks the samples and, at the end, the whole."""
     name = describe(source)
     rate, taken, given = 0, 0, 0
@@ -107,11 +110,11 @@ def _resampled(source: AudioSource) -> Iterator[np.ndarray]:
     total = math.ceil(taken * (SAMPLE_RATE / rate)) if taken else 0
     if not total:
         raise InvalidInput(f"{name} holds no samples; record or export it again")
-    if total < MIN_SAMPLES:
+    if total < MIN_SAMPLES and not silence:
         raise InvalidInput(
             f"{name} has {total} samples at 16 kHz and {MIN_SAMPLES} (35 ms) are needed; give a longer recording"
         )
-    if lowest == highest:
+    if lowest == highest and not silence:
         raise InvalidInput(f"{name} is digital silence: every sample is {lowest:g}; check the microphone or the export")
     if resampler is not None:
         rest = resampler.resample_chunk(np.empty(0, np.float32), last=True)[: total - given]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ..errors import InvalidInput, UnreadableInput
 
@@ -31,26 +31,31 @@ def check_text(text: object) -> str:
     return text
 
 
+def load_tokenizer(folder: Path) -> Any:
+    """The tokenizer of a checkpoint, by transformers. Raises UnreadableInput where its files are missing or broken."""
+    # transformers would say that PyTorch was not found, which is as it should be.
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    from transformers import AutoTokenizer  # takes a second
+
+    try:
+        return AutoTokenizer.from_pretrained(
+            str(folder),
+            local_files_only=True,
+            trust_remote_code=False,  # else a folder that brings code makes it ask on the terminal
+        )
+    except Exception as error:  # broken files raise anything
+        reason = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+        raise UnreadableInput(
+            f"the tokenizer in {folder} can't be read ({reason}); fetch the whole folder again"
+        ) from error
+
+
 class TextTokenizer:
     """The checkpoint's own tokenizer; its files alone decide on case and accents."""
 
     def __init__(self, folder: Path, max_tokens: int):
-        # transformers would say that PyTorch was not found, which is as it should be.
-        os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
-        from transformers import AutoTokenizer  # takes a second
-
         self.max_tokens = max_tokens
-        try:
-            self._tokenizer = AutoTokenizer.from_pretrained(
-                str(folder),
-                local_files_only=True,
-                trust_remote_code=False,  # else a folder that brings code makes it ask on the terminal
-            )
-        except Exception as error:  # broken files raise anything
-            reason = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
-            raise UnreadableInput(
-                f"the tokenizer in {folder} can't be read ({reason}); fetch the whole folder again"
-            ) from error
+        self._tokenizer = load_tokenizer(folder)
 
     def __call__(self, text: object) -> Tokens:
         """Ids of a text, cut to `max_tokens` as the original does. Raises what `check_text` raises."""

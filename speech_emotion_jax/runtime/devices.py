@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 
 import jax
+import numpy as np
+from jax.sharding import Mesh
 
 from ..errors import InvalidInput
 
@@ -27,6 +29,13 @@ def select_device(name: object = None) -> jax.Device:
         return jax.devices(hit[1])[int(hit[2] or 0)]
     except (RuntimeError, IndexError) as error:
         raise InvalidInput(f"the device {str(name)!r} is not here; choose one that is: {listed}") from error
+
+
+def select_mesh(name: object = None) -> Mesh:
+    """A mesh with the one axis "data": the device of that name, or with None all of this process's default ones."""
+    present_devices()  # says what is wrong where there is none
+    devices = jax.local_devices() if name is None else [select_device(name)]
+    return Mesh(np.array(devices), ("data",))
 
 
 def present_devices() -> list[jax.Device]:
