@@ -15,14 +15,19 @@ if TYPE_CHECKING:
     from .models.emotion import EmotionModel
     from .pipeline import EmotionPipeline
     from .predict import close, predict_emotion
+    from .transcribe import TranscriptionOptions, WhisperPipeline
+    from .whisper_jax import FlaxWhisperPipline
 
 _HOME = {
     "EmotionConfig": "config",
     "EmotionModel": "models.emotion",
     "EmotionPipeline": "pipeline",
+    "FlaxWhisperPipline": "whisper_jax",
     "InvalidInput": "errors",
+    "TranscriptionOptions": "transcribe",
     "SpeechEmotionError": "errors",
     "UnreadableInput": "errors",
+    "WhisperPipeline": "transcribe",
     "close": "predict",
     "predict_emotion": "predict",
 }
@@ -31,9 +36,12 @@ __all__ = [
     "EmotionConfig",
     "EmotionModel",
     "EmotionPipeline",
+    "FlaxWhisperPipline",
     "InvalidInput",
     "SpeechEmotionError",
+    "TranscriptionOptions",
     "UnreadableInput",
+    "WhisperPipeline",
     "close",
     "predict_emotion",
 ]

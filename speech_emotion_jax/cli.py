@@ -9,22 +9,33 @@ import logging
 import os
 import sys
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from .errors import InvalidInput, SpeechEmotionError
 from .registry import LANGUAGES, MODES
 
 if TYPE_CHECKING:
     from .pipeline import Prediction
+    from .transcribe import Transcript
 
 PROGRAM = "speech-emotion-jax"
+SUBTITLES = ("srt", "vtt")
+FORMATS = ("text", "json", *SUBTITLES)
+
+
+class PartlyFailed(SpeechEmotionError):
+    """Some inputs of many could not be used; the others were."""
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line and return its exit code: 0, 2 for input that can't be used, 130 when interrupted."""
+    """Run the command line and return its exit code.
+
+    0: done; 2: the input can't be used; 3: some of it can't, and the rest is done; 130: interrupted.
+    """
     sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115, None where the shell closed it
     sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
     try:
@@ -32,6 +43,9 @@ def main(arguments: list[str] | None = None) -> int:
         with _messages_on_stderr(verbose=options.verbose):
             options.verb(options)
         sys.stdout.flush()
+    except PartlyFailed as error:
+        _say(str(error))
+        return 3
     except SpeechEmotionError as error:
         return _refuse(str(error))
     except BrokenPipeError:  # the reader of our output has had enough
@@ -63,8 +77,93 @@ def _predict(options: argparse.Namespace) -> None:
         precision=options.precision,
         weights=options.weights,
         labels=options.labels,
+        transcripts=options.transcripts,
     )
-    _print(json.dumps(prediction) if options.json else chart(prediction))
+    _print(_json(prediction) if options.json else chart(prediction))
+
+
+def _transcribe(options: argparse.Namespace) -> None:
+    from .registry import PUBLISHED
+    from .runtime.progress import progress
+    from .transcribe import FALLBACK, TranscriptionOptions, WhisperPipeline
+
+    targets = _targets(options.audio, options.output, options.format)
+    timestamps = options.timestamps or ("segment" if options.format in SUBTITLES else None)
+    settings = TranscriptionOptions(
+        language=options.language,
+        task=options.task,
+        timestamps=timestamps,
+        beams=options.beams,
+        temperatures=FALLBACK if options.fallback else (0.0,),
+        sequential=options.sequential,
+        condition_on_previous=options.condition_on_previous,
+        batch_size=options.batch_size,
+    )
+    pipeline = WhisperPipeline.from_pretrained(
+        options.model_id or PUBLISHED.whisper_id("es"),
+        precision=options.precision,
+        device=options.device,
+        revision=options.revision,
+    )
+    failed = 0
+    results = pipeline.transcribe_each(options.audio, settings)
+    with progress(f"Transcribing {len(targets)} recording{'s' * (len(targets) > 1)}", len(targets)) as advance:
+        for audio, target, result in zip(options.audio, targets, results, strict=True):
+            advance(1)
+            if isinstance(result, SpeechEmotionError):
+                failed += 1
+                _say(str(result))
+                content = _json({"audio": audio, "error": str(result)})
+                if options.format != "json" or target is not None:
+                    continue
+            else:
+                content = _rendered(audio, result, options.format)
+            if target is None:
+                _print(f"{audio}: {content}" if options.format == "text" and len(targets) > 1 else content)
+            else:
+                partial = target.with_name(f".{target.name}.partial")
+                partial.write_text(content + "\n", encoding="utf-8")
+                partial.replace(target)
+    if failed == len(targets):
+        raise InvalidInput("no recording could be transcribed")
+    if failed:
+        raise PartlyFailed(f"{failed} of {len(targets)} recordings could not be transcribed")
+
+
+def _targets(recordings: list[str], folder: str | None, format: str) -> list[Path | None]:
+    """The file for each recording's transcript, None for stdout. What can be known to be wrong is said here."""
+    if format not in FORMATS:
+        raise InvalidInput(f"the format {format!r} is unknown; use {', '.join(FORMATS)}")
+    if missing := [audio for audio in recordings if not Path(audio).is_file()]:
+        raise InvalidInput(f"{', '.join(missing)}: there is no such file; nothing was transcribed")
+    if folder is None:
+        if format in SUBTITLES and len(recordings) > 1:
+            raise InvalidInput(
+                f"{len(recordings)} recordings make {len(recordings)} {format} files; name a folder by --output"
+            )
+        return [None] * len(recordings)
+    endings = {"text": "txt"}
+    targets = [Path(folder) / f"{Path(audio).stem}.{endings.get(format, format)}" for audio in recordings]
+    if twice := [str(target) for target, count in Counter(targets).items() if count > 1]:
+        raise InvalidInput(f"several recordings would be written to {', '.join(twice)}; give them names of their own")
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    return list(targets)
+
+
+def _rendered(audio: str, transcript: Transcript, format: str) -> str:
+    from .decoding.words import Word
+    from .subtitles import Cue, lines, render
+
+    if format == "text":
+        return transcript["text"]
+    if format == "json":
+        return _json({"audio": audio, **transcript})
+    segments = transcript.get("segments", [])
+    if any("words" in segment for segment in segments):
+        cues = lines(Word(**word) for segment in segments for word in segment.get("words", ()))
+    else:
+        cues = [Cue(segment["start"], segment["end"], segment["text"]) for segment in segments]
+    return render(format, cues).rstrip("\n")
 
 
 def _convert(options: argparse.Namespace) -> None:
@@ -131,6 +230,8 @@ def chart(prediction: Prediction, width: int = 40) -> str:
     scores = sorted(prediction["scores"].items(), key=lambda item: -item[1])
     name_width = max(len(label) for label, _ in scores)
     lines = [f"{label:>{name_width}} {score:6.1%} {'█' * round(score * width)}".rstrip() for label, score in scores]
+    if "text" in prediction:
+        lines.insert(0, f"«{prediction['text']}»")
     if prediction.get("truncated"):
         lines.append("(cut: only the first 160 s of audio and 512 tokens of text are scored)")
     return "\n".join(lines)
@@ -171,19 +272,44 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--model-config", metavar="FILE", help="model.json that names the checkpoints")
     predict.add_argument("--device", help="cpu, gpu, cuda, cuda:1, tpu (default: the fastest there is)")
     predict.add_argument(
-        "--whisper-model", metavar="ID", help="transcriber for recordings without text (not built in yet)"
+        "--whisper-model", metavar="ID", help="transcriber of recordings without text (default: turbo)"
     )
+    predict.add_argument("--transcripts", metavar="DIR", help="keep transcripts there, to be found again by content")
     predict.add_argument("--precision", default="float32", help="float32, equal to PyTorch, or bfloat16, faster")
     predict.add_argument("--json", action="store_true", help="print the result as JSON")
     predict.set_defaults(verb=_predict)
+
+    transcribe = verbs.add_parser("transcribe", parents=[common], help="what is said in recordings")
+    transcribe.add_argument("audio", nargs="+", metavar="AUDIO", help="recordings of any length")
+    transcribe.add_argument("--language", help="code or name (default: recognised, once a recording)")
+    transcribe.add_argument("--task", default="transcribe", help="transcribe (default), or translate into English")
+    transcribe.add_argument("--timestamps", metavar="KIND", help="segment or word")
+    transcribe.add_argument("--model-id", metavar="ID", help="Whisper: hub id or folder (default: large-v3-turbo)")
+    transcribe.add_argument("--format", default="text", help=f"{', '.join(FORMATS)} (default: text)")
+    transcribe.add_argument("--output", metavar="DIR", help="write a file for each recording there")
+    transcribe.add_argument("--beams", type=int, default=1, help="5 is what transformers' pipeline uses (default: 1)")
+    transcribe.add_argument(
+        "--fallback", action="store_true", help="try again, at rising temperatures, where text repeats or is improbable"
+    )
+    transcribe.add_argument(
+        "--sequential", action="store_true", help="window after window in place of overlapping windows at once"
+    )
+    transcribe.add_argument(
+        "--condition-on-previous", action="store_true", help="with --sequential: prompt with the text before"
+    )
+    transcribe.add_argument("--batch-size", type=int, default=16, help="windows of 30 s at once (default: 16)")
+    transcribe.add_argument("--device", help="cpu, gpu, cuda, cuda:1, tpu (default: all of the fastest kind)")
+    transcribe.add_argument("--precision", default="float32", help="float32, equal to PyTorch, or bfloat16, faster")
+    transcribe.add_argument("--revision", help="branch, tag or commit of a hub id")
+    transcribe.set_defaults(verb=_transcribe)
 
     convert = verbs.add_parser(
         "convert", parents=[checkpoint, common], help="published checkpoint to Orbax folder, and back"
     )
     convert.add_argument("source", metavar="SOURCE", help="hub id or folder")
     convert.add_argument("destination", metavar="DEST", help="folder to make")
-    convert.add_argument("--mode", help=", ".join(MODES))
-    convert.add_argument("--language", help=" or ".join(LANGUAGES))
+    convert.add_argument("--mode", help=f"{', '.join(MODES)}; needed for an emotion checkpoint, Whisper has none")
+    convert.add_argument("--language", help=f"{' or '.join(LANGUAGES)}; likewise")
     convert.add_argument("--to", default="orbax", help="orbax (default) or safetensors")
     convert.set_defaults(verb=_convert)
 
@@ -222,6 +348,11 @@ def _messages_on_stderr(*, verbose: bool) -> Iterator[None]:
         logger.removeHandler(handler)
         logger.setLevel(level)
         logger.propagate = True
+
+
+def _json(value: Any) -> str:
+    """In plain letters where stdout takes them: é, and not \\u00e9."""
+    return json.dumps(value, ensure_ascii=(sys.stdout.encoding or "").lower().replace("-", "") != "utf8")
 
 
 def _print(result: str) -> None:

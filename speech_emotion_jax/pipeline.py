@@ -38,6 +38,7 @@ class Prediction(TypedDict):
     top_score: float
     scores: dict[str, float]
     truncated: NotRequired[bool]  # there, and true, where audio past 160 s or text past 512 tokens was left out
+    text: NotRequired[str]  # there where the recording was transcribed: the words that were used
 
 
 class _Inputs(NamedTuple):

@@ -17,9 +17,10 @@ FLOORS = (
     ("registry",),
     ("config",),
     ("models", "inputs", "runtime"),
-    ("convert",),
-    ("checkpoints",),
-    ("pipeline",),
+    ("convert", "decoding"),
+    ("checkpoints", "subtitles"),
+    ("pipeline", "transcribe"),
+    ("whisper_jax", "transcripts"),
     ("predict", "demo", "info"),
     ("cli",),
 )
