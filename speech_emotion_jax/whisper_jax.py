@@ -55,34 +55,31 @@ class FlaxWhisperPipline:
     def __init__(
         self,
         checkpoint: str | PathLike[str] = "openai/whisper-large-v2",
-        dtype: Any = jnp.bfloat16,
-        num_mp_partitions: int = 1,
-        logical_axis_rules: object = None,
+        dtype: Any = jnp.float32,
+        batch_size: int | None = None,
         max_length: int | None = None,
     ):
         """Load `checkpoint` (hub id or folder) and put it on all devices of this process.
 
-        `dtype` is jnp.float32, jnp.bfloat16 or, taken for bfloat16, jnp.float16. `max_length` limits prompt and text
-        together. Weights are always replicated: `num_mp_partitions` above 1 and `logical_axis_rules` change nothing,
-        and a warning says so (every Whisper fits on one chip).
+        `dtype` is jnp.float32, jnp.bfloat16 or, taken for bfloat16, jnp.float16. `batch_size` is the default of calls;
+        without it a window a device is decoded at once. `max_length` limits prompt and text together.
         """
         name = jnp.dtype(dtype).name
         if name not in ("float32", "bfloat16", "float16"):
             raise InvalidInput(f"the dtype {name} is not implemented; use jnp.float32 or jnp.bfloat16")
-        if num_mp_partitions != 1 or logical_axis_rules is not None:
-            warnings.warn("weights are replicated, and batches divided among the devices: no other rules", stacklevel=2)
         self.checkpoint = checkpoint
         self.dtype = dtype
         self.max_length = max_length
         precision = "float32" if name == "float32" else "bfloat16"
         self.pipeline = WhisperPipeline.from_pretrained(checkpoint, precision=precision)
+        self.batch_size = batch_size or self.pipeline.listener.mesh.size
 
     def __call__(
         self,
         inputs: AudioSource | Float[np.ndarray, " samples"],
         chunk_length_s: float = 30.0,
         stride_length_s: float | Sequence[float] | None = None,
-        batch_size: int = 32,
+        batch_size: int | None = None,
         language: str | None = None,
         task: str | None = None,
         return_timestamps: bool | str | None = None,
@@ -94,7 +91,7 @@ class FlaxWhisperPipline:
             "sampling_rate": Hz}, perhaps with "stride": (left, right), samples of context whose text is dropped
         chunk_length_s, stride_length_s: windows, and how much on their left and right is context (default: a sixth);
             with a length of 0 windows of 30 s follow each other, where whisper-jax would hear the first one only
-        batch_size: windows at once
+        batch_size: windows at once (default: the pipeline's)
         language: code or name; None: recognised, once for the recording
         task: "transcribe" (default) or "translate"
         return_timestamps: also give "chunks", one a segment or, with "word", one a word
@@ -107,7 +104,8 @@ class FlaxWhisperPipline:
         settings = self._settings(language, task, return_timestamps, generate_kwargs or {})
         window = chunk_length_s or float(WINDOW_SECONDS)
         stride = _pair(stride_length_s, window / 6 if chunk_length_s else 0.0)
-        options = TranscriptionOptions(window=float(window), stride=stride, batch_size=batch_size, **settings)
+        rows = self.batch_size if batch_size is None else batch_size
+        options = TranscriptionOptions(window=float(window), stride=stride, batch_size=rows, **settings)
         (transcript,) = self.pipeline.transcribe([_source(inputs, chunked=bool(chunk_length_s))], options)
         return _result(transcript)
 
@@ -142,8 +140,14 @@ class FlaxWhisperPipline:
         ended = np.full((len(features), 1), vocabulary.end, np.int32)
         return np.concatenate([np.array(prompts, np.int32), found.tokens, ended], axis=1)
 
-    def shard_params(self) -> None:
-        """Nothing is left to do: parameters are placed on the devices as they are loaded."""
+    def shard_params(self, num_mp_partitions: int = 1, logical_axis_rules: object = None) -> None:
+        """Nothing is left to do: parameters are replicated as they are loaded, and jit divides the batches.
+
+        Other ways to place them change no result, so they are not built: every Whisper fits on one chip. Asking for
+        `num_mp_partitions` above 1 warns.
+        """
+        if num_mp_partitions != 1:
+            warnings.warn("parameters stay replicated: num_mp_partitions has no effect", stacklevel=2)
 
     def _settings(
         self, language: str | None, task: str | None, return_timestamps: bool | str | None, given: Mapping[str, Any]

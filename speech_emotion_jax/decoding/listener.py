@@ -32,6 +32,7 @@ class Listener:
     def __init__(self, model: Whisper, mesh: Mesh):
         self.config = model.config
         self.mesh = mesh
+        model.decoder.unstack()
         self.graph, self.parameters = nnx.split(model)
         # The caches of a CPU hold the activations of one recording; accelerators want them all at once.
         one_by_one = mesh.size == 1 and mesh.devices.flat[0].platform == "cpu"
@@ -154,7 +155,7 @@ def _detect(graph: Any, parameters: Any, heard: Heard, start: int, *, languages:
     batch = heard.keys[0].shape[0]
     tokens = jnp.full((batch, 1), start, jnp.int32)
     cache = decoder.empty_cache(batch, 1)
-    states = decoder(tokens, 0, jnp.zeros(batch, jnp.int32), cache, heard, decoder.unstacked()).states
+    states = decoder(tokens, 0, jnp.zeros(batch, jnp.int32), cache, heard).states
     return jax.nn.softmax(decoder.logits(states[:, 0])[:, np.array(languages)])
 
 
@@ -195,5 +196,5 @@ def _align(
     batch, length = tokens.shape
     cache = decoder.empty_cache(batch, length)
     padding = jnp.zeros(batch, jnp.int32)
-    attention = decoder(tokens, 0, padding, cache, heard, decoder.unstacked()).attention
+    attention = decoder(tokens, 0, padding, cache, heard).attention
     return jnp.stack([attention[layer][:, head] for layer, head in heads], axis=1)

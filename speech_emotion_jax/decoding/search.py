@@ -1,12 +1,15 @@
 """The search for the most likely transcript, the whole loop compiled: greedy, sampled, or with beams.
 
 All rows of a batch share the place of their next token: prompts are padded in front to one length. The loop ends when
-every row has written its end or `limit` tokens.
+every row has written its end or `limit` tokens. Every step reads the whole cache, so it starts small and grows, at most
+twice: few windows hold more than 64 tokens.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +18,10 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from ..models.whisper import Cache, Heard, Whisper
 from .rules import Rules
+
+STAGES = (64, 160)  # tokens that the cache has room for at first, and when it has grown once; then for all
+
+State = TypeVar("State")
 
 
 class Prompt(NamedTuple):
@@ -47,13 +54,40 @@ class _Prefilled(NamedTuple):
 
 
 def _prefill(model: Whisper, heard: Heard, prompt: Prompt, start: int, rules: Rules, limit: int) -> _Prefilled:
-    """Decode the prompt at once."""
+    """Decode the prompt at once, into a cache of the first stage."""
     decoder = model.decoder
     batch, length = prompt.tokens.shape
-    cache = decoder.empty_cache(batch, length + limit)
-    decoded = decoder(prompt.tokens, 0, prompt.padding, cache, heard, decoder.unstacked())
-    first, last = decoder.logits(decoded.states[:, length - start]), decoder.logits(decoded.states[:, -1])
-    return _Prefilled(last, jax.nn.softmax(first)[:, rules.no_speech], decoded.cache)
+    cache = decoder.empty_cache(batch, length + min(STAGES[0], limit))
+    decoded = decoder(prompt.tokens, 0, prompt.padding, cache, heard)
+    logits = decoder.logits(decoded.states[:, np.array([length - start, length - 1])])
+    return _Prefilled(logits[:, 1], jax.nn.softmax(logits[:, 0])[:, rules.no_speech], decoded.cache)
+
+
+def _run(
+    state: State,
+    unfinished: Callable[[State], jax.Array],
+    advance: Callable[[State], State],
+    result: Callable[[State], tuple[jax.Array, ...]],
+    *,
+    limit: int,
+) -> tuple[jax.Array, ...]:
+    """`result` of the state after the last step; a state counts what was `written` and has a `cache`, which grows."""
+
+    def stage(state: Any, rooms: tuple[int, ...]) -> tuple[jax.Array, ...]:
+        room, *rest = rooms
+        last = jax.lax.while_loop(lambda each: unfinished(each) & (each.written < room), advance, state)
+        if not rest:
+            return result(last)
+
+        def grow(x: jax.Array) -> jax.Array:
+            return jnp.pad(x, ((0, 0), (0, rest[0] - room), (0, 0)))
+
+        def go_on(state: Any) -> tuple[jax.Array, ...]:
+            return stage(state._replace(cache=jax.tree.map(grow, state.cache)), tuple(rest))
+
+        return jax.lax.cond(unfinished(last), go_on, result, last)
+
+    return stage(state, (*(room for room in STAGES if room < limit), limit))
 
 
 def greedy(
@@ -71,7 +105,7 @@ def greedy(
 
     `start` is the number of prompt tokens from <|startoftranscript|> on; `limit` the most tokens that are written.
     """
-    decoder, layers = model.decoder, model.decoder.unstacked()
+    decoder = model.decoder
     batch, length = prompt.tokens.shape
     logits, no_speech, cache = _prefill(model, heard, prompt, start, rules, limit)
 
@@ -103,7 +137,7 @@ def greedy(
 
     def advance(state: State) -> State:
         token = jax.lax.dynamic_slice_in_dim(state.tokens, state.written - 1, 1, axis=1)
-        decoded = decoder(token, length + state.written - 1, prompt.padding, state.cache, heard, layers)
+        decoded = decoder(token, length + state.written - 1, prompt.padding, state.cache, heard)
         return write(decoder.logits(decoded.states[:, 0]), state._replace(cache=decoded.cache))
 
     empty = State(
@@ -113,9 +147,11 @@ def greedy(
         jnp.zeros(batch, jnp.float32),
         cache,
     )
-    last = jax.lax.while_loop(unfinished, advance, write(logits, empty))
-    lengths = (last.tokens != rules.end).sum(axis=1, dtype=jnp.int32)
-    return Transcripts(last.tokens, lengths, last.log_probability / (lengths + 1), no_speech)
+    tokens, total = _run(
+        write(logits, empty), unfinished, advance, lambda last: (last.tokens, last.log_probability), limit=limit
+    )
+    lengths = (tokens != rules.end).sum(axis=1, dtype=jnp.int32)
+    return Transcripts(tokens, lengths, total / (lengths + 1), no_speech)
 
 
 def beam_search(
@@ -126,7 +162,7 @@ def beam_search(
     Ends for a recording as transformers' beam search does: `beams` transcripts are complete, and the best running
     hypothesis, by its mean so far, is below the worst of them.
     """
-    decoder, layers = model.decoder, model.decoder.unstacked()
+    decoder = model.decoder
     batch, length = prompt.tokens.shape
     never = jnp.float32(-1e9)
     first_logits, no_speech, first_cache = _prefill(model, heard, prompt, start, rules, limit)
@@ -156,7 +192,6 @@ def beam_search(
         ending = (ids == rules.end) | (count + 1 == limit)
 
         scores, chosen = jax.lax.top_k(totals + ending * never, beams)
-        rows = (jnp.arange(batch)[:, None] * beams + _pick(parents, chosen)).reshape(-1)
 
         complete = ending & (jnp.arange(2 * beams) < beams)[None]
         means = totals / (count + 1)
@@ -175,7 +210,7 @@ def beam_search(
             done,
             state.improvable & ~settled,
             ending.all(),
-            jax.tree.map(lambda x: x[rows], state.cache),
+            _follow(state.cache, _pick(parents, chosen)),
         )
 
     def unfinished(state: State) -> jax.Array:
@@ -183,7 +218,7 @@ def beam_search(
 
     def advance(state: State) -> State:
         token = jax.lax.dynamic_slice_in_dim(state.tokens, state.written - 1, 1, axis=2).reshape(batch * beams, 1)
-        decoded = decoder(token, length + state.written - 1, padding, state.cache, heard, layers)
+        decoded = decoder(token, length + state.written - 1, padding, state.cache, heard)
         return write(decoder.logits(decoded.states[:, 0]), state._replace(cache=decoded.cache))
 
     unwritten = jnp.full((batch, beams, limit), rules.end, jnp.int32)
@@ -196,11 +231,32 @@ def beam_search(
         jnp.zeros((batch, beams), bool),
         jnp.ones(batch, bool),
         jnp.bool_(False),
-        jax.tree.map(lambda x: jnp.repeat(x, beams, axis=0), first_cache),
+        jax.tree.map(partial(_repeat, batch, beams), first_cache),
     )
-    last = jax.lax.while_loop(unfinished, advance, write(jnp.repeat(first_logits, beams, axis=0), empty))
-    tokens = last.done_tokens[:, 0]
-    return Transcripts(tokens, (tokens != rules.end).sum(axis=1, dtype=jnp.int32), last.done_scores[:, 0], no_speech)
+    tokens, scores = _run(
+        write(jnp.repeat(first_logits, beams, axis=0), empty),
+        unfinished,
+        advance,
+        lambda last: (last.done_tokens[:, 0], last.done_scores[:, 0]),
+        limit=limit,
+    )
+    return Transcripts(tokens, (tokens != rules.end).sum(axis=1, dtype=jnp.int32), scores, no_speech)
+
+
+def _repeat(batch: int, beams: int, x: Array) -> Array:
+    """The cache of each recording once for each of its hypotheses."""
+    by_row = x.reshape(batch, 1, -1, *x.shape[1:])
+    return jnp.broadcast_to(by_row, (batch, beams, *by_row.shape[2:])).reshape(-1, *x.shape[1:])
+
+
+def _follow(cache: Cache, parents: Int[Array, "batch beams"]) -> Cache:
+    """The cache in which each hypothesis continues its parent; recordings keep to themselves, on their own device."""
+
+    def follow(x: jax.Array) -> jax.Array:
+        batch, beams = parents.shape
+        return _pick(x.reshape(batch, beams, -1, *x.shape[1:]), parents).reshape(x.shape)
+
+    return jax.tree.map(follow, cache)
 
 
 def _pick(x: Array, places: Int[Array, "batch picked"]) -> Array:

@@ -31,10 +31,14 @@ class Heard(NamedTuple):
 
 
 class Cache(NamedTuple):
-    """Self-attention's keys and values of all tokens so far, one pair for each decoder layer."""
+    """Self-attention's keys and values of all tokens so far, one pair for each decoder layer.
 
-    keys: tuple[Float[Array, "rows heads length width"], ...]
-    values: tuple[Float[Array, "rows heads length width"], ...]
+    Rows and heads share an axis, so that XLA writes a token into the array that the products read: with one axis more
+    a CPU copies all of it for every token.
+    """
+
+    keys: tuple[Float[Array, "rowheads length width"], ...]
+    values: tuple[Float[Array, "rowheads length width"], ...]
 
 
 class Decoded(NamedTuple):
@@ -161,20 +165,26 @@ class DecoderLayer(nnx.Module):
     def attend_to_text(
         self,
         x: Float[Array, "rows tokens width"],
-        keys: Float[Array, "rows heads length headwidth"],
-        values: Float[Array, "rows heads length headwidth"],
+        keys: Float[Array, "rowheads length headwidth"],
+        values: Float[Array, "rowheads length headwidth"],
         index: Int[Array, ""],
         visible: Bool[Array, "rows tokens length"],
     ) -> tuple[Float[Array, "rows tokens width"], Array, Array]:
         """x + self-attention over the cache, into which the tokens' own keys and values are written at `index`."""
         own, y = self.self_attn, self.self_attn_layer_norm(x)
-        query, key, value = (own.split(project(y)) for project in (own.q_proj, own.k_proj, own.v_proj))
-        at = (0, 0, index, 0)
-        keys = jax.lax.dynamic_update_slice(keys, key.swapaxes(1, 2).astype(keys.dtype), at)
-        values = jax.lax.dynamic_update_slice(values, value.swapaxes(1, 2).astype(values.dtype), at)
-        scores = contract("rnhd,rhld->rhnl", query * query.shape[-1] ** -0.5, keys)
-        scores = jnp.where(visible[:, None], scores, jnp.finfo(jnp.float32).min)
-        attended = contract("rhnl,rhld->rnhd", jax.nn.softmax(scores), values)
+        rows, tokens, _ = x.shape
+
+        def by_head(projected: jax.Array) -> jax.Array:
+            return own.split(projected).swapaxes(1, 2).reshape(rows * own.heads, tokens, -1)
+
+        query, key, value = (by_head(project(y)) for project in (own.q_proj, own.k_proj, own.v_proj))
+        at = (jnp.int32(0), index, jnp.int32(0))
+        keys = jax.lax.dynamic_update_slice(keys, key.astype(keys.dtype), at)
+        values = jax.lax.dynamic_update_slice(values, value.astype(values.dtype), at)
+        scores = contract("gtd,gld->gtl", query * query.shape[-1] ** -0.5, keys)
+        scores = jnp.where(jnp.repeat(visible, own.heads, axis=0), scores, jnp.finfo(jnp.float32).min)
+        attended = contract("gtl,gld->gtd", jax.nn.softmax(scores), values)
+        attended = attended.reshape(rows, own.heads, tokens, -1).swapaxes(1, 2)
         return x + own.out_proj(attended.reshape(x.shape)), keys, values
 
     def attend_to_recording(
@@ -199,6 +209,7 @@ class WhisperDecoder(nnx.Module):
         def table(rows: int) -> nnx.Param:
             return nnx.Param(nnx.initializers.normal(0.02)(rngs.params(), (rows, config.d_model), jnp.float32))
 
+        self.depth = config.decoder_layers
         self.embed_tokens = table(config.vocab_size)
         self.embed_positions = table(config.max_target_positions)
         self.layers = stacked(lambda rngs: DecoderLayer(config, rngs=rngs), config.decoder_layers, rngs=rngs)
@@ -211,20 +222,19 @@ class WhisperDecoder(nnx.Module):
         padding: Int[Array, " rows"],
         cache: Cache,
         heard: Heard,
-        layers: tuple[DecoderLayer, ...],
     ) -> Decoded:
         """Decode the tokens that stand at `index` and after it, given the cache of those before.
 
         The first `padding` places of a row are before its text: they are not attended to, and positions are counted
-        from there. `layers` are `self.unstacked()`.
+        from there. Needs unstacked layers.
         """
-        length = cache.keys[0].shape[2]
+        length = cache.keys[0].shape[1]
         places = index + jnp.arange(tokens.shape[1], dtype=jnp.int32)
         x = self.embed(tokens, jnp.maximum(places[None] - padding[:, None], 0))
         slots = jnp.arange(length, dtype=jnp.int32)[None, None]
         visible = (slots <= places[None, :, None]) & (slots >= padding[:, None, None])
         keys, values, attention = [], [], []
-        for layer, own_keys, own_values, heard_keys, heard_values in zip(layers, *cache, *heard, strict=True):
+        for layer, own_keys, own_values, heard_keys, heard_values in zip(self.layers, *cache, *heard, strict=True):
             x, own_keys, own_values = layer.attend_to_text(x, own_keys, own_values, places[0], visible)
             x, attended = layer.attend_to_recording(x, heard_keys, heard_values)
             x = layer.feed_forward(x)
@@ -233,16 +243,15 @@ class WhisperDecoder(nnx.Module):
             attention.append(attended)
         return Decoded(self.layer_norm(x), Cache(tuple(keys), tuple(values)), tuple(attention))
 
-    def unstacked(self) -> tuple[DecoderLayer, ...]:
-        """The layers one by one. A loop over tokens takes them apart before it starts, because a scan inside the loop
-        would copy each layer's weights out of the stack for every token."""
-        return tuple(layer_at(self.layers, index) for index in range(self.layers.self_attn.q_proj.kernel[...].shape[0]))
+    def unstack(self) -> None:
+        """Hold the layers one by one, as the decoding of tokens needs them: a stack would be copied for every token."""
+        self.layers = nnx.List([layer_at(self.layers, index) for index in range(self.depth)])
 
     def empty_cache(self, rows: int, length: int) -> Cache:
         """Room for `length` tokens of each row."""
-        layers, width, _ = self.layers.self_attn.q_proj.kernel[...].shape
-        heads, dtype = self.layers.self_attn.heads, self.layers.self_attn.dtype
-        empty = (jnp.zeros((rows, heads, length, width // heads), dtype),) * layers
+        own = self.layers[0].self_attn
+        width, dtype = own.q_proj.kernel[...].shape[0] // own.heads, own.dtype
+        empty = (jnp.zeros((rows * own.heads, length, width), dtype),) * self.depth
         return Cache(empty, empty)
 
     def embed(
@@ -265,5 +274,5 @@ class Whisper(nnx.Module):
 
     def listen(self, encoded: Float[Array, "batch frames width"]) -> Heard:
         """What the decoder needs of encoded recordings, computed once for all tokens."""
-        keys, values = zip(*(layer.listen(encoded) for layer in self.decoder.unstacked()), strict=True)
+        keys, values = zip(*(layer.listen(encoded) for layer in self.decoder.layers), strict=True)
         return Heard(keys, values)
