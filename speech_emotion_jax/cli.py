@@ -83,6 +83,7 @@ def _predict(options: argparse.Namespace) -> None:
 
 
 def _transcribe(options: argparse.Namespace) -> None:
+    from .inputs.audio import stated_seconds
     from .registry import PUBLISHED
     from .runtime.progress import progress
     from .transcribe import FALLBACK, TranscriptionOptions, WhisperPipeline
@@ -105,25 +106,28 @@ def _transcribe(options: argparse.Namespace) -> None:
         device=options.device,
         revision=options.revision,
     )
+    stated = [stated_seconds(audio) for audio in options.audio]
+    seconds = None if None in stated else round(sum(each or 0 for each in stated))
     failed = 0
-    results = pipeline.transcribe_each(options.audio, settings)
-    with progress(f"Transcribing {len(targets)} recording{'s' * (len(targets) > 1)}", len(targets)) as advance:
+    held: list[str] = []  # on a terminal results would be written into the bar
+    show = held.append if sys.stdout.isatty() else _print
+    with progress(f"Transcribing {len(targets)} recording{'s' * (len(targets) > 1)}", seconds) as advance:
+        results = pipeline.transcribe_each(options.audio, settings, advance)
         for audio, target, result in zip(options.audio, targets, results, strict=True):
-            advance(1)
             if isinstance(result, SpeechEmotionError):
                 failed += 1
                 _say(str(result))
-                content = _json({"audio": audio, "error": str(result)})
-                if options.format != "json" or target is not None:
-                    continue
-            else:
+                if target is None and options.format == "json":
+                    show(_json({"audio": audio, "error": str(result)}))
+            elif target is None:
                 content = _rendered(audio, result, options.format)
-            if target is None:
-                _print(f"{audio}: {content}" if options.format == "text" and len(targets) > 1 else content)
+                show(f"{audio}: {content}" if options.format == "text" and len(targets) > 1 else content)
             else:
                 partial = target.with_name(f".{target.name}.partial")
-                partial.write_text(content + "\n", encoding="utf-8")
+                partial.write_text(_rendered(audio, result, options.format) + "\n", encoding="utf-8")
                 partial.replace(target)
+    for content in held:
+        _print(content)
     if failed == len(targets):
         raise InvalidInput("no recording could be transcribed")
     if failed:

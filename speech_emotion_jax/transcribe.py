@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gc
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from os import PathLike
@@ -19,7 +19,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from .checkpoints import WhisperCheckpoint, load_whisper
 from .convert.sources import read_json
 from .decoding.listener import Listener
-from .decoding.seek import advance
+from .decoding.seek import follow
 from .decoding.stitch import DecodedWindow, Segment, stitch
 from .decoding.vocabulary import UNSPACED_LANGUAGES, Vocabulary
 from .decoding.words import FRAME_SECONDS, Span, token_times, words
@@ -215,9 +215,15 @@ class WhisperPipeline:
         return transcripts
 
     def transcribe_each(
-        self, sources: Iterable[AudioSource], options: TranscriptionOptions | None = None
+        self,
+        sources: Iterable[AudioSource],
+        options: TranscriptionOptions | None = None,
+        advance: Callable[[float], None] = lambda seconds: None,
     ) -> Iterator[Transcript | SpeechEmotionError]:
-        """The same one by one, in order; a recording that can't be used gives its error, and the others go on."""
+        """The same one by one, in order; a recording that can't be used gives its error, and the others go on.
+
+        `advance` is told how many seconds of sound were transcribed, batch after batch.
+        """
         options = options or TranscriptionOptions()
         self.vocabulary.check_task(options.task)
         language = None if options.language is None else self.vocabulary.language_code(options.language)
@@ -225,7 +231,7 @@ class WhisperPipeline:
             language = "en"
         recordings = (_Recording(source, language) for source in sources)
         run = self._sequentially if options.sequential else self._in_windows
-        return run(recordings, options)
+        return run(recordings, options, advance)
 
     def close(self) -> None:
         """Free the parameters and the compiled programs; the pipeline can't transcribe any more."""
@@ -233,7 +239,7 @@ class WhisperPipeline:
         gc.collect()
 
     def _in_windows(
-        self, recordings: Iterable[_Recording], options: TranscriptionOptions
+        self, recordings: Iterable[_Recording], options: TranscriptionOptions, advance: Callable[[float], None]
     ) -> Iterator[Transcript | SpeechEmotionError]:
         """Overlapping windows of all recordings in batches, joined by what they have in common."""
         length, left, right = (round(seconds * SAMPLE_RATE) for seconds in (options.window, *options.stride))
@@ -256,12 +262,15 @@ class WhisperPipeline:
             waiting.append(item)
             count += isinstance(item, _Piece)
             if count == options.batch_size:
-                yield from self._decode_waiting(waiting, options)
+                yield from self._decode_waiting(waiting, options, advance)
                 waiting, count = [], 0
-        yield from self._decode_waiting(waiting, options)
+        yield from self._decode_waiting(waiting, options, advance)
 
     def _decode_waiting(
-        self, waiting: Sequence[_Piece | SpeechEmotionError | _Recording], options: TranscriptionOptions
+        self,
+        waiting: Sequence[_Piece | SpeechEmotionError | _Recording],
+        options: TranscriptionOptions,
+        advance: Callable[[float], None],
     ) -> Iterator[Transcript | SpeechEmotionError]:
         outcomes = iter(self._decode([item for item in waiting if isinstance(item, _Piece)], options))
         for item in waiting:
@@ -275,12 +284,13 @@ class WhisperPipeline:
                 start, duration, left, right = (
                     samples / SAMPLE_RATE for samples in (window.start, len(window.waveform), window.left, window.right)
                 )
+                advance(duration - left - right)
                 item.recording.windows.append(
                     DecodedWindow(start, duration, left, right, outcome.tokens, outcome.times)
                 )
 
     def _sequentially(
-        self, recordings: Iterable[_Recording], options: TranscriptionOptions
+        self, recordings: Iterable[_Recording], options: TranscriptionOptions, advance: Callable[[float], None]
     ) -> Iterator[Transcript | SpeechEmotionError]:
         """Each recording window by window; a batch holds windows of different recordings."""
         length = round(options.window * SAMPLE_RATE)
@@ -307,6 +317,7 @@ class WhisperPipeline:
                     done[number] = self._transcript(recording, options)
             for piece, outcome in zip(pieces.values(), self._decode(list(pieces.values()), options), strict=True):
                 self._take(piece, outcome)
+                advance((piece.recording.samples - piece.window.start) / SAMPLE_RATE)
             active = {number: active[number] for number in pieces}
             while given in done:
                 yield done.pop(given)
@@ -318,7 +329,7 @@ class WhisperPipeline:
         start, duration = window.start / SAMPLE_RATE, len(window.waveform) / SAMPLE_RATE
         used = duration
         if outcome.tokens:
-            segments, used = advance(
+            segments, used = follow(
                 outcome.tokens,
                 times=outcome.times,
                 start=start,

@@ -9,7 +9,7 @@ from .stitch import Segment
 from .words import FRAME_SECONDS, Span
 
 
-def advance(
+def follow(
     tokens: Sequence[int], *, times: Sequence[Span] = (), start: float, duration: float, first_timestamp: int
 ) -> tuple[list[Segment], float]:
     """The segments of a window that begins at `start` and how far to go on from there, both in seconds.

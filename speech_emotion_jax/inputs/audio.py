@@ -15,6 +15,7 @@ import os
 from collections.abc import Iterator, Mapping
 
 import numpy as np
+import soundfile
 import soxr
 from jaxtyping import Float
 
@@ -61,6 +62,15 @@ def blocks(
             waiting = [joined[full:]]
     if count:
         yield np.concatenate(waiting)
+
+
+def stated_seconds(path: str | os.PathLike[str]) -> float | None:
+    """How long a file says that it is; None where only decoding tells."""
+    try:
+        stated = soundfile.info(path)
+    except (OSError, soundfile.LibsndfileError):
+        return None
+    return stated.frames / stated.samplerate if 0 < stated.frames < 2**62 else None
 
 
 def describe(source: object) -> str:
