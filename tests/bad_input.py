@@ -46,8 +46,15 @@ CASES = {
     "no audio": Case(without(AUDIO, "audio_path"), "'audio'", "--audio"),
     "no audio in fusion": Case(without(CONCAT, "audio_path"), "'concat'", "--audio"),
     "no text": Case(without(TEXT, "text"), "'text'", "--text"),
-    "no text in fusion": Case(without(CONCAT, "text"), "transcription", "--text"),
-    "audio for text": Case(without(TEXT, "text") | {"audio_path": "speech.wav"}, "transcription", "--text"),
+    "no text and no transcriber": Case(
+        without(CONCAT, "text") | {"whisper_id": "models/not/here"}, "models/not/here", "name a hub id"
+    ),
+    "transcriber without files": Case(
+        without(TEXT, "text") | {"audio_path": "speech.wav", "whisper_id": "vacant"}, "vacant", "whole model folder"
+    ),
+    "an emotion checkpoint as transcriber": Case(
+        without(CONCAT, "text") | {"whisper_id": "audio-es"}, "audio-es", "such as openai/whisper-base"
+    ),
     "empty text": Case(TEXT | {"text": ""}, "text is empty", "pass the words"),
     "blank text": Case(TEXT | {"text": " \t\n"}, "blank", "pass the words"),
     "blank text in fusion": Case(CONCAT | {"text": "  "}, "blank", "pass the words"),
@@ -82,8 +89,9 @@ CASES = {
 }
 
 
-def furnish(folder: Path, published: Callable[[str, str], Path]) -> None:
+def furnish(folder: Path, published: Callable[[str, str], Path], whisper: Path) -> None:
     """Fill a working directory with the recordings and model folders that the cases name."""
+    (folder / "whisper").symlink_to(whisper)
     models = [(mode, "es") for mode in ("text", "audio", "concat", "multihead", "text_encoder")]
     for mode, language in [*models, ("audio", "en")]:
         (folder / f"{mode}-{language}").symlink_to(published(mode, language))

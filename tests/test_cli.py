@@ -46,10 +46,10 @@ class Run(NamedTuple):
 
 
 @pytest.fixture(autouse=True)
-def workplace(published, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def workplace(published, whisper_tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working directory with recordings and models, and caches that are empty."""
     (tmp_path / "work").mkdir()
-    furnish(tmp_path / "work", published)
+    furnish(tmp_path / "work", published, whisper_tiny)
     monkeypatch.chdir(tmp_path / "work")
     for name in ("SPEECH_EMOTION_JAX_CACHE", "HF_HOME", "XDG_CACHE_HOME"):
         monkeypatch.setenv(name, str(tmp_path / "caches" / name))

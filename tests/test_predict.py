@@ -18,8 +18,9 @@ import speech_emotion_jax
 from speech_emotion_jax import InvalidInput, UnreadableInput, predict, predict_emotion
 from speech_emotion_jax.registry import LABELS, MODES
 from speech_emotion_jax.runtime.devices import select_device
+from speech_emotion_jax.transcribe import TranscriptionOptions, WhisperPipeline
 
-from .bad_input import AUDIO, CASES, RATE, TEXT, Case, furnish, noise
+from .bad_input import AUDIO, CASES, CONCAT, RATE, TEXT, Case, furnish, noise
 from .conftest import PROBABILITY_BUDGET
 from .parity.reference import TorchOriginal
 
@@ -27,9 +28,9 @@ pytestmark = pytest.mark.usefixtures("compiled_once")
 
 
 @pytest.fixture(autouse=True)
-def workplace(published, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def workplace(published, whisper_tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working directory with recordings and models."""
-    furnish(tmp_path, published)
+    furnish(tmp_path, published, whisper_tiny)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -199,3 +200,84 @@ def test_labels_may_be_the_checkpoints_own():
     published = predict_emotion(**TEXT)
     own = predict_emotion(**TEXT, labels=list("uvwxyz"))
     assert list(own["scores"].items()) == list(zip("uvwxyz", published["scores"].values(), strict=True))
+
+
+# Transcription
+
+
+SPOKEN = {name: value for name, value in CONCAT.items() if name != "text"} | {"whisper_id": "whisper"}
+
+
+@pytest.fixture(scope="module")
+def spoken(whisper_tiny: Path) -> str:
+    """What the tiny random Whisper takes speech.wav for."""
+    pipeline = WhisperPipeline.from_pretrained(whisper_tiny, device="cpu")
+    clip = {"array": speech_wav(), "sampling_rate": RATE}
+    [transcript] = pipeline.transcribe([clip], TranscriptionOptions(language="es"))
+    pipeline.close()
+    assert transcript["text"]
+    return transcript["text"]
+
+
+def speech_wav() -> np.ndarray:
+    """speech.wav as it is read: 16 bits a sample."""
+    return np.round(noise(1.0) * 32_768).clip(-32_768, 32_767).astype(np.int16)
+
+
+@pytest.mark.parametrize("mode", ["concat", "text"])
+def test_a_recording_without_text_is_transcribed(spoken: str, mode: str):
+    arguments = SPOKEN if mode == "concat" else TEXT | {"text": None, "audio_path": "speech.wav", "whisper_id": "whisper"}
+    prediction = predict_emotion(**arguments)  # pyright: ignore[reportArgumentType]
+    assert prediction.get("text") == spoken
+    told = predict_emotion(**arguments | {"text": spoken})  # pyright: ignore[reportArgumentType]
+    assert "text" not in told
+    assert told == {name: value for name, value in prediction.items() if name != "text"}
+    assert json.loads(json.dumps(prediction)) == prediction
+
+
+@pytest.mark.parametrize("sound", ["digital zeros", "a last bit"])
+def test_silence_is_not_transcribed(sound: str):
+    level = 0 if sound == "digital zeros" else 1
+    clip = {"array": np.resize(np.array([level, -level], np.int16), RATE), "sampling_rate": RATE}
+    with pytest.raises(InvalidInput, match=r"nothing that is said .*no-speech probability 0\.\d\d.*--text.*mode audio"):
+        predict_emotion(**TEXT | {"text": None, "audio_path": clip, "whisper_id": "whisper"})
+
+
+def test_the_model_file_names_the_transcriber(workplace: Path, spoken: str):
+    (workplace / "model.json").write_text(json.dumps({"es": {"whisper": "whisper"}}))
+    without = {name: value for name, value in SPOKEN.items() if name != "whisper_id"}
+    assert predict_emotion(**without, model_config_path="model.json").get("text") == spoken
+
+
+def test_transcripts_are_kept_by_content(workplace: Path, loads: Callable[[], int]):
+    first = predict_emotion(**SPOKEN, transcripts="kept")
+    [entry] = (workplace / "kept").iterdir()
+    assert json.loads(entry.read_text())["text"] == first.get("text")
+
+    speech_emotion_jax.close()
+    loaded = loads()
+    (workplace / "speech.wav").rename(workplace / "renamed.wav")
+    again = predict_emotion(**SPOKEN | {"audio_path": "renamed.wav"}, transcripts="kept")
+    assert again == first
+    assert loads() == loaded + 1  # the emotion model alone
+
+    kept = json.loads(entry.read_text()) | {"text": "estoy muy triste hoy"}
+    entry.write_text(json.dumps(kept))
+    other = predict_emotion(**SPOKEN | {"audio_path": "renamed.wav"}, transcripts="kept")
+    assert other.get("text") == "estoy muy triste hoy"
+    assert other["scores"] == predict_emotion(**CONCAT | {"audio_path": "renamed.wav"})["scores"]
+
+
+def test_a_folder_that_takes_no_transcripts_is_told(workplace: Path):
+    with pytest.raises(UnreadableInput, match=r"can't be kept in speech\.wav.*name another folder"):
+        predict_emotion(**SPOKEN, transcripts="speech.wav")
+
+
+def test_one_transcriber_stays_loaded_until_close(loads: Callable[[], int]):
+    before = live_arrays()
+    predict_emotion(**SPOKEN)
+    predict_emotion(**SPOKEN)
+    assert loads() == 2  # one of each
+    assert live_arrays() > before
+    speech_emotion_jax.close()
+    assert live_arrays() == before

@@ -37,7 +37,7 @@ class Listener:
         # The caches of a CPU hold the activations of one recording; accelerators want them all at once.
         one_by_one = mesh.size == 1 and mesh.devices.flat[0].platform == "cpu"
         self._hear = _compiled(_hear, self.graph, one_by_one)
-        self._detect = _compiled(_detect, self.graph, static="languages")
+        self._detect = _compiled(_detect, self.graph, static=("start", "languages"))
         self._greedy = _compiled(_greedy, self.graph, static=("start", "rules", "limit"))
         self._beams = _compiled(_beams, self.graph, static=("start", "rules", "limit", "beams"))
         self._align = _compiled(_align, self.graph, static="heads")
@@ -52,7 +52,7 @@ class Listener:
         for program in (self._hear, self._detect, self._greedy, self._beams, self._align):
             program.clear_cache()
 
-    def features(self, waveforms: Sequence[Float[np.ndarray, " samples"]]) -> Float[Array, "batch frames bins"]:
+    def features(self, waveforms: Sequence[Float[np.ndarray, " _samples"]]) -> Float[Array, "batch frames bins"]:
         """Log-mel of windows of at most 30 s, padded with silence."""
         padded = [np.pad(waveform, (0, WINDOW_SAMPLES - len(waveform))) for waveform in waveforms]
         return log_mel(self.place(padded), bins=self.config.num_mel_bins)
@@ -67,7 +67,7 @@ class Listener:
 
     def detect(self, heard: Heard, start: int, languages: Sequence[int]) -> Float[np.ndarray, "batch languages"]:
         """How probably each of the languages' tokens follows `start`, which is <|startoftranscript|>."""
-        return np.asarray(self._detect(self.parameters, heard, start, languages=tuple(languages)))
+        return np.asarray(self._detect(self.parameters, heard, start=start, languages=tuple(languages)))
 
     def pick(self, heard: Heard, rows: Sequence[int]) -> Heard:
         """Some recordings of a batch, as a batch of their own."""
@@ -150,7 +150,7 @@ def _hear(graph: Any, one_by_one: bool, parameters: Any, features: jax.Array) ->
     return jax.tree.map(lambda x: x[:, 0], heard)
 
 
-def _detect(graph: Any, parameters: Any, heard: Heard, start: int, *, languages: tuple[int, ...]) -> jax.Array:
+def _detect(graph: Any, parameters: Any, heard: Heard, *, start: int, languages: tuple[int, ...]) -> jax.Array:
     decoder = nnx.merge(graph, parameters).decoder
     batch = heard.keys[0].shape[0]
     tokens = jnp.full((batch, 1), start, jnp.int32)

@@ -14,7 +14,7 @@ logger = logging.getLogger("speech_emotion_jax")
 
 
 @contextmanager
-def progress(step: str, total: float | None = None) -> Iterator[Callable[[float], None]]:
+def progress(step: str, total: int | float | None = None) -> Iterator[Callable[[float], None]]:
     """Show a step while it runs. Yields a function to call with each amount done; the bar pulses without a `total`."""
     if _on_terminal():
         with bar(step, total) as advance:
@@ -26,7 +26,7 @@ def progress(step: str, total: float | None = None) -> Iterator[Callable[[float]
 
 
 @contextmanager
-def bar(step: str, total: float | None = None) -> Iterator[Callable[[float], None]]:
+def bar(step: str, total: int | float | None = None) -> Iterator[Callable[[float], None]]:
     """The bar alone, for steps whose log lines would be too many; nothing where stderr is no terminal."""
     if not _on_terminal():
         yield lambda done: None
