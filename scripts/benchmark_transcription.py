@@ -25,6 +25,7 @@ from pathlib import Path
 from statistics import median
 
 RUNS = 5
+BATCH_RUNS = 1
 THREADS = os.cpu_count() or 1
 
 
@@ -65,12 +66,14 @@ def main() -> None:
                     singles[name].append(worker.run([clip])["seconds"])
                 rates.append(workers["torch"].run([])["rate"])
         batches: dict[str, list[float]] = {name: [] for name in workers}
-        for _ in range(2):
+        for _ in range(BATCH_RUNS):
             for name, worker in workers.items():
                 done = worker.run(batch)
                 batches[name].append(done["seconds"])
                 texts[name] = done["texts"]
-        print(f"{len(alone)} clips of 3 to 6 s alone, {RUNS} turns each; {options.batch} clips at once, 2 turns")
+        print(
+            f"{len(alone)} clips of 3 to 6 s alone, {RUNS} turns each; {options.batch} clips at once, {BATCH_RUNS} turn"
+        )
         spread = f"median {median(rates):.0f}, {min(rates):.0f} to {max(rates):.0f} GFLOP/s"
         print(f"torch's matmul between the turns: {spread}")
         print(f"{'':24}{'one clip':>10}{'ratio':>8}{'batch':>10}{'ratio':>8}{'first use':>11}{'peak':>9}{'texts':>12}")

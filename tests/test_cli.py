@@ -17,14 +17,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+import soundfile
 
 import speech_emotion_jax
 from speech_emotion_jax import predict_emotion
 from speech_emotion_jax.cli import chart, main
 from speech_emotion_jax.info import PACKAGES
 from speech_emotion_jax.runtime.progress import progress
+from speech_emotion_jax.transcribe import TranscriptionOptions, WhisperPipeline
 
-from .bad_input import AUDIO, CASES, CONCAT, TEXT, Case, furnish
+from .bad_input import AUDIO, CASES, CONCAT, RATE, TEXT, Case, furnish, noise
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
 
@@ -225,6 +227,194 @@ def test_what_stdout_cannot_encode_does_not_stop_it(monkeypatch: pytest.MonkeyPa
     out.truncate(0)
     assert main([*predict_line(TEXT), "--labels", labels, "--json"]) == 0
     assert list(json.loads(out.getvalue().strip(b"\0"))["scores"]) == labels.split(",")
+
+
+# Transcription
+
+TRANSCRIBE = ("transcribe", "--language=es", "--model-id=whisper")
+
+
+@pytest.fixture(scope="module")
+def transcribed(whisper_tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., dict[str, Any]]:
+    """What the tiny random Whisper takes `noise(1.0, seed)` for, by the pipeline itself."""
+    pipeline = WhisperPipeline.from_pretrained(whisper_tiny, device="cpu")
+    path = tmp_path_factory.mktemp("transcribed") / "speech.wav"
+
+    def transcript(seed: int = 0, **options: Any) -> dict[str, Any]:
+        soundfile.write(path, noise(1.0, seed), RATE)
+        [found] = pipeline.transcribe([path], TranscriptionOptions(language="es", **options))
+        return dict(found)
+
+    return transcript
+
+
+@pytest.fixture
+def several(workplace: Path) -> Path:
+    """More recordings, in a folder of their own."""
+    (workplace / "work" / "other").mkdir()
+    for seed, name in enumerate(("speech.wav", "more.flac")):
+        soundfile.write(workplace / "work" / "other" / name, noise(1.0, seed), RATE)
+    return workplace / "work"
+
+
+def test_transcribe_prints_the_text_alone(run: Callable[..., Run], transcribed: Callable[..., dict[str, Any]]):
+    code, out, err = run(*TRANSCRIBE, "speech.wav")
+    assert (code, out) == (0, transcribed()["text"] + "\n")
+    assert out.strip()
+    *steps, done = err.splitlines()
+    assert done == "Transcribing 1 recording: done"
+    assert all(re.fullmatch(r"(Reading|Transcribing) [\w ]+(: done| \.\.\.)", step) for step in steps)
+
+
+def test_transcribe_prints_a_line_of_json_for_each(
+    run: Callable[..., Run], several: Path, transcribed: Callable[..., dict[str, Any]]
+):
+    code, out, _ = run(*TRANSCRIBE, "--format=json", "other/more.flac", "speech.wav")
+    assert code == 0
+    first, second = map(json.loads, out.splitlines())
+    assert first == {"audio": "other/more.flac", **transcribed(1)}
+    assert second == {"audio": "speech.wav", **transcribed()}
+    assert first.keys() == {"audio", "text", "language", "duration", "no_speech_probability"}
+
+
+@pytest.mark.parametrize("format", ["srt", "vtt"])
+def test_transcribe_writes_subtitles(run: Callable[..., Run], transcribed: Callable[..., dict[str, Any]], format: str):
+    code, out, _ = run(*TRANSCRIBE, f"--format={format}", "speech.wav")
+    segments = transcribed(timestamps="segment")["segments"]
+    assert code == 0
+    assert out.count(" --> ") == len(segments) > 0
+    assert out.startswith("WEBVTT\n\n" if format == "vtt" else "1\n00:00:")
+    shown = [line for line in out.splitlines() if line and "-->" not in line and line != "WEBVTT"]
+    said = [line for line in shown if not line.isdecimal()] if format == "srt" else shown
+    assert "".join(said) == "".join(segment["text"].strip() for segment in segments)
+
+
+def test_transcribe_times_words(run: Callable[..., Run], transcribed: Callable[..., dict[str, Any]]):
+    code, out, _ = run(*TRANSCRIBE, "--format=json", "--timestamps=word", "speech.wav")
+    assert code == 0
+    assert json.loads(out) == {"audio": "speech.wav", **transcribed(timestamps="word")}
+    assert all(segment["words"] for segment in json.loads(out)["segments"])
+
+
+def test_transcribe_writes_a_file_for_each(
+    run: Callable[..., Run], several: Path, transcribed: Callable[..., dict[str, Any]]
+):
+    code, out, _ = run(*TRANSCRIBE, "--output=made/here", "other/speech.wav", "other/more.flac")
+    assert (code, out) == (0, "")
+    folder = several / "made" / "here"
+    assert {path.name for path in folder.iterdir()} == {"speech.txt", "more.txt"}
+    assert (folder / "speech.txt").read_text(encoding="utf-8") == transcribed()["text"] + "\n"
+    assert (folder / "more.txt").read_text(encoding="utf-8") == transcribed(1)["text"] + "\n"
+
+    code, _, _ = run(*TRANSCRIBE, "--format=json", "--output=made/here", "other/speech.wav")
+    assert code == 0
+    assert json.loads((folder / "speech.json").read_text(encoding="utf-8")) == {
+        "audio": "other/speech.wav",
+        **transcribed(),
+    }
+
+
+def test_several_texts_say_whose_they_are(
+    run: Callable[..., Run], several: Path, transcribed: Callable[..., dict[str, Any]]
+):
+    code, out, _ = run(*TRANSCRIBE, "speech.wav", "other/more.flac")
+    assert (code, out) == (0, f"speech.wav: {transcribed()['text']}\nother/more.flac: {transcribed(1)['text']}\n")
+
+
+@pytest.mark.parametrize("output", [None, "made"])
+def test_a_recording_that_fails_does_not_stop_the_others(run: Callable[..., Run], workplace: Path, output: str | None):
+    line = [*TRANSCRIBE, "--format=json", "speech.wav", "truncated.wav", "silence.wav"]
+    code, out, err = run(*line, *([] if output is None else [f"--output={output}"]))
+    assert code == 3
+    refused, summary = [text for text in err.splitlines() if text.startswith("speech-emotion-jax: ")]
+    assert re.search(r"truncated\.wav is truncated", refused)
+    assert "1 of 3 recordings" in summary
+    if output is None:
+        spoken, error, silent = map(json.loads, out.splitlines())
+        assert error.keys() == {"audio", "error"}
+        assert refused.endswith(error["error"])
+    else:
+        folder = workplace / "work" / output
+        assert {path.name for path in folder.iterdir()} == {"speech.json", "silence.json"}
+        spoken, silent = (json.loads((folder / f"{name}.json").read_text()) for name in ("speech", "silence"))
+    assert spoken["text"]
+    assert silent["text"] == ""
+    assert 0 <= silent["no_speech_probability"] <= 1
+
+
+def test_nothing_transcribed_is_a_failure(run: Callable[..., Run]):
+    code, out, err = run(*TRANSCRIBE, "truncated.wav", "letter.wav")
+    assert (code, out) == (2, "")
+    said = [text for text in err.splitlines() if text.startswith("speech-emotion-jax: ")]
+    assert [name in text for name, text in zip(("truncated", "letter", "no recording"), said, strict=True)] == [
+        True
+    ] * 3
+
+
+@pytest.mark.parametrize(
+    ("line", "named"),
+    [
+        ([], "AUDIO"),
+        (["missing.wav", "speech.wav", "absent.wav"], "missing.wav, absent.wav: there is no such file"),
+        (["audio-es"], "audio-es: there is no such file"),
+        (["speech.wav", "--format=doc"], "the format 'doc' is unknown; use text, json, srt, vtt"),
+        (["speech.wav", "short.wav", "--format=srt"], "2 recordings make 2 srt files; name a folder by --output"),
+        (["speech.wav", "other/speech.wav", "--output=made"], "several recordings would be written to made/speech.txt"),
+        (["speech.wav", "speech.wav", "--output=made"], "several recordings would be written to made/speech.txt"),
+        (["speech.wav", "--timestamps=letter"], "the timestamps 'letter' are unknown"),
+        (["speech.wav", "--beams=0"], "the number of beams is 0"),
+        (["speech.wav", "--batch-size=0"], "batch_size is 0"),
+        (["speech.wav", "--condition-on-previous"], "condition_on_previous needs sequential"),
+        (["speech.wav", "--model-id=audio-es"], "no Whisper checkpoint"),
+        (["speech.wav", "--model-id=models/not/here"], "models/not/here does not exist"),
+        (["speech.wav", "--device=banana"], "'banana'"),
+        (["speech.wav", "--precision=float8"], "'float8'"),
+    ],
+    ids=" ".join,
+)
+def test_transcribe_refuses_in_one_sentence(run: Callable[..., Run], several: Path, line: Sequence[str], named: str):
+    before = files(several)
+    code, out, err = run(*TRANSCRIBE, *line)
+    assert (code, out) == (2, "")
+    assert re.fullmatch(rf"speech-emotion-jax: [^\n]*{re.escape(named)}[^\n]*\n", err)
+    assert files(several) == before
+
+
+@pytest.mark.parametrize(
+    ("option", "named"),
+    [
+        ("--language=klingon", "doesn't know the language 'klingon'; use one of en, es, fr"),
+        ("--task=summarise", "the task 'summarise' is unknown; use transcribe or translate"),
+    ],
+)
+def test_transcribe_refuses_what_the_checkpoint_cannot(run: Callable[..., Run], option: str, named: str):
+    code, out, err = run(*TRANSCRIBE, "speech.wav", option)
+    assert (code, out) == (2, "")
+    assert named in err.splitlines()[-1]
+
+
+def test_predict_says_what_it_heard(run: Callable[..., Run], transcribed: Callable[..., dict[str, Any]]):
+    spoken = {name: value for name, value in CONCAT.items() if name != "text"} | {"whisper_id": "whisper"}
+    code, out, _ = run(*predict_line(spoken), "--json")
+    assert code == 0
+    assert json.loads(out)["text"] == transcribed()["text"]
+    code, out, _ = run(*predict_line(spoken))
+    assert (code, out.splitlines()[0]) == (0, f"«{transcribed()['text']}»")
+
+
+def test_predict_refuses_silence_without_text(run: Callable[..., Run]):
+    silent = TEXT | {"audio_path": "silence.wav", "whisper_id": "whisper"}
+    code, out, err = run(*predict_line({name: value for name, value in silent.items() if name != "text"}), "--json")
+    assert (code, out) == (2, "")
+    assert re.fullmatch(r"speech-emotion-jax: nothing that is said in silence\.wav .*--text.*", err.splitlines()[-1])
+
+
+def test_predict_keeps_transcripts_where_it_is_told(run: Callable[..., Run], workplace: Path):
+    spoken = {name: value for name, value in CONCAT.items() if name != "text"} | {"whisper_id": "whisper"}
+    code, out, _ = run(*predict_line(spoken), "--transcripts=kept", "--json")
+    assert code == 0
+    [entry] = (workplace / "work" / "kept").iterdir()
+    assert json.loads(entry.read_text(encoding="utf-8"))["text"] == json.loads(out)["text"]
 
 
 # Streams of a real process

@@ -226,7 +226,9 @@ def speech_wav() -> np.ndarray:
 
 @pytest.mark.parametrize("mode", ["concat", "text"])
 def test_a_recording_without_text_is_transcribed(spoken: str, mode: str):
-    arguments = SPOKEN if mode == "concat" else TEXT | {"text": None, "audio_path": "speech.wav", "whisper_id": "whisper"}
+    arguments = (
+        SPOKEN if mode == "concat" else TEXT | {"text": None, "audio_path": "speech.wav", "whisper_id": "whisper"}
+    )
     prediction = predict_emotion(**arguments)  # pyright: ignore[reportArgumentType]
     assert prediction.get("text") == spoken
     told = predict_emotion(**arguments | {"text": spoken})  # pyright: ignore[reportArgumentType]

@@ -183,7 +183,7 @@ def test_other_rates_are_resampled(pipeline: FlaxWhisperPipline, waveform: np.nd
 
 def test_addresses_are_fetched(pipeline: FlaxWhisperPipline, address: str, text: str):
     assert pipeline(f"{address}/joy.flac", language="es")["text"] == text
-    with pytest.raises(UnreadableInput, match=rf"{address}/sorrow\.flac can't be fetched .*404.*; download it"):
+    with pytest.raises(UnreadableInput, match=rf"^{address}/sorrow\.flac can't be fetched .*404.*; download it[^\n]*$"):
         pipeline(f"{address}/sorrow.flac")
 
 
@@ -213,7 +213,7 @@ def test_bad_inputs_are_refused(pipeline: FlaxWhisperPipline, inputs: Any, sente
 def test_a_stride_needs_windows(pipeline: FlaxWhisperPipline, waveform: np.ndarray):
     inputs: Any = {"raw": waveform, "sampling_rate": RATE, "stride": (0, 1_000)}
     with pytest.raises(InvalidInput, match="stride needs neighbouring windows"):
-        pipeline(inputs, chunk_length_s=0)
+        pipeline(inputs, chunk_length_s=0.0)
 
 
 # Results
@@ -237,17 +237,24 @@ def test_chunks_have_times(pipeline: FlaxWhisperPipline, waveform: np.ndarray, t
     assert 0 <= times[0] < times[-1] <= len(waveform) / RATE + 0.02
 
 
-def test_windows_of_other_lengths(pipeline: FlaxWhisperPipline, waveform: np.ndarray):
-    """Overlapping, as our pipeline has them; and with 0 one after the other."""
-    doubled = np.concatenate([waveform] * 2)
-    for arguments, window, stride in (
-        ({"chunk_length_s": 3.0}, 3.0, (0.5, 0.5)),
-        ({"chunk_length_s": 3, "stride_length_s": 1}, 3.0, (1.0, 1.0)),
-        ({"chunk_length_s": 3.0, "stride_length_s": [0.2, 0.0], "batch_size": 2}, 3.0, (0.2, 0.0)),
-        ({"chunk_length_s": 0}, 30.0, (0.0, 0.0)),
-    ):
-        options = TranscriptionOptions(language="es", window=window, stride=stride, batch_size=2)
-        assert ours(pipeline, doubled, options) == pipeline(doubled, language="es", **arguments)["text"]
+@pytest.mark.parametrize(
+    ("arguments", "window", "stride"),
+    [
+        ({"chunk_length_s": 1.5}, 1.5, (0.25, 0.25)),
+        ({"chunk_length_s": 1.5, "stride_length_s": 0.5}, 1.5, (0.5, 0.5)),
+        ({"chunk_length_s": 1.5, "stride_length_s": [0.2, 0.0], "batch_size": 2}, 1.5, (0.2, 0.0)),
+        ({"chunk_length_s": 0.0}, 30.0, (0.0, 0.0)),
+    ],
+    ids=str,
+)
+def test_windows_of_other_lengths(
+    pipeline: FlaxWhisperPipline, waveform: np.ndarray, text: str, arguments: Any, window: float, stride: Any
+):
+    rows = arguments.get("batch_size", 1)
+    found = pipeline(waveform, language="es", **arguments)["text"]
+    meant = TranscriptionOptions(language="es", window=window, stride=stride, batch_size=rows)
+    assert found == ours(pipeline, waveform, meant)
+    assert (found == text) == (window == 30)
 
 
 @pytest.mark.parametrize("stride", [[0.5], (0.1, 0.1, 0.1), [], (20.0, 20.0), -1.0])
@@ -272,7 +279,7 @@ DRAWN = TranscriptionOptions(language="es", temperatures=(1.0,))
     ("given", "meant"),
     [
         ({"num_beams": 5}, TranscriptionOptions(language="es", beams=5)),
-        ({"max_new_tokens": 3}, TranscriptionOptions(language="es", max_tokens=3)),
+        ({"max_new_tokens": 4}, TranscriptionOptions(language="es", max_tokens=4)),
         ({"task": "translate"}, TranscriptionOptions(language="es", task="translate")),
         ({"temperature": 1.0}, DRAWN),
         ({"temperature": (0.0, 1.0), **FAILING}, DRAWN),
@@ -294,10 +301,15 @@ def test_generate_kwargs_are_honoured(
 
 
 def test_conditioned_windows_follow_each_other(pipeline: FlaxWhisperPipline, waveform: np.ndarray):
-    meant = {"language": "es", "sequential": True, "window": 1.5, "stride": (0.25, 0.25)}
-    found = pipeline(waveform, 1.5, language="es", generate_kwargs={"condition_on_prev_tokens": True})["text"]
-    assert found == ours(pipeline, waveform, TranscriptionOptions(**meant, condition_on_previous=True))
-    assert found != ours(pipeline, waveform, TranscriptionOptions(**meant))
+    meant = TranscriptionOptions(
+        language="es", sequential=True, condition_on_previous=True, window=1.5, stride=(0.25, 0.25)
+    )
+    found = [
+        pipeline(waveform, 1.5, language="es", generate_kwargs={"condition_on_prev_tokens": conditioned})["text"]
+        for conditioned in (True, False)
+    ]
+    assert found[0] == ours(pipeline, waveform, meant)
+    assert found[0] != found[1]
 
 
 def test_what_is_none_is_as_if_not_given(pipeline: FlaxWhisperPipline, waveform: np.ndarray, text: str):
@@ -343,11 +355,13 @@ def test_max_length_counts_prompt_and_text(
     short = copy.copy(pipeline)
     short.max_length = 8
     vocabulary = pipeline.pipeline.vocabulary
-    ids = short.generate(features, language="es")
-    assert (ids[:, 8:] == vocabulary.end).all()
-    assert (ids[:, :8] != vocabulary.end).all()
-    assert short(waveform, language="es")["text"] == vocabulary.text(ids[0])
-    assert text.startswith(vocabulary.text(ids[0]))
+    [ids] = short.generate(features[:1], language="es")
+    assert (ids[8:] == vocabulary.end).all()
+    assert (ids[:8] != vocabulary.end).all()
+    begun = short(waveform, language="es")["text"]
+    assert begun == vocabulary.text(ids.tolist())
+    assert text.startswith(begun)
+    assert begun != text
 
 
 # generate
@@ -364,8 +378,8 @@ def test_generate_gives_ids(pipeline: FlaxWhisperPipline, features: np.ndarray, 
         written = row[4:] != vocabulary.end
         assert 0 < written.sum() < len(written)
         assert (np.diff(written.astype(int)) <= 0).all()  # and after the first end only ends
-    assert vocabulary.text(ids[0]) == text
-    assert vocabulary.text(ids[1]) == pipeline(str(FEAR), language="es")["text"]
+    assert vocabulary.text(ids[0].tolist()) == text
+    assert vocabulary.text(ids[1].tolist()) == pipeline(str(FEAR), language="es")["text"]
 
 
 def test_generate_recognises_the_language_and_stamps(pipeline: FlaxWhisperPipline, features: np.ndarray):
