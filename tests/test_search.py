@@ -50,7 +50,7 @@ def whisper(seed: int, vocabulary: int = CONFIG.vocab_size) -> Whisper:
     model.decoder.embed_tokens[...] *= 20.0
     model.decoder.embed_positions[...] *= 50.0
     model.decoder.layer_norm.bias[...] += 0.25
-    if END < vocabulary:  # so that transcripts end, now and then
+    if vocabulary > END:  # so that transcripts end, now and then
         model.decoder.embed_tokens[...] = model.decoder.embed_tokens[...].at[END].add(END_BONUS)
     model.decoder.unstack()
     return model

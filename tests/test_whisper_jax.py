@@ -237,6 +237,9 @@ def test_chunks_have_times(pipeline: FlaxWhisperPipline, waveform: np.ndarray, t
     assert 0 <= times[0] < times[-1] <= len(waveform) / RATE + 0.02
 
 
+BEGINNING = {"max_new_tokens": 4}  # of a window: those that are cut in a word may go on for long
+
+
 @pytest.mark.parametrize(
     ("arguments", "window", "stride"),
     [
@@ -251,10 +254,10 @@ def test_windows_of_other_lengths(
     pipeline: FlaxWhisperPipline, waveform: np.ndarray, text: str, arguments: Any, window: float, stride: Any
 ):
     rows = arguments.get("batch_size", 1)
-    found = pipeline(waveform, language="es", **arguments)["text"]
-    meant = TranscriptionOptions(language="es", window=window, stride=stride, batch_size=rows)
+    found = pipeline(waveform, language="es", generate_kwargs=BEGINNING, **arguments)["text"]
+    meant = TranscriptionOptions(language="es", window=window, stride=stride, batch_size=rows, max_tokens=4)
     assert found == ours(pipeline, waveform, meant)
-    assert (found == text) == (window == 30)
+    assert text.startswith(found) == (window == 30)
 
 
 @pytest.mark.parametrize("stride", [[0.5], (0.1, 0.1, 0.1), [], (20.0, 20.0), -1.0])

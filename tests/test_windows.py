@@ -1,7 +1,7 @@
 """Recordings cut into windows: each sample where it belongs, little memory, errors where they are."""
 
 import tracemalloc
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from speech_emotion_jax.errors import InvalidInput, UnreadableInput
+from speech_emotion_jax.errors import InvalidInput, SpeechEmotionError, UnreadableInput
 from speech_emotion_jax.inputs.audio import load
 from speech_emotion_jax.inputs.windows import Reader, Window, cut, is_silent
 
@@ -26,6 +26,17 @@ def sound(samples: int) -> np.ndarray:
 
 def clip(waveform: np.ndarray) -> dict[str, Any]:
     return {"array": waveform, "sampling_rate": RATE}
+
+
+def until_error(windows: Iterator[Window]) -> tuple[list[Window], SpeechEmotionError | None]:
+    """The windows before the error, and the error."""
+    found: list[Window] = []
+    try:
+        for window in windows:
+            found.append(window)
+    except SpeechEmotionError as error:
+        return found, error
+    return found, None
 
 
 def assert_tiles(windows: Sequence[Window], waveform: np.ndarray, length: int, left: int, right: int) -> None:
@@ -134,10 +145,9 @@ def test_one_click_is_heard():
 def test_what_comes_before_an_error_is_given():
     waveform = sound(1_000_000)
     waveform[900_000] = np.nan
-    windows = []
-    with pytest.raises(InvalidInput, match="NaN"):
-        for window in cut(clip(waveform), 100_000, 0, 0):
-            windows.append(window)
+    windows, error = until_error(cut(clip(waveform), 100_000, 0, 0))
+    assert isinstance(error, InvalidInput)
+    assert "NaN" in str(error)
     assert windows
     for window in windows:
         np.testing.assert_array_equal(window.waveform, waveform[window.start :][:100_000])
@@ -157,12 +167,11 @@ def test_a_file_that_is_damaged_late_is_read_up_to_there(tmp_path: Path):
     soundfile.write(path, sound(60 * RATE), RATE)
     content = path.read_bytes()
     path.write_bytes(content[: len(content) * 3 // 4])
-    windows = []
-    with pytest.raises(UnreadableInput, match="truncated or damaged"):
-        for window in cut(path, 10 * RATE, 0, 0):
-            windows.append(window)
+    windows, error = until_error(cut(path, 10 * RATE, 0, 0))
+    assert isinstance(error, UnreadableInput)
+    assert "truncated or damaged" in str(error)
     assert 2 <= len(windows) <= 4
-    np.testing.assert_array_equal(windows[1].waveform.shape, [10 * RATE])
+    assert all(len(window.waveform) == 10 * RATE for window in windows)
 
 
 @pytest.mark.parametrize("overlaps", [(500, 500), (1_000, 0), (600, 700)])

@@ -1,4 +1,4 @@
-"""The real whisper-base on real recordings against transformers: states, tokens, times, and a recording of over a minute.
+"""The real whisper-base against transformers: states, tokens, times of tokens, and a recording of over a minute.
 
 Tokens must be identical: a recording at which they differ has a cause, unless PyTorch's own margin there is below what
 float32 resolves, 1e-3. On these recordings no margin is below 9e-3.
@@ -31,7 +31,7 @@ from speech_emotion_jax.inputs.audio import SAMPLE_RATE, load
 ENCODER_BUDGET = 1e-4  # relative to the largest value
 FIRST_LOGITS_BUDGET = 1e-3
 PROBABILITY_BUDGET = 1e-4
-LIMIT = 60  # tokens; none of the recordings has as many
+LIMIT = 40  # tokens; none of the recordings has as many
 
 DEMO = Path(str(files("speech_emotion_jax") / "demo_data"))
 
@@ -139,7 +139,7 @@ def test_tokens(pipeline, original, waveforms, search):
     expected = original.written(**search)
     assert written(pipeline, waveforms, **search) == expected
     assert [written(pipeline, [each], **search)[0] for each in waveforms] == expected
-    assert len({len(tokens) for tokens in expected}) > 2  # rows end at different steps
+    assert len({len(tokens) for tokens in expected}) > 1  # rows end at different steps
 
 
 def test_language_and_speech(pipeline, original, waveforms):
@@ -186,22 +186,23 @@ def test_times_of_tokens(pipeline, original, waveforms):
         assert times[-1, 1] > 0.5 * len(waveform) / SAMPLE_RATE
 
 
-def test_a_recording_of_over_a_minute(pipeline, original, waveforms):
-    """Windows of 30 s with overlaps, joined, against transformers' own pipeline."""
-    pauses = (0.4, 1.5, 0.7, 1.0, 0.2, 1.2)  # seconds
-    once = [
-        part
-        for waveform, pause in zip(waveforms, pauses, strict=True)
-        for part in (waveform, np.zeros(round(pause * SAMPLE_RATE), np.float32))
-    ]
-    joined = np.concatenate(once * 3)
+@pytest.mark.parametrize(("window", "stride"), [(30.0, 5.0), (12.0, 2.0)])
+def test_a_recording_of_over_a_minute(pipeline, original, waveforms, window, stride):
+    """Overlapping windows, joined, against transformers' own pipeline: the same text, no stitch differs."""
+    pause = np.zeros(SAMPLE_RATE, np.float32)
+    joined = np.concatenate([part for waveform in waveforms * 3 for part in (waveform, pause)])
     theirs = AutomaticSpeechRecognitionPipeline(
         model=original.model, feature_extractor=original.extractor, tokenizer=original.tokenizer
     )
-    settings = {"language": "es", "task": "transcribe", "num_beams": 1}
-    expected = theirs(joined.copy(), chunk_length_s=30, generate_kwargs=settings)["text"]
+    expected = theirs(
+        joined.copy(),
+        chunk_length_s=window,
+        stride_length_s=stride,
+        generate_kwargs={"language": "es", "task": "transcribe", "num_beams": 1},
+    )["text"]
     recording = {"array": joined, "sampling_rate": SAMPLE_RATE}
-    [transcript] = pipeline.transcribe([recording], TranscriptionOptions(language="es"))
+    options = TranscriptionOptions(language="es", window=window, stride=(stride, stride), no_speech=None)
+    [transcript] = pipeline.transcribe([recording], options)
     assert transcript["text"] == expected.strip()
     assert transcript["duration"] == round(len(joined) / SAMPLE_RATE, 3) > 60
-    assert len(expected.split()) > 100
+    assert len(expected.split()) > 50
