@@ -88,6 +88,8 @@ def _transcribe(options: argparse.Namespace) -> None:
     from .runtime.progress import progress
     from .transcribe import FALLBACK, TranscriptionOptions, WhisperPipeline
 
+    if options.timestamps is not None and options.format == "text":
+        raise InvalidInput("plain text has no place for --timestamps; add --format json, srt or vtt")
     targets = _targets(options.audio, options.output, options.format)
     timestamps = options.timestamps or ("segment" if options.format in SUBTITLES else None)
     settings = TranscriptionOptions(
@@ -106,6 +108,8 @@ def _transcribe(options: argparse.Namespace) -> None:
         device=options.device,
         revision=options.revision,
     )
+    if options.output is not None:
+        Path(options.output).mkdir(parents=True, exist_ok=True)
     stated = [stated_seconds(audio) for audio in options.audio]
     seconds = None if None in stated else round(sum(each or 0 for each in stated))
     failed = 0
@@ -128,6 +132,8 @@ def _transcribe(options: argparse.Namespace) -> None:
                 partial.replace(target)
     for content in held:
         _print(content)
+    if options.output is not None and failed < len(targets):
+        _print(f"wrote {len(targets) - failed} of {len(targets)} transcripts to {options.output}")
     if failed == len(targets):
         raise InvalidInput("no recording could be transcribed")
     if failed:
@@ -150,7 +156,9 @@ def _targets(recordings: list[str], folder: str | None, format: str) -> list[Pat
     targets = [Path(folder) / f"{Path(audio).stem}.{endings.get(format, format)}" for audio in recordings]
     if twice := [str(target) for target, count in Counter(targets).items() if count > 1]:
         raise InvalidInput(f"several recordings would be written to {', '.join(twice)}; give them names of their own")
-    Path(folder).mkdir(parents=True, exist_ok=True)
+    nearest = next(path for path in (Path(folder), *Path(folder).parents) if path.exists())
+    if not nearest.is_dir():
+        raise InvalidInput(f"{nearest} is a file; name a folder by --output")
     return list(targets)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 
-from .errors import InvalidInput
+from .errors import InvalidInput, UnreadableInput
 from .inputs.audio import AudioSource, describe
 from .inputs.features import read_clip
 from .inputs.text import check_text
@@ -115,7 +115,13 @@ def _transcribed(
         key = (whisper_id, precision, device)
         if key not in _transcribers:
             _drop(_transcribers)
-            _transcribers[key] = WhisperPipeline.from_pretrained(whisper_id, precision=precision, device=device)
+            try:
+                _transcribers[key] = WhisperPipeline.from_pretrained(whisper_id, precision=precision, device=device)
+            except UnreadableInput as error:
+                raise UnreadableInput(
+                    f"no text was given, and the transcriber is missing: {error}; pass text (--text), or another "
+                    "transcriber (--whisper-model)"
+                ) from error
         return _transcribers[key].transcribe([audio], options)[0]
 
     if transcripts is None:

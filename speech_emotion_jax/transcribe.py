@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gc
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from os import PathLike
@@ -224,6 +224,8 @@ class WhisperPipeline:
 
         `advance` is told how many seconds of sound were transcribed, batch after batch.
         """
+        if isinstance(sources, str | bytes | PathLike | Mapping):
+            raise InvalidInput("recordings come as a list; write [recording] for one")
         options = options or TranscriptionOptions()
         self.vocabulary.check_task(options.task)
         language = None if options.language is None else self.vocabulary.language_code(options.language)
@@ -409,15 +411,19 @@ class WhisperPipeline:
     def _no_speech(self, outcome: _Outcome, options: TranscriptionOptions) -> bool:
         if options.no_speech is None:
             return False
-        return outcome.no_speech > options.no_speech and outcome.log_probability < options.log_probability
+        return outcome.no_speech > options.no_speech and (
+            outcome.log_probability < options.log_probability or self._repetitive(outcome, options)
+        )
+
+    def _repetitive(self, outcome: _Outcome, options: TranscriptionOptions) -> bool:
+        text = self.vocabulary.text(outcome.tokens).encode()
+        return len(text) > options.compression_ratio * len(zlib.compress(text))
 
     def _failed(self, outcome: _Outcome, options: TranscriptionOptions) -> bool:
         """Whether a window is worth another try: its text is improbable or repeats itself, and not for silence."""
         if self._no_speech(outcome, options):
             return False
-        text = self.vocabulary.text(outcome.tokens).encode()
-        repetitive = len(text) > options.compression_ratio * len(zlib.compress(text))
-        return repetitive or outcome.log_probability < options.log_probability
+        return self._repetitive(outcome, options) or outcome.log_probability < options.log_probability
 
     def _align(
         self,
@@ -472,4 +478,6 @@ class WhisperPipeline:
             spaced = language not in UNSPACED_LANGUAGES or options.task == "translate"
             timed = words(segment.tokens, segment.times, self.vocabulary.text, spaced=spaced)
             made["words"] = [Word(text=each.text, start=each.start, end=each.end) for each in timed]
+            if timed:  # the words' times are the better ones, and stand within their segment
+                made["start"], made["end"] = timed[0].start, max(timed[-1].end, timed[0].start)
         return made

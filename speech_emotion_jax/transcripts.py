@@ -15,6 +15,8 @@ from .errors import UnreadableInput
 from .inputs.audio import AudioSource, describe
 from .transcribe import Transcript
 
+REQUIRED = {"text", "language", "duration", "no_speech_probability"}  # of every Transcript
+
 
 def kept(folder: Path, source: AudioSource, settings: Mapping[str, Any], make: Callable[[], Transcript]) -> Transcript:
     """The transcript of a recording's content under `settings` (JSON values): from `folder`, or made and put there.
@@ -27,7 +29,7 @@ def kept(folder: Path, source: AudioSource, settings: Mapping[str, Any], make: C
     path = folder / f"{key.hexdigest()}.json"
     try:
         known = json.loads(path.read_bytes())
-        if isinstance(known, dict) and known.keys() >= Transcript.__required_keys__:
+        if isinstance(known, dict) and known.keys() >= REQUIRED:
             return cast(Transcript, known)
     except (OSError, ValueError):
         pass
@@ -35,8 +37,11 @@ def kept(folder: Path, source: AudioSource, settings: Mapping[str, Any], make: C
     try:
         folder.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f"{path.name}.{os.getpid()}")
-        partial.write_text(json.dumps(transcript, ensure_ascii=False), encoding="utf-8")
-        partial.replace(path)
+        try:
+            partial.write_text(json.dumps(transcript, ensure_ascii=False), encoding="utf-8")
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
     except OSError as error:
         raise UnreadableInput(
             f"the transcript can't be kept in {folder} ({error.strerror}); name another folder"

@@ -7,6 +7,7 @@ The class name is spelled as there. Differences that can be noticed are in the d
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from os import PathLike
@@ -32,6 +33,7 @@ _OPTION = {
     "compression_ratio_threshold": "compression_ratio",
     "condition_on_prev_tokens": "condition_on_previous",
 }
+_OFF = {"logprob_threshold": -math.inf, "compression_ratio_threshold": math.inf}  # what None stands for there
 _CALL = ("language", "task", "return_timestamps", "temperature")
 
 
@@ -156,6 +158,8 @@ class FlaxWhisperPipline:
         known = (*_OPTION, *_CALL)
         if unknown := sorted(given.keys() - set(known)):
             raise InvalidInput(f"generate_kwargs has {', '.join(unknown)}; known are {', '.join(sorted(known))}")
+        given = {**given, **{name: off for name, off in _OFF.items() if name in given and given[name] is None}}
+        given = {name: value for name, value in given.items() if value is not None or name == "no_speech_threshold"}
         settings = {_OPTION[name]: value for name, value in given.items() if name in _OPTION}
         settings["language"] = language or given.get("language")
         settings["task"] = task or given.get("task") or "transcribe"
@@ -165,7 +169,10 @@ class FlaxWhisperPipline:
         if temperature is True:
             settings["temperatures"] = FALLBACK
         else:
-            settings["temperatures"] = tuple(np.atleast_1d(np.asarray(temperature, float)).tolist())
+            try:
+                settings["temperatures"] = tuple(np.atleast_1d(np.asarray(temperature, float)).tolist())
+            except (TypeError, ValueError) as error:
+                raise InvalidInput(f"the temperature is {temperature!r}; give a number, or several") from error
         if settings.get("condition_on_previous"):
             settings["sequential"] = True
         if self.max_length is not None:
@@ -174,8 +181,12 @@ class FlaxWhisperPipline:
 
 
 def _pair(stride: float | Sequence[float] | None, default: float) -> tuple[float, float]:
-    left, right = (stride, stride) if isinstance(stride, int | float) else stride or (default, default)
-    return float(left), float(right)
+    if stride is None:
+        return default, default
+    pair = (stride, stride) if isinstance(stride, int | float) else tuple(stride)
+    if len(pair) != 2:
+        raise InvalidInput(f"stride_length_s is {stride!r}; give seconds, or two of them: left and right")
+    return float(pair[0]), float(pair[1])
 
 
 def _source(inputs: Any, *, chunked: bool) -> AudioSource:
@@ -199,7 +210,8 @@ def _fetched(url: str) -> bytes:
         response = httpx2.get(url, follow_redirects=True, timeout=60)
         response.raise_for_status()
     except (httpx2.HTTPError, httpx2.InvalidURL) as error:
-        raise UnreadableInput(f"{url} can't be fetched ({error}); download it and pass the file") from error
+        reason = str(error).partition("\n")[0]
+        raise UnreadableInput(f"{url} can't be fetched ({reason}); download it and pass the file") from error
     return response.content
 
 

@@ -23,7 +23,7 @@ def threads() -> list[threading.Thread]:
 
 
 class Counting:
-    """Counts up without end; knows how far it got, on which thread, and whether it was closed."""
+    """Counts up for long; knows how far it got, on which thread, and whether it was closed."""
 
     def __init__(self) -> None:
         self.given = 0
@@ -33,7 +33,7 @@ class Counting:
     def __iter__(self) -> Iterator[int]:
         self.thread = threading.get_ident()
         try:
-            while True:
+            while self.given < 10_000:
                 self.given += 1
                 yield self.given
         finally:

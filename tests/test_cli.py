@@ -301,7 +301,7 @@ def test_transcribe_writes_a_file_for_each(
     run: Callable[..., Run], several: Path, transcribed: Callable[..., dict[str, Any]]
 ):
     code, out, _ = run(*TRANSCRIBE, "--output=made/here", "other/speech.wav", "other/more.flac")
-    assert (code, out) == (0, "")
+    assert (code, out) == (0, "wrote 2 of 2 transcripts to made/here\n")
     folder = several / "made" / "here"
     assert {path.name for path in folder.iterdir()} == {"speech.txt", "more.txt"}
     assert (folder / "speech.txt").read_text(encoding="utf-8") == transcribed()["text"] + "\n"
@@ -365,7 +365,11 @@ def test_nothing_transcribed_is_a_failure(run: Callable[..., Run]):
         (["speech.wav", "--output=letter.wav"], "letter.wav is a file; name a folder by --output"),
         (["speech.wav", "--output=letter.wav/here"], "letter.wav is a file; name a folder by --output"),
         (["speech.wav", "--output=made", "--beams=0"], "the number of beams is 0"),
-        (["speech.wav", "--timestamps=letter"], "the timestamps 'letter' are unknown"),
+        (
+            ["speech.wav", "--timestamps=letter", "--format=json"],
+            "the timestamps 'letter' are unknown",
+        ),
+        (["speech.wav", "--timestamps=word"], "no place for --timestamps"),
         (["speech.wav", "--beams=0"], "the number of beams is 0"),
         (["speech.wav", "--batch-size=0"], "batch_size is 0"),
         (["speech.wav", "--condition-on-previous"], "condition_on_previous needs sequential"),

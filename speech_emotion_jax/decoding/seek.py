@@ -24,7 +24,7 @@ def follow(
     single_ending = stamped[-2:] == [False, True]
 
     def seconds(token: int) -> float:
-        return (token - first_timestamp) * FRAME_SECONDS
+        return min((token - first_timestamp) * FRAME_SECONDS, duration)
 
     if pairs:
         cuts = [0, *pairs, *([len(tokens)] if single_ending else [])]

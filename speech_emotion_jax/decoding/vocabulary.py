@@ -72,9 +72,14 @@ class Vocabulary:
             )
         multilingual = stated.get("is_multilingual", config.vocab_size >= MULTILINGUAL_VOCABULARY)
         languages = {code: found for code in _language_codes() if (found := token(f"<|{code}|>")) is not None}
-        upper = range(config.decoder_layers // 2, config.decoder_layers)
-        all_upper = [[layer, head] for layer in upper for head in range(config.decoder_attention_heads)]
+        layers, heads_each = config.decoder_layers, config.decoder_attention_heads
+        all_heads = [[layer, head] for layer in range(layers) for head in range(heads_each)]
+        all_upper = all_heads[layers // 2 * heads_each :]
         try:
+            heads = tuple((int(x), int(y)) for x, y in stated.get("alignment_heads") or all_upper)
+            if absent := [list(head) for head in heads if list(head) not in all_heads]:
+                raise ValueError(f"there is no head {absent[0]}")
+            latest = stated.get("max_initial_timestamp_index", 50)
             return cls(
                 name,
                 tokenizer,
@@ -86,8 +91,8 @@ class Vocabulary:
                 tasks={task: special[task] or 0 for task in TASKS} if multilingual else {},
                 suppressed=_ids(stated.get("suppress_tokens") or ()),
                 begin_suppressed=_ids(stated.get("begin_suppress_tokens") or ()),
-                latest_start=stated.get("max_initial_timestamp_index", 50),
-                alignment_heads=tuple((int(x), int(y)) for x, y in stated.get("alignment_heads") or all_upper),
+                latest_start=None if latest is None else int(latest),
+                alignment_heads=heads,
             )
         except (TypeError, ValueError) as error:
             raise InvalidInput(f"the generation_config.json of {name} is broken ({error}); fetch it again") from error
