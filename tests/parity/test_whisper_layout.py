@@ -75,13 +75,13 @@ def test_a_tiny_one_computes_the_same(whisper_tiny: Path) -> None:
     model = load_whisper(str(whisper_tiny), SingleDeviceSharding(jax.devices()[0]), "float32").model
     encoded = model.encoder(jnp.asarray(log_mel.transpose(0, 2, 1)))
     decoder = model.decoder
+    decoder.unstack()
     decoded = decoder(
         jnp.asarray(tokens),
         0,
         jnp.zeros(2, jnp.int32),
         decoder.empty_cache(2, 16),
         model.listen(encoded),
-        decoder.unstacked(),
     )
     expected = theirs.encoder_last_hidden_state.numpy()
     assert np.abs(encoded - expected).max() <= LAYER_BUDGET * np.abs(expected).max()

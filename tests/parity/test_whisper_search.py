@@ -179,7 +179,8 @@ def test_beams(talkers, beams, timestamps):
         found += expected
     assert_various(talkers, found, timestamps)
     assert otherwise >= 2  # than greedy
-    assert min(steps) < LIMIT in steps  # searches end early, and late
+    assert LIMIT in steps  # some searches go on to the end,
+    assert timestamps or min(steps) < LIMIT  # and others end early; with timestamps random weights seldom do
 
 
 def assert_various(talkers: Talkers, found: Sequence[Sequence[int]], timestamps: bool) -> None:
