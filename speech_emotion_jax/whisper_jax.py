@@ -90,7 +90,7 @@ class FlaxWhisperPipline:
         """Transcribe one recording.
 
         inputs: path, URL, bytes of a file, array of samples at 16 kHz, or {"array" or "raw": samples,
-            "sampling_rate": Hz}, perhaps with "stride": (left, right), samples of context whose text is dropped
+            "sampling_rate": Hz}; a "stride" in it is ignored where windows are made, as by whisper-jax
         chunk_length_s, stride_length_s: windows, and how much on their left and right is context (default: a sixth);
             with a length of 0 windows of 30 s follow each other, where whisper-jax would hear the first one only
         batch_size: windows at once (default: the pipeline's)

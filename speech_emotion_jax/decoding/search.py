@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,8 +20,6 @@ from ..models.whisper import Cache, Heard, Whisper
 from .rules import Rules
 
 STAGES = (64, 160)  # tokens that the cache has room for at first, and when it has grown once; then for all
-
-State = TypeVar("State")
 
 
 class Prompt(NamedTuple):
@@ -64,10 +62,10 @@ def _prefill(model: Whisper, heard: Heard, prompt: Prompt, start: int, rules: Ru
 
 
 def _run(
-    state: State,
-    unfinished: Callable[[State], jax.Array],
-    advance: Callable[[State], State],
-    result: Callable[[State], tuple[jax.Array, ...]],
+    state: Any,
+    unfinished: Callable[[Any], jax.Array],
+    advance: Callable[[Any], Any],
+    result: Callable[[Any], tuple[jax.Array, ...]],
     *,
     limit: int,
 ) -> tuple[jax.Array, ...]:

@@ -29,10 +29,8 @@ ROOM = 24  # tokens in the cache
 
 ARCHITECTURES = {
     "80 bins": {},
-    "128 bins": {"num_mel_bins": 128},
-    "deep encoder": {"encoder_layers": 5, "decoder_layers": 2},
-    "deep decoder": {"encoder_layers": 1, "decoder_layers": 6},
-    "one head": {"encoder_attention_heads": 1, "decoder_attention_heads": 1},
+    "128 bins, deep encoder": {"num_mel_bins": 128, "encoder_layers": 5, "decoder_layers": 2},
+    "deep decoder, one head": {"encoder_layers": 1, "decoder_layers": 5, "decoder_attention_heads": 1},
 }
 
 

@@ -27,6 +27,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from speech_emotion_jax import TranscriptionOptions, WhisperPipeline
 from speech_emotion_jax.decoding.words import FRAME_SECONDS, token_times
 from speech_emotion_jax.inputs.audio import SAMPLE_RATE, load
+from speech_emotion_jax.models.whisper import Heard
 
 ENCODER_BUDGET = 1e-4  # relative to the largest value
 FIRST_LOGITS_BUDGET = 1e-3
@@ -47,79 +48,26 @@ class Original:
         features = self.extractor(sounds, sampling_rate=SAMPLE_RATE, return_tensors="pt").input_features
         self.encoded = self.model.get_encoder()(features).last_hidden_state
 
-    def written(self, *, beams: int = 1, timestamps: bool = False) -> list[list[int]]:
-        """One pass of `generate` over all clips: tokens without prompts and ends."""
-        found: Any = self.model.generate(
-            encoder_outputs=BaseModelOutput(self.encoded[:CLIPS]),
-            language="es",
-            task="transcribe",
-            return_timestamps=timestamps,
-            num_beams=beams,
-            do_sample=False,
-            max_new_tokens=LIMIT,
-            force_unique_generate_call=True,
-            return_dict_in_generate=True,
-        )
-        prompt, end = 3 if timestamps else 4, self.model.generation_config.eos_token_id
-        rows = [sequence[prompt:].tolist() for sequence in found.sequences]
-        return [row[: row.index(end)] for row in rows]  # all end
-
-    def decode(self, tokens: Sequence[int], row: int):
-        """All logits and cross-attention, which only eager attention tells."""
-        self.model.set_attn_implementation("eager")
-        encoded, ids = (self.encoded[row : row + 1],), torch.tensor([list(tokens)])
-        output = self.model(encoder_outputs=encoded, decoder_input_ids=ids, output_attentions=True)
-        self.model.set_attn_implementation("sdpa")
-        return output
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _torch_for_inference() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(2)  # this model is large enough for them
-    with torch.no_grad():
-        yield
-    torch.set_num_threads(threads)
+    @pytest.fixture(scope="module")
+def heard(pipeline, sounds) -> Heard:
+    """All sounds in one batch."""
+    return pipeline.listener.hear(pipeline.listener.features(sounds))
 
 
 @pytest.fixture(scope="module")
-def clips() -> list[np.ndarray]:
-    """Spanish, spoken by a machine."""
-    return [load(path) for path in sorted(DEMO.glob("*.flac"))]
-
-
-@pytest.fixture(scope="module")
-def sounds(clips) -> list[np.ndarray]:
-    """The clips, a hiss, and silence."""
-    hiss = np.random.default_rng(0).normal(size=5 * SAMPLE_RATE).astype(np.float32) * 0.01
-    return [*clips, hiss, np.zeros(SAMPLE_RATE, np.float32)]
-
-
-@pytest.fixture(scope="module")
-def original(whisper_base, sounds) -> Original:
-    return Original(whisper_base, sounds)
-
-
-@pytest.fixture(scope="module")
-def pipeline(whisper_base) -> Iterator[WhisperPipeline]:
-    loaded = WhisperPipeline.from_pretrained(whisper_base)
-    yield loaded
-    loaded.close()
+def heard_alone(pipeline, clips) -> list[Heard]:
+    return [pipeline.listener.hear(pipeline.listener.features([clip])) for clip in clips]
 
 
 def written(
-    pipeline: WhisperPipeline, waveforms: Sequence[np.ndarray], *, beams: int = 1, timestamps: bool = False
+    pipeline: WhisperPipeline, heard: Heard, rows: int, *, beams: int = 1, timestamps: bool = False
 ) -> list[list[int]]:
-    """The tokens of one batch."""
-    listener, vocabulary = pipeline.listener, pipeline.vocabulary
+    """The tokens of one batch of `rows`."""
+    vocabulary = pipeline.vocabulary
     prompt = vocabulary.prompt("es", "transcribe", timestamps=timestamps)
-    found = listener.search(
-        listener.hear(listener.features(waveforms)),
-        [prompt] * len(waveforms),
-        start=len(prompt),
-        rules=vocabulary.rules(timestamps=timestamps),
-        limit=LIMIT,
-        beams=beams,
+    rules = vocabulary.rules(timestamps=timestamps)
+    found = pipeline.listener.search(
+        heard, [prompt] * rows, start=len(prompt), rules=rules, limit=LIMIT, beams=beams
     )
     return [tokens[:length].tolist() for tokens, length in zip(found.tokens, found.lengths, strict=True)]
 
@@ -148,20 +96,20 @@ def test_encoder_and_first_logits(pipeline, original, clips):
 @pytest.mark.parametrize(
     "search", [{}, {"beams": 5}, {"timestamps": True}], ids=["greedy", "5 beams", "greedy, timestamps"]
 )
-def test_tokens(pipeline, original, clips, search):
+def test_tokens(pipeline, original, heard, heard_alone, search):
     """In one batch and one by one: a row's tokens do not depend on its neighbours."""
     expected = original.written(**search)
-    assert written(pipeline, clips, **search) == expected
-    assert [written(pipeline, [each], **search)[0] for each in clips] == expected
+    batch = pipeline.listener.pick(heard, range(CLIPS))
+    assert written(pipeline, batch, CLIPS, **search) == expected
+    assert [written(pipeline, each, 1, **search)[0] for each in heard_alone] == expected
     assert len({len(tokens) for tokens in expected}) > 1  # rows end at different steps
 
 
-def test_language_and_speech(pipeline, original, sounds):
+def test_language_and_speech(pipeline, original, sounds, heard):
     listener, vocabulary = pipeline.listener, pipeline.vocabulary
     prompt = vocabulary.prompt("es", "transcribe", timestamps=False)
     logits = torch.cat([original.decode(prompt, row).logits[:, 0] for row in range(len(sounds))])
 
-    heard = listener.hear(listener.features(sounds))
     languages = list(vocabulary.languages.values())
     ours = listener.detect(heard, vocabulary.start, languages)
     theirs = original.model.detect_language(encoder_outputs=BaseModelOutput(original.encoded))
@@ -175,12 +123,12 @@ def test_language_and_speech(pipeline, original, sounds):
     assert no_speech[:CLIPS].max() < 0.6 < no_speech[CLIPS:].min()
 
 
-def test_times_of_tokens(pipeline, original, clips):
+def test_times_of_tokens(pipeline, original, clips, heard):
     """Of the same tokens, from the attention of the same heads to the same frames."""
     listener, vocabulary = pipeline.listener, pipeline.vocabulary
     prompt, heads = vocabulary.prompt("es", "transcribe", timestamps=False), vocabulary.alignment_heads
     texts = [(*prompt, *tokens) for tokens in original.written()]
-    attention = listener.align(listener.hear(listener.features(clips)), texts, heads)
+    attention = listener.align(listener.pick(heard, range(CLIPS)), texts, heads)
     before = len(prompt) - 1  # tokens that predict no token of the text
     for row, (text, waveform) in enumerate(zip(texts, clips, strict=True)):
         frames = round(len(waveform) / SAMPLE_RATE / FRAME_SECONDS)
@@ -197,25 +145,18 @@ def test_times_of_tokens(pipeline, original, clips):
         assert times[-1, 1] > 0.5 * len(waveform) / SAMPLE_RATE
 
 
-@pytest.mark.parametrize(("window", "stride"), [(30.0, 5.0), (20.0, 3.0)])
-def test_a_recording_of_over_a_minute(pipeline, original, clips, window, stride):
-    """Overlapping windows, joined, against transformers' own pipeline: the same text, no stitch differs."""
+def test_a_recording_of_over_a_minute(pipeline, original, clips):
+    """Windows of 30 s that overlap, joined, against transformers' own pipeline: the same text, no stitch differs."""
     pause = np.zeros(SAMPLE_RATE, np.float32)
     joined = np.concatenate([part for clip in clips * 3 for part in (clip, pause)])
     theirs = AutomaticSpeechRecognitionPipeline(
         model=original.model, feature_extractor=original.extractor, tokenizer=original.tokenizer
     )
-    expected = theirs(
-        joined.copy(),
-        chunk_length_s=window,
-        stride_length_s=stride,
-        generate_kwargs={"language": "es", "task": "transcribe", "num_beams": 1, "max_new_tokens": 2 * LIMIT},
-    )["text"]
+    generate = {"language": "es", "task": "transcribe", "num_beams": 1, "max_new_tokens": 2 * LIMIT}
+    expected = theirs(joined.copy(), chunk_length_s=30, generate_kwargs=generate)["text"]
     recording = {"array": joined, "sampling_rate": SAMPLE_RATE}
-    options = TranscriptionOptions(
-        language="es", window=window, stride=(stride, stride), no_speech=None, max_tokens=2 * LIMIT
-    )
+    options = TranscriptionOptions(language="es", no_speech=None, max_tokens=2 * LIMIT)
     [transcript] = pipeline.transcribe([recording], options)
     assert transcript["text"] == expected.strip()
     assert transcript["duration"] == round(len(joined) / SAMPLE_RATE, 3) > 60
-    assert len(expected.split()) > 50
+    assert len(expected.split()) > 60
