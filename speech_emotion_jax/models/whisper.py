@@ -9,7 +9,7 @@ hypothesis; several of them (beams) may share one recording, whose keys and valu
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -212,7 +212,8 @@ class WhisperDecoder(nnx.Module):
         self.depth = config.decoder_layers
         self.embed_tokens = table(config.vocab_size)
         self.embed_positions = table(config.max_target_positions)
-        self.layers = stacked(lambda rngs: DecoderLayer(config, rngs=rngs), config.decoder_layers, rngs=rngs)
+        # One stack as it is made and read, a list after `unstack`.
+        self.layers: Any = stacked(lambda rngs: DecoderLayer(config, rngs=rngs), config.decoder_layers, rngs=rngs)
         self.layer_norm = layer_norm(config.d_model, EPSILON, rngs=rngs)
 
     def __call__(

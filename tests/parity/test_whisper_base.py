@@ -34,8 +34,8 @@ FIRST_LOGITS_BUDGET = 1e-3
 PROBABILITY_BUDGET = 1e-4
 LIMIT = 40  # tokens; no clip has as many
 
-CLIPS = 6
 DEMO = Path(str(files("speech_emotion_jax") / "demo_data"))
+CLIPS = 6
 
 
 class Original:
@@ -48,7 +48,78 @@ class Original:
         features = self.extractor(sounds, sampling_rate=SAMPLE_RATE, return_tensors="pt").input_features
         self.encoded = self.model.get_encoder()(features).last_hidden_state
 
-    @pytest.fixture(scope="module")
+    def tokens(self, *, beams: int = 1, timestamps: bool = False) -> list[list[int]]:
+        """One pass of `generate` over all clips, without prompts and ends."""
+        found: Any = self.model.generate(
+            encoder_outputs=BaseModelOutput(self.encoded[:CLIPS]),
+            language="es",
+            task="transcribe",
+            return_timestamps=timestamps,
+            num_beams=beams,
+            do_sample=False,
+            max_new_tokens=LIMIT,
+            force_unique_generate_call=True,
+            return_dict_in_generate=True,
+        )
+        prompt, end = 3 if timestamps else 4, self.model.generation_config.eos_token_id
+        rows = [sequence[prompt:].tolist() for sequence in found.sequences]
+        return [row[: row.index(end)] for row in rows]  # all end
+
+    def decode(self, tokens: Sequence[int], row: int):
+        """All logits and cross-attention, which only eager attention tells."""
+        self.model.set_attn_implementation("eager")
+        encoded, ids = (self.encoded[row : row + 1],), torch.tensor([list(tokens)])
+        output = self.model(encoder_outputs=encoded, decoder_input_ids=ids, output_attentions=True)
+        self.model.set_attn_implementation("sdpa")
+        return output
+
+
+def tokens_of(
+    pipeline: WhisperPipeline, heard: Heard, rows: int, *, beams: int = 1, timestamps: bool = False
+) -> list[list[int]]:
+    """What one batch of `rows` is transcribed as."""
+    vocabulary = pipeline.vocabulary
+    prompt = vocabulary.prompt("es", "transcribe", timestamps=timestamps)
+    rules = vocabulary.rules(timestamps=timestamps)
+    found = pipeline.listener.search(heard, [prompt] * rows, start=len(prompt), rules=rules, limit=LIMIT, beams=beams)
+    return [tokens[:length].tolist() for tokens, length in zip(found.tokens, found.lengths, strict=True)]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _torch_for_inference() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)  # this model is large enough for them
+    with torch.no_grad():
+        yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def clips() -> list[np.ndarray]:
+    """Spanish, spoken by a machine."""
+    return [load(path) for path in sorted(DEMO.glob("*.flac"))]
+
+
+@pytest.fixture(scope="module")
+def sounds(clips) -> list[np.ndarray]:
+    """The clips, a hiss, and silence."""
+    hiss = np.random.default_rng(0).normal(size=5 * SAMPLE_RATE).astype(np.float32) * 0.01
+    return [*clips, hiss, np.zeros(SAMPLE_RATE, np.float32)]
+
+
+@pytest.fixture(scope="module")
+def original(whisper_base, sounds) -> Original:
+    return Original(whisper_base, sounds)
+
+
+@pytest.fixture(scope="module")
+def pipeline(whisper_base) -> Iterator[WhisperPipeline]:
+    loaded = WhisperPipeline.from_pretrained(whisper_base)
+    yield loaded
+    loaded.close()
+
+
+@pytest.fixture(scope="module")
 def heard(pipeline, sounds) -> Heard:
     """All sounds in one batch."""
     return pipeline.listener.hear(pipeline.listener.features(sounds))
@@ -56,20 +127,8 @@ def heard(pipeline, sounds) -> Heard:
 
 @pytest.fixture(scope="module")
 def heard_alone(pipeline, clips) -> list[Heard]:
+    """Clip by clip."""
     return [pipeline.listener.hear(pipeline.listener.features([clip])) for clip in clips]
-
-
-def written(
-    pipeline: WhisperPipeline, heard: Heard, rows: int, *, beams: int = 1, timestamps: bool = False
-) -> list[list[int]]:
-    """The tokens of one batch of `rows`."""
-    vocabulary = pipeline.vocabulary
-    prompt = vocabulary.prompt("es", "transcribe", timestamps=timestamps)
-    rules = vocabulary.rules(timestamps=timestamps)
-    found = pipeline.listener.search(
-        heard, [prompt] * rows, start=len(prompt), rules=rules, limit=LIMIT, beams=beams
-    )
-    return [tokens[:length].tolist() for tokens, length in zip(found.tokens, found.lengths, strict=True)]
 
 
 def test_encoder_and_first_logits(pipeline, original, clips):
@@ -85,8 +144,8 @@ def test_encoder_and_first_logits(pipeline, original, clips):
         decoded = model.decoder(tokens, 0, padding, cache, model.listen(encoded))
         return encoded, model.decoder.logits(decoded.states)
 
-    for row, waveform in enumerate(clips):
-        encoded, logits = first_step(listener.parameters, listener.features([waveform]))
+    for row, clip in enumerate(clips):
+        encoded, logits = first_step(listener.parameters, listener.features([clip]))
         expected = original.encoded[row].numpy()
         assert np.abs(encoded[0] - expected).max() <= ENCODER_BUDGET * np.abs(expected).max()
         expected = original.decode(prompt, row).logits[0].numpy()
@@ -98,26 +157,25 @@ def test_encoder_and_first_logits(pipeline, original, clips):
 )
 def test_tokens(pipeline, original, heard, heard_alone, search):
     """In one batch and one by one: a row's tokens do not depend on its neighbours."""
-    expected = original.written(**search)
+    expected = original.tokens(**search)
     batch = pipeline.listener.pick(heard, range(CLIPS))
-    assert written(pipeline, batch, CLIPS, **search) == expected
-    assert [written(pipeline, each, 1, **search)[0] for each in heard_alone] == expected
+    assert tokens_of(pipeline, batch, CLIPS, **search) == expected
+    assert [tokens_of(pipeline, each, 1, **search)[0] for each in heard_alone] == expected
     assert len({len(tokens) for tokens in expected}) > 1  # rows end at different steps
 
 
 def test_language_and_speech(pipeline, original, sounds, heard):
-    listener, vocabulary = pipeline.listener, pipeline.vocabulary
-    prompt = vocabulary.prompt("es", "transcribe", timestamps=False)
+    vocabulary = pipeline.vocabulary
+    prompt, languages = vocabulary.prompt("es", "transcribe", timestamps=False), list(vocabulary.languages.values())
     logits = torch.cat([original.decode(prompt, row).logits[:, 0] for row in range(len(sounds))])
 
-    languages = list(vocabulary.languages.values())
-    ours = listener.detect(heard, vocabulary.start, languages)
+    ours = pipeline.listener.detect(heard, vocabulary.start, languages)
     theirs = original.model.detect_language(encoder_outputs=BaseModelOutput(original.encoded))
     assert [languages[best] for best in ours.argmax(axis=1)] == theirs.tolist()
     assert np.abs(ours - logits[:, languages].softmax(dim=-1).numpy()).max() <= PROBABILITY_BUDGET
 
-    rules = vocabulary.rules(timestamps=False)
-    found = listener.search(heard, [prompt] * len(sounds), start=len(prompt), rules=rules, limit=LIMIT)
+    rules, prompts = vocabulary.rules(timestamps=False), [prompt] * len(sounds)
+    found = pipeline.listener.search(heard, prompts, start=len(prompt), rules=rules, limit=LIMIT)
     no_speech = logits.softmax(dim=-1)[:, vocabulary.no_speech].numpy()
     assert np.abs(found.no_speech - no_speech).max() <= PROBABILITY_BUDGET
     assert no_speech[:CLIPS].max() < 0.6 < no_speech[CLIPS:].min()
@@ -127,11 +185,11 @@ def test_times_of_tokens(pipeline, original, clips, heard):
     """Of the same tokens, from the attention of the same heads to the same frames."""
     listener, vocabulary = pipeline.listener, pipeline.vocabulary
     prompt, heads = vocabulary.prompt("es", "transcribe", timestamps=False), vocabulary.alignment_heads
-    texts = [(*prompt, *tokens) for tokens in original.written()]
+    texts = [(*prompt, *tokens) for tokens in original.tokens()]
     attention = listener.align(listener.pick(heard, range(CLIPS)), texts, heads)
     before = len(prompt) - 1  # tokens that predict no token of the text
-    for row, (text, waveform) in enumerate(zip(texts, clips, strict=True)):
-        frames = round(len(waveform) / SAMPLE_RATE / FRAME_SECONDS)
+    for row, (text, clip) in enumerate(zip(texts, clips, strict=True)):
+        frames = round(len(clip) / SAMPLE_RATE / FRAME_SECONDS)
         output = original.decode(text, row)
         theirs = torch.stack([output.cross_attentions[layer][0, head] for layer, head in heads])
         assert np.abs(attention[row, :, : len(text)] - theirs.numpy()).max() <= PROBABILITY_BUDGET
@@ -142,7 +200,7 @@ def test_times_of_tokens(pipeline, original, clips, heard):
         times = token_times(attention[row, :, before : len(text), :frames])
         np.testing.assert_allclose(times[:, 0], starts[before:-2], atol=1e-6)
         np.testing.assert_allclose(times[:, 1], starts[before + 1 : -1], atol=1e-6)
-        assert times[-1, 1] > 0.5 * len(waveform) / SAMPLE_RATE
+        assert times[-1, 1] > 0.5 * len(clip) / SAMPLE_RATE
 
 
 def test_a_recording_of_over_a_minute(pipeline, original, clips):
