@@ -5,8 +5,9 @@
 A RECORDING is an audio file in `--language`, or a JSON file that lists recordings: [{"path": ..., "language": "es"}].
 PyTorch gets what librosa loads, one recording at a time; ours loads for itself and decodes in batches. `--long` names a
 recording in `--language` of more than 30 s: windows that overlap are compared with transformers' pipeline, and the
-sequential mode with its `generate`. Everything in float32 on the CPU. Needs the extra `test`; scripts/whisper_base.py
-makes a WHISPER_FOLDER.
+sequential modes with its `generate`. The latter may differ a little: theirs cuts the log-mel of the whole recording,
+ours takes that of each window. Everything in float32 on the CPU, and no text is dropped as no speech. Needs the extra
+`test`; scripts/whisper_base.py makes a WHISPER_FOLDER.
 """
 
 from __future__ import annotations
@@ -120,17 +121,19 @@ class Original:
         greedy: Any = self.model.generate(features, num_beams=1, **settings)
         beams: Any = self.model.generate(features, num_beams=BEAMS, **settings)
         best = torch.stack(greedy.scores)[:, 0].topk(2).values
+        prompt = greedy.sequences.shape[1] - len(greedy.scores)
         return Result(
             encoded.last_hidden_state[0].numpy(),
             greedy.logits[0][0].numpy(),
-            self.text_tokens(greedy.sequences[0]),
-            self.text_tokens(beams.sequences[0]),
+            self.written(greedy.sequences[0, prompt:]),
+            self.written(beams.sequences[0, prompt:]),
             (best[:, 0] - best[:, 1]).tolist(),
         )
 
-    def text_tokens(self, sequence: torch.Tensor) -> list[int]:
-        """Prompts and ends are special tokens; without timestamps no other one is written."""
-        return [token for token in sequence.tolist() if token < self.model.generation_config.eos_token_id]
+    def written(self, sequence: torch.Tensor) -> list[int]:
+        """The tokens before the end."""
+        tokens, end = sequence.tolist(), self.model.generation_config.eos_token_id
+        return tokens[: tokens.index(end)] if end in tokens else tokens
 
     def text(self, tokens: Sequence[int]) -> str:
         return self.tokenizer.decode(tokens, skip_special_tokens=True).strip()
@@ -139,7 +142,7 @@ class Original:
         generate = {"language": language, "task": "transcribe", "num_beams": beams}
         return self.pipeline(waveform.copy(), chunk_length_s=30, generate_kwargs=generate)["text"]
 
-    def sequential(self, waveform: np.ndarray, language: str) -> str:
+    def sequential(self, waveform: np.ndarray, language: str, *, prompted: bool) -> str:
         features = self.extractor(
             waveform,
             sampling_rate=SAMPLE_RATE,
@@ -148,8 +151,15 @@ class Original:
             return_attention_mask=True,
             return_tensors="pt",
         )
-        tokens = self.model.generate(
-            **features, language=language, task="transcribe", num_beams=1, do_sample=False, return_timestamps=True
+        tokens: Any = self.model.generate(
+            **features,
+            language=language,
+            task="transcribe",
+            num_beams=1,
+            do_sample=False,
+            temperature=0.0,
+            return_timestamps=True,
+            condition_on_prev_tokens=prompted,
         )
         return self.text(tokens[0])
 
@@ -227,8 +237,16 @@ def compare_long(original: Original, ours: WhisperPipeline, path: Path, language
             original.in_windows(waveform, language, beams),
             transcript["text"],
         )
-    [transcript] = ours.transcribe([path], TranscriptionOptions(language=language, sequential=True, no_speech=None))
-    print_difference("sequential", original.sequential(waveform, language), transcript["text"])
+    for prompted in (False, True):
+        options = TranscriptionOptions(
+            language=language, sequential=True, condition_on_previous=prompted, no_speech=None
+        )
+        [transcript] = ours.transcribe([path], options)
+        print_difference(
+            "sequential, prompted by the text before" if prompted else "sequential",
+            original.sequential(waveform, language, prompted=prompted),
+            transcript["text"],
+        )
 
 
 def print_difference(name: str, theirs: str, ours: str) -> None:

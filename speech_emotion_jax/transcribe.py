@@ -411,19 +411,15 @@ class WhisperPipeline:
     def _no_speech(self, outcome: _Outcome, options: TranscriptionOptions) -> bool:
         if options.no_speech is None:
             return False
-        return outcome.no_speech > options.no_speech and (
-            outcome.log_probability < options.log_probability or self._repetitive(outcome, options)
-        )
-
-    def _repetitive(self, outcome: _Outcome, options: TranscriptionOptions) -> bool:
-        text = self.vocabulary.text(outcome.tokens).encode()
-        return len(text) > options.compression_ratio * len(zlib.compress(text))
+        return outcome.no_speech > options.no_speech and outcome.log_probability < options.log_probability
 
     def _failed(self, outcome: _Outcome, options: TranscriptionOptions) -> bool:
         """Whether a window is worth another try: its text is improbable or repeats itself, and not for silence."""
         if self._no_speech(outcome, options):
             return False
-        return self._repetitive(outcome, options) or outcome.log_probability < options.log_probability
+        text = self.vocabulary.text(outcome.tokens).encode()
+        repetitive = len(text) > options.compression_ratio * len(zlib.compress(text))
+        return repetitive or outcome.log_probability < options.log_probability
 
     def _align(
         self,
