@@ -14,14 +14,15 @@ PACKAGE = "speech_emotion_jax"
 # From the ground up. A module may import what lies below it and, in a room, its neighbours; never across a floor.
 FLOORS = (
     ("errors",),
-    ("registry",),
+    ("registry", "metrics"),
     ("config",),
     ("models", "inputs", "runtime"),
     ("convert", "decoding"),
     ("checkpoints", "subtitles"),
     ("pipeline", "transcribe"),
     ("whisper_jax", "transcripts"),
-    ("predict", "demo", "info"),
+    ("manifest", "runs"),
+    ("predict", "demo", "info", "evaluate", "compare", "calibrate", "audit", "corpora", "pack", "report"),
     ("cli",),
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

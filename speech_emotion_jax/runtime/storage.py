@@ -1,0 +1,114 @@
+"""A folder of results, on a disk or on a bucket (gs://, s3://, ... by fsspec), in which a file is whole or not there.
+
+On a disk a file is written beside its place, synced and renamed. A bucket has no atomic rename, and some show a file
+before all of it is there; there an empty marker NAME.whole is written after the file, and without it the file counts
+as absent.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import fsspec
+
+from ..errors import UnreadableInput
+
+MARKER = ".whole"
+_PARTIAL = ".partial-"  # what a killed run leaves of a file, on a disk
+
+
+def is_remote(path: str) -> bool:
+    """Whether a path names a bucket or another file system: scheme://..."""
+    return re.match(r"[a-z][a-z0-9+.-]+://", path) is not None
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A folder and its file system."""
+
+    name: str  # as the user gave it
+    root: str  # as the file system takes it
+    files: Any  # an fsspec file system
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> Folder:
+        """The folder of that path, which need not exist yet. Raises UnreadableInput for a file system that is not."""
+        name = os.fspath(path)
+        if not is_remote(name):
+            return cls(name, os.path.abspath(name), fsspec.filesystem("file"))
+        try:
+            files, root = fsspec.url_to_fs(name)
+        except (ImportError, ValueError) as error:
+            raise UnreadableInput(
+                f"{name} can't be reached ({error}); install what serves it, or name a folder"
+            ) from error
+        return cls(name, root, files)
+
+    @property
+    def on_disk(self) -> bool:
+        return not is_remote(self.name)
+
+    def path(self, name: str) -> str:
+        return f"{self.root}/{name}"
+
+    def make(self) -> None:
+        """Create the folder, with those above it."""
+        self.files.makedirs(self.root, exist_ok=True)
+
+    def names(self) -> list[str]:
+        """The whole files in the folder, sorted; none where it does not exist."""
+        self.files.invalidate_cache()
+        try:
+            found = {path.rstrip("/").rpartition("/")[2] for path in self.files.ls(self.root, detail=False)}
+        except FileNotFoundError:
+            return []
+        if self.on_disk:
+            return sorted(name for name in found if not name.startswith(_PARTIAL))
+        return sorted(name for name in found if name + MARKER in found)
+
+    def holds(self, name: str) -> bool:
+        """Whether a whole file of that name is there."""
+        return self.files.exists(self.path(name) if self.on_disk else self.path(name + MARKER))
+
+    def read(self, name: str) -> bytes:
+        return self.files.cat_file(self.path(name))
+
+    def open_to_read(self, name: str) -> IO[bytes]:
+        return self.files.open(self.path(name), "rb")
+
+    def write(self, name: str, content: bytes) -> None:
+        """Write a file at once."""
+        with self.writing(name) as file:
+            file.write(content)
+
+    @contextmanager
+    def writing(self, name: str) -> Iterator[IO[bytes]]:
+        """A file to write into, which is there at the end, or not at all where the block fails."""
+        if not self.on_disk:
+            self.remove(name)
+            with self.files.open(self.path(name), "wb") as file:
+                yield file
+            self.files.pipe_file(self.path(name + MARKER), b"")
+            return
+        partial = Path(self.root, f"{_PARTIAL}{uuid.uuid4()}")
+        try:
+            with open(partial, "xb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(self.path(name))
+        finally:
+            partial.unlink(missing_ok=True)
+
+    def remove(self, name: str) -> None:
+        """Remove a file, where it is there; on a bucket its marker first."""
+        for each in [name] if self.on_disk else [name + MARKER, name]:
+            if self.files.exists(self.path(each)):
+                self.files.rm_file(self.path(each))
