@@ -40,7 +40,7 @@ from transformers import BertTokenizer
 from speech_emotion_jax import EmotionPipeline
 from speech_emotion_jax.config import BertConfig, EmotionConfig, Wav2Vec2BertConfig
 from speech_emotion_jax.convert.layouts import bert, fusion
-from speech_emotion_jax.inputs.batches import FRAME_BUCKETS, Batch, bucket, pad_tokens
+from speech_emotion_jax.inputs.batches import FRAME_BUCKETS, bucket, pad_tokens
 from speech_emotion_jax.inputs.features import feature_frames, features, samples_for
 from speech_emotion_jax.inputs.text import TextTokenizer
 from speech_emotion_jax.models.emotion import EmotionModel
@@ -112,8 +112,7 @@ def read_split(corpus: Path, rows: list[dict[str, str]], tokenizer: TextTokenize
         masks.append(np.asarray(mask)[: len(chunk)])
     texts = [row["transcription"] for row in rows]
     tokens = [tokenizer(text).ids for text in texts]
-    batch = Batch(tuple(range(len(tokens))), len(tokens), max(map(len, tokens)))
-    ids, token_mask = pad_tokens(tokens, batch, TEXT.pad_token_id)
+    ids, token_mask = pad_tokens(tokens, max(map(len, tokens)), TEXT.pad_token_id)
     labels = np.array([LABELS["es"].index(row["label"]) for row in rows], np.int32)
     names = [row["filename"] for row in rows]
     return Split(names, texts, np.concatenate(out), np.concatenate(masks), ids, token_mask, labels)

@@ -17,7 +17,7 @@ import numpy as np
 from jax.sharding import Sharding, SingleDeviceSharding
 
 from .config import Architecture, EmotionConfig, WhisperConfig
-from .convert.cache import Wanted, cached
+from .convert.cache import Wanted, cache_folder, cached
 from .convert.emotion import open_emotion
 from .convert.published import CONFIG, Origin, Published
 from .convert.sources import read_json
@@ -31,6 +31,7 @@ from .runtime import hub
 from .runtime.checkpoint import MODEL, TEXT_ENCODER, is_converted, load_parameters, read_record
 from .runtime.precision import check_precision, parameter_dtype
 from .runtime.progress import progress
+from .runtime.storage import fetched, is_remote
 
 
 @dataclass(frozen=True)
@@ -77,17 +78,22 @@ class WhisperCheckpoint:
     name: str
 
 
-def load_checkpoint(request: Request, device: jax.Device, precision: str) -> Checkpoint:
-    """Load an emotion model onto a device, its encoders' matrices in the given precision.
+def load_checkpoint(request: Request, place: jax.Device | Sharding, precision: str) -> Checkpoint:
+    """Load an emotion model onto a device or, by a sharding, onto several, its encoders' matrices in the precision.
 
     Raises UnreadableInput for what is missing or broken and InvalidInput for what does not fit the request.
     """
+    return load_found(find(request), place, precision)
+
+
+def load_found(found: Path | Published, place: jax.Device | Sharding, precision: str) -> Checkpoint:
+    """The same for what `find` found."""
     check_precision(precision)
-    found = find(request)
-    config, language, folder, text_folder = _described(found)
+    config, language, folder, text_folder = described(found)
     assert isinstance(config, EmotionConfig)
     assert language is not None
-    arrays = _arrays(found, config, SingleDeviceSharding(device), precision)
+    sharding = SingleDeviceSharding(place) if isinstance(place, jax.Device) else place
+    arrays = _arrays(found, config, sharding, precision)
     return Checkpoint(with_parameters(config, arrays), config, language, folder, text_folder)
 
 
@@ -101,27 +107,37 @@ def load_whisper(
     """
     check_precision(precision)
     found = find_whisper(Request(model_id, revision=revision))
-    config, _, folder, _ = _described(found)
+    config, _, folder, _ = described(found)
     assert isinstance(config, WhisperConfig)
     model = with_parameters(config, _arrays(found, config, sharding, precision))
     return WhisperCheckpoint(model, config, folder, model_id)
 
 
-class _Description(NamedTuple):
+class Description(NamedTuple):
+    """What a checkpoint is, known without its weights, and where its preprocessor and tokenizer are."""
+
     config: Architecture
     language: str | None
     folder: Path
     text_folder: Path
 
 
-def _described(found: Path | Published) -> _Description:
+def described(found: Path | Published) -> Description:
+    """Describe what `find` or `find_whisper` found."""
     if isinstance(found, Path):
         record = read_record(found)
-        return _Description(
+        return Description(
             record.config, record.language, found, found / TEXT_ENCODER if TEXT_ENCODER in record.parts else found
         )
     folders = {name: part.origin.folder for name, part in found.parts.items()}
-    return _Description(found.config, found.language, folders[MODEL], folders.get(TEXT_ENCODER, folders[MODEL]))
+    return Description(found.config, found.language, folders[MODEL], folders.get(TEXT_ENCODER, folders[MODEL]))
+
+
+def digests(found: Path | Published) -> dict[str, dict[str, str]]:
+    """{part: {weight file: sha256}} of the published weights, converted since or not."""
+    if isinstance(found, Path):
+        return {name: dict(part.sha256) for name, part in read_record(found).parts.items()}
+    return {name: part.source.sha256() for name, part in found.parts.items()}
 
 
 def _arrays(found: Path | Published, config: Architecture, sharding: Sharding, precision: str) -> dict[str, jax.Array]:
@@ -172,13 +188,18 @@ def find_whisper(request: Request) -> Path | Published:
 
 def _local(request: Request) -> Path | None:
     """The folder that a request names; None for a hub id."""
-    folder = Path(request.model_id)
+    folder = _on_disk(request.model_id)
     if folder.is_dir():
         return folder
     if not hub.looks_like_hub_id(request.model_id):
         kind = "is a file" if folder.exists() else "does not exist"
         raise UnreadableInput(f"{request.model_id} {kind}; name a hub id, a published folder or a converted folder")
     return None
+
+
+def _on_disk(name: str) -> Path:
+    """The path of that name; a bucket's folder is fetched first."""
+    return fetched(name, cache_folder() / "fetched") if is_remote(name) else Path(name)
 
 
 def open_request(request: Request) -> Published:
@@ -255,7 +276,7 @@ def _said(request: Request) -> tuple[str, str]:
 
 
 def _origin(name: str, revision: str | None, weights: str | None) -> Origin:
-    folder = Path(name)
+    folder = _on_disk(name)
     if folder.is_dir():
         return Origin.local(folder)
     if not hub.looks_like_hub_id(name):
@@ -287,7 +308,7 @@ def _cached_emotion(request: Request) -> Path | Published:
     text_encoder = None
     if mode in FUSION_MODES:
         text_encoder = request.text_encoder or request.registry.text_encoder_id(language)
-        if Path(text_encoder).is_dir():
+        if _on_disk(text_encoder).is_dir():
             return _open_emotion(request)  # a local folder may change, and is not kept
     settings = [mode, language, text_encoder, request.weights, request.labels]
     key = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:12]

@@ -178,6 +178,52 @@ def _rendered(audio: str, transcript: Transcript, format: str) -> str:
     return render(format, cues).rstrip("\n")
 
 
+def _evaluate(options: argparse.Namespace) -> None:
+    from .checkpoints import Request
+    from .evaluate import Job, evaluate
+    from .manifest import load_label_map, parse_columns
+    from .registry import read_registry
+    from .runtime.hosts import connect
+
+    if options.distributed or options.coordinator is not None:
+        connect(options.coordinator, options.hosts, options.host)
+    elif options.hosts is not None or options.host is not None:
+        raise InvalidInput("--hosts and --host need --coordinator, which names the address and port of host 0")
+    registry = read_registry(options.model_config)
+    model_id = options.model_id or registry.model_id(options.language or "es", options.mode or "text")
+    job = Job(
+        manifest=options.manifest,
+        output=options.output,
+        request=Request(
+            model_id,
+            mode=options.mode,
+            language=options.language,
+            text_encoder=options.text_encoder,
+            revision=options.revision,
+            weights=options.weights,
+            labels=options.labels,
+            registry=registry,
+        ),
+        audio_root=options.audio_root,
+        columns=parse_columns(options.columns) if options.columns else {},
+        label_map=load_label_map(options.label_map) if options.label_map else {},
+        split=options.split,
+        time_unit=options.time_unit,
+        limit=options.limit,
+        whisper=options.whisper_model,
+        precision=options.precision,
+        batch_size=options.batch_size,
+        device=options.device,
+        embeddings=options.embeddings,
+        group_by=options.group_by,
+        save_every=options.save_every,
+    )
+    outcome = evaluate(job)
+    _print(outcome.text)
+    if outcome.errors:
+        raise PartlyFailed(f"{outcome.errors} of {outcome.clips} clips could not be scored; see {options.output}")
+
+
 def _convert(options: argparse.Namespace) -> None:
     from .checkpoints import Request, open_request
     from .convert.engine import convert, export
@@ -314,6 +360,36 @@ def _parser() -> argparse.ArgumentParser:
     transcribe.add_argument("--precision", default="float32", help="float32, equal to PyTorch, or bfloat16, faster")
     transcribe.add_argument("--revision", help="branch, tag or commit of a hub id")
     transcribe.set_defaults(verb=_transcribe)
+
+    evaluate = verbs.add_parser(
+        "evaluate", parents=[checkpoint, common], help="a manifest of clips: predictions, metrics, report"
+    )
+    evaluate.add_argument("--manifest", required=True, metavar="FILE", help="csv, jsonl or parquet, a row a clip")
+    evaluate.add_argument("--output", required=True, metavar="DIR", help="a new folder, or one to go on with")
+    evaluate.add_argument("--audio-root", metavar="DIR", help="where filenames start (default: the manifest's folder)")
+    evaluate.add_argument("--columns", metavar="FIELD=NAME,...", help="the manifest's own names: label=emotion,...")
+    evaluate.add_argument("--label-map", metavar="FROM=TO,...", help="labels renamed (calm=neutral), or a JSON file")
+    evaluate.add_argument("--time-unit", default="s", metavar="UNIT", help="of start and end: s (default) or ms")
+    evaluate.add_argument("--split", help="score the rows of this split only")
+    evaluate.add_argument("--limit", type=int, metavar="N", help="score the first N rows only")
+    evaluate.add_argument("--mode", help=f"{', '.join(MODES)} (default: a converted folder's own, else text)")
+    evaluate.add_argument("--language", help=f"{' or '.join(LANGUAGES)} (default: a converted folder's own, else es)")
+    evaluate.add_argument("--model-id", metavar="ID", help="hub id, published, converted folder, or bucket")
+    evaluate.add_argument("--model-config", metavar="FILE", help="model.json that names the checkpoints")
+    evaluate.add_argument("--whisper-model", metavar="ID", help="transcriber of rows without text (default: refused)")
+    evaluate.add_argument("--group-by", metavar="COLUMN", help="speaker or video, by which intervals are resampled")
+    evaluate.add_argument("--embeddings", action="store_true", help="write pooled embeddings, too")
+    evaluate.add_argument("--batch-size", type=int, default=8, help="clips at once on each device (default: 8)")
+    evaluate.add_argument("--precision", default="float32", help="float32, equal to PyTorch, or bfloat16, faster")
+    evaluate.add_argument("--device", help="cpu, gpu, cuda:1, tpu (default: all of the fastest kind)")
+    evaluate.add_argument(
+        "--save-every", type=float, default=30.0, metavar="SECONDS", help="what a kill loses at most (default: 30)"
+    )
+    evaluate.add_argument("--distributed", action="store_true", help="join the other hosts of a TPU pod or cluster")
+    evaluate.add_argument("--coordinator", metavar="ADDRESS:PORT", help="of host 0, where no cluster says it")
+    evaluate.add_argument("--hosts", type=int, metavar="N", help="how many there are")
+    evaluate.add_argument("--host", type=int, metavar="K", help="which one this is, from 0")
+    evaluate.set_defaults(verb=_evaluate)
 
     convert = verbs.add_parser(
         "convert", parents=[checkpoint, common], help="published checkpoint to Orbax folder, and back"

@@ -2,33 +2,24 @@
 
 from __future__ import annotations
 
-import gc
-import logging
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
-from functools import partial
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import count, islice
 from os import PathLike
 from typing import Any, NamedTuple, NotRequired, TypedDict
 
-import jax
 import numpy as np
-from flax import nnx
 from jaxtyping import Float
 
-from .checkpoints import Checkpoint, Request, load_checkpoint
+from .checkpoints import Request, load_checkpoint
 from .errors import InvalidInput, SpeechEmotionError
 from .inputs.audio import describe
-from .inputs.batches import FRAME_BUCKETS, TOKEN_BUCKETS, Batch, pad_tokens, plan_batches
-from .inputs.features import Clip, Statistics, feature_frames, features, read_clip, samples_for
-from .inputs.text import TextTokenizer, Tokens
-from .models.emotion import EmotionModel
+from .inputs.batches import FRAME_BUCKETS, TOKEN_BUCKETS, filled, plan_batches
+from .inputs.features import Clip, feature_frames
+from .inputs.text import Tokens
 from .registry import PUBLISHED, Registry
-from .runtime.devices import select_device
-from .runtime.progress import bar
-
-logger = logging.getLogger("speech_emotion_jax")
+from .runtime.devices import select_device, select_mesh
+from .scoring import Scorer
 
 
 class Prediction(TypedDict):
@@ -59,21 +50,13 @@ class EmotionPipeline:
     >>> pipeline.predict([{"audio": "clip.wav"}])
     """
 
-    def __init__(self, checkpoint: Checkpoint, device: jax.Device, *, batch_size: int = 8):
+    def __init__(self, scorer: Scorer, *, batch_size: int = 8):
         if batch_size < 1:
             raise InvalidInput(f"batch_size is {batch_size}; it must be at least 1")
-        config = checkpoint.config
-        self.config = config
-        self.language = checkpoint.language
-        self.device = device
+        self.scorer = scorer
+        self.config = scorer.config
+        self.language = scorer.language
         self.batch_size = batch_size
-        graph, self._parameters = nnx.split(checkpoint.model)
-        self._tokenizer = TextTokenizer(checkpoint.text_folder, config.text.max_tokens) if config.text else None
-        self._padding_value = checkpoint.padding_value if config.audio else 0.0
-        self._compiled_shapes: set[tuple[str, tuple[int, ...]]] = set()
-        self._encode_audio = _jitted(graph, EmotionModel.encode_audio)
-        self._encode_text = _jitted(graph, EmotionModel.encode_text)
-        self._classify = _jitted(graph, lambda model, *vectors: model.probabilities(model.classify(*vectors)))
 
     @classmethod
     def from_pretrained(
@@ -111,7 +94,8 @@ class EmotionPipeline:
             registry=registry,
         )
         chosen = select_device(device)
-        return cls(load_checkpoint(request, chosen, precision), chosen, batch_size=batch_size)
+        checkpoint = load_checkpoint(request, chosen, precision)
+        return cls(Scorer(checkpoint, select_mesh(chosen)), batch_size=batch_size)
 
     def predict(self, examples: Iterable[Mapping[str, Any]]) -> list[Prediction]:
         """Predict each example, a mapping with "audio" and "text" as the mode needs; what it does not need is ignored.
@@ -120,7 +104,7 @@ class EmotionPipeline:
         before. An example's result does not depend on the others. Raises InvalidInput or UnreadableInput for the first
         example that can't be used.
         """
-        self._check_open()
+        self.scorer.check_open()
         predictions: list[Prediction] = []
         # `map` and no comprehension: a warning counts frames up to the caller, and in Python 3.11 that would be one.
         inputs = map(self._read, examples, count())
@@ -130,26 +114,15 @@ class EmotionPipeline:
 
     def close(self) -> None:
         """Free the parameters and the compiled programs; the pipeline can't predict any more."""
-        self._parameters = None
-        for jitted in (self._encode_audio, self._encode_text, self._classify):
-            jitted.clear_cache()
-        gc.collect()  # splitting a model leaves cycles that hold its arrays
+        self.scorer.close()
 
     def _read(self, example: object, number: int) -> _Inputs:
         """Decode and tokenize what the mode needs of `examples[number]`; errors and warnings say which one it is."""
-        clip = tokens = None
         try:
             if not isinstance(example, Mapping):
                 raise InvalidInput(f"a {type(example).__name__} is no example; pass {{'audio': ..., 'text': ...}}")
             audio, text = example.get("audio"), example.get("text")
-            if self.config.audio is not None:
-                if audio is None:
-                    raise InvalidInput(f"mode {self.config.mode!r} needs 'audio': a path, bytes or array and rate")
-                clip = audio if isinstance(audio, Clip) else read_clip(audio)
-            if self._tokenizer is not None:
-                if text is None:
-                    raise InvalidInput(f"mode {self.config.mode!r} needs 'text', the words that were said")
-                tokens = self._tokenizer(text)
+            clip, tokens = self.scorer.clip(audio), self.scorer.tokens(text)
         except SpeechEmotionError as error:
             raise type(error)(f"examples[{number}]: {error}") from error
         if clip is not None and clip.truncated:
@@ -180,38 +153,20 @@ class EmotionPipeline:
         ):
             lengths = [feature_frames(len(clips[item].waveform)) for item in part]
             for batch in plan_batches(lengths, FRAME_BUCKETS, self.batch_size):
-                chosen = [clips[part[item]] for item in batch.items]
-                encoded = self._run(self._encode_audio, "the audio encoder", *self._features(chosen, batch))
+                chosen = filled([clips[part[item]] for item in batch.items], batch.size)
+                encoded = np.asarray(self.scorer.audio_vectors(chosen, batch.length))
                 for item, vector in zip(batch.items, encoded, strict=False):
                     vectors[part[item]] = vector
         return np.stack([vectors[item] for item in range(len(clips))])
 
-    def _features(self, clips: list[Clip], batch: Batch) -> tuple[jax.Array, jax.Array]:
-        rows = clips + clips[:1] * (batch.size - len(clips))  # what fills the batch is a real clip: no special case
-        waveforms = np.zeros((batch.size, samples_for(batch.length)), np.float32)
-        for row, clip in enumerate(rows):
-            waveforms[row, : len(clip.waveform)] = clip.waveform[: waveforms.shape[1]]
-        lengths = np.array([len(clip.waveform) for clip in rows], np.int32)
-        statistics = None
-        if clips[0].statistics is not None:
-            statistics = Statistics(*(np.concatenate(each) for each in zip(*(c.statistics for c in rows), strict=True)))
-        put = partial(jax.device_put, device=self.device)
-        return features(
-            put(waveforms), put(lengths), padding_value=self._padding_value, statistics=statistics and put(statistics)
-        )
-
     def _text_vectors(self, tokens: Sequence[Tokens]) -> Float[np.ndarray, "texts width"]:
-        assert self.config.text is not None
-        ids = [each.ids for each in tokens]
-        buckets = sorted({min(length, self.config.text.max_tokens) for length in TOKEN_BUCKETS})
         vectors: dict[int, np.ndarray] = {}
-        for batch in plan_batches([len(each) for each in ids], buckets, self.batch_size):
-            inputs = jax.device_put(pad_tokens(ids, batch, self.config.text.pad_token_id), self.device)
-            for item, vector in zip(
-                batch.items, self._run(self._encode_text, "the text encoder", *inputs), strict=False
-            ):
+        for batch in plan_batches([len(each.ids) for each in tokens], TOKEN_BUCKETS, self.batch_size):
+            chosen = filled([tokens[item] for item in batch.items], batch.size)
+            encoded = np.asarray(self.scorer.text_vectors(chosen, self.scorer.token_bucket(batch.length)))
+            for item, vector in zip(batch.items, encoded, strict=False):
                 vectors[item] = vector
-        return np.stack([vectors[item] for item in range(len(ids))])
+        return np.stack([vectors[item] for item in range(len(tokens))])
 
     def _probabilities(
         self, count: int, audio: np.ndarray | None, text: np.ndarray | None
@@ -219,11 +174,8 @@ class EmotionPipeline:
         for start in range(0, count, self.batch_size):
             rows = slice(start, min(start + self.batch_size, count))
             fill = ((0, self.batch_size - (rows.stop - start)), (0, 0))
-            inputs = [
-                None if each is None else jax.device_put(np.pad(each[rows], fill), self.device)
-                for each in (audio, text)
-            ]
-            yield self._run(self._classify, "the head", *inputs)[: rows.stop - start]
+            vectors = [None if each is None else np.pad(each[rows], fill) for each in (audio, text)]
+            yield np.asarray(self.scorer.probabilities(*vectors))[: rows.stop - start]
 
     def _prediction(self, probabilities: Float[np.ndarray, " labels"], truncated: bool) -> Prediction:
         scores = {label: float(score) for label, score in zip(self.config.labels, probabilities, strict=True)}
@@ -232,22 +184,3 @@ class EmotionPipeline:
         if truncated:
             prediction["truncated"] = True
         return prediction
-
-    def _run(self, jitted: Any, name: str, *inputs: jax.Array | None) -> np.ndarray:
-        shape = next(each.shape for each in inputs if each is not None)[:2]
-        compiling = nullcontext()
-        if (name, shape) not in self._compiled_shapes:
-            self._compiled_shapes.add((name, shape))
-            logger.debug("compiling %s for %d x %d (%d shapes so far)", name, *shape, len(self._compiled_shapes))
-            compiling = bar(f"Compiling {name} for {shape[0]} x {shape[1]}")
-        with compiling:
-            return np.asarray(jitted(self._parameters, *inputs))
-
-    def _check_open(self) -> None:
-        if self._parameters is None:
-            raise RuntimeError("this pipeline was closed; load it again with EmotionPipeline.from_pretrained")
-
-
-def _jitted(graph: nnx.GraphDef, method: Callable[..., jax.Array]) -> Any:
-    """A model's method, compiled, as a function of its parameters and inputs. It holds the structure only."""
-    return jax.jit(lambda parameters, *inputs: method(nnx.merge(graph, parameters), *inputs))

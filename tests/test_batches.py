@@ -4,8 +4,8 @@ from hypothesis import strategies as st
 
 from speech_emotion_jax.inputs.batches import (
     FRAME_BUCKETS,
-    Batch,
     bucket,
+    filled,
     pad_tokens,
     padding_waste,
     plan_batches,
@@ -36,10 +36,15 @@ def test_shapes_are_few(lengths, batch_size):
 
 
 def test_padded_tokens():
-    ids, mask = pad_tokens([[5, 6, 7], [8]], Batch((1, 0), 4, 4), pad_token=9)
-    assert ids.tolist() == [[8, 9, 9, 9], [5, 6, 7, 9], [9] * 4, [9] * 4]
-    assert mask.sum(axis=1).tolist() == [1, 3, 1, 1]
+    ids, mask = pad_tokens([[8], [5, 6, 7]], 4, pad_token=9)
+    assert ids.tolist() == [[8, 9, 9, 9], [5, 6, 7, 9]]
+    assert mask.sum(axis=1).tolist() == [1, 3]
     assert np.asarray(ids).dtype == np.int32
+
+
+def test_a_batch_is_filled_with_its_first_item():
+    assert filled(["a", "b"], 4) == ["a", "b", "a", "a"]
+    assert filled(["a"], 1) == ["a"]
 
 
 def test_padding_waste_on_clips_of_the_field():

@@ -19,10 +19,12 @@ FLOORS = (
     ("models", "inputs", "runtime"),
     ("convert", "decoding"),
     ("checkpoints", "subtitles"),
+    ("scoring",),
     ("pipeline", "transcribe"),
     ("whisper_jax", "transcripts"),
     ("manifest", "runs"),
-    ("predict", "demo", "info", "evaluate", "compare", "calibrate", "audit", "corpora", "pack", "report"),
+    ("evaluation", "report"),
+    ("predict", "demo", "info", "evaluate", "compare", "calibrate", "audit", "corpora", "pack"),
     ("cli",),
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

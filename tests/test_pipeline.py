@@ -166,8 +166,8 @@ def test_bfloat16_is_near_float32_and_only_for_the_encoders_matrices(load, one_b
 
 
 def parameters(pipeline: EmotionPipeline) -> list[Any]:
-    assert pipeline._parameters is not None
-    return list(nnx.to_flat_state(pipeline._parameters))
+    assert pipeline.scorer._parameters is not None
+    return list(nnx.to_flat_state(pipeline.scorer._parameters))
 
 
 def test_close_frees_the_parameters(published):

@@ -15,12 +15,12 @@ import os
 from collections.abc import Iterator, Mapping
 
 import numpy as np
-import soundfile
 import soxr
 from jaxtyping import Float
 
 from ..errors import InvalidInput, UnreadableInput
-from .decode import MAX_CHANNELS, MAX_RATE, MIN_RATE, AudioSource, decoded
+from .decode import MAX_CHANNELS, MAX_RATE, MIN_RATE, AudioSource, Cut, decoded, stated_frames
+from .packed import Packed
 
 SAMPLE_RATE = 16_000
 MIN_SAMPLES = 560  # two fbank windows; the original returns NaN for fewer
@@ -38,14 +38,15 @@ def blocks(
 ) -> Iterator[Float[np.ndarray, " samples"]]:
     """The recording in blocks of `block_samples` (the last may be shorter), mono float32 at 16 kHz.
 
-    `source` is a path, the bytes of a file, or {"array": ndarray, "sampling_rate": hertz}. Arrays are (samples,) or
-    (channels, samples); floats are taken as they are, int8, int16, int32 and uint8 (offset binary) scaled to [-1, 1).
-    The blocks together are `load(source)` to the bit.
+    `source` is a path, the bytes of a file, {"array": ndarray, "sampling_rate": hertz}, a Packed recording or a Cut of
+    any of these. Arrays are (samples,) or (channels, samples); floats are taken as they are, int8, int16, int32 and
+    uint8 (offset binary) scaled to [-1, 1). The blocks together are `load(source)` to the bit.
 
     Raises, while iterating, UnreadableInput for a file that is missing, not a regular file, empty, truncated, damaged
-    or not audio, and InvalidInput for sound that can't be used: a wrong array or rate, NaN, infinite or absurdly loud
-    samples and, known only at the end, no samples, fewer than MIN_SAMPLES, or digital silence (all samples equal):
-    features of either are undefined. With `silence` the last two are no errors, for those who can do with them.
+    or not audio, and InvalidInput for sound that can't be used: a wrong array or rate, a cut that is none or that ends
+    more than CUT_TOLERANCE beyond its recording, NaN, infinite or absurdly loud samples and, known only at the end, no
+    samples, fewer than MIN_SAMPLES, or digital silence (all samples equal): features of either are undefined. With
+    `silence` the last two are no errors, for those who can do with them.
     """
     if block_samples < 1:
         raise ValueError(f"block_samples is {block_samples}; it must be at least 1")
@@ -64,26 +65,38 @@ def blocks(
         yield np.concatenate(waiting)
 
 
-def stated_seconds(path: str | os.PathLike[str]) -> float | None:
-    """How long a file says that it is; None where only decoding tells."""
-    try:
-        stated = soundfile.info(path)
-    except (OSError, soundfile.LibsndfileError):
+def stated_seconds(source: AudioSource) -> float | None:
+    """How long a recording says that it is, or that a cut of it will be; None where only decoding tells."""
+    cut = source if isinstance(source, Cut) else Cut(source, 0)
+    stated = stated_frames(cut.source)
+    if stated is None:
         return None
-    return stated.frames / stated.samplerate if 0 < stated.frames < 2**62 else None
+    frames, rate = stated
+    first, last = cut.frames(rate)
+    return (min(last, frames) - first) / rate if first < frames else None
 
 
 def describe(source: object) -> str:
-    """How messages name a source: its path (escaped if unprintable), or the size of the bytes, or the array's shape."""
+    """How messages name a source: its path (escaped if unprintable), or the size of the bytes, or the array's shape;
+    a cut with its bounds, a packed recording with its shard."""
     if isinstance(source, str | os.PathLike):
         path = os.fsdecode(source)
         return path if path and path.isprintable() else repr(path)
+    if isinstance(source, Cut):
+        end = "" if source.end is None else f" to {_seconds(source.end)}"
+        return f"{describe(source.source)} from {_seconds(source.start)}{end} s"
+    if isinstance(source, Packed):
+        return f"record {source.record} of {describe(source.shard)}"
     if isinstance(source, bytes):
         return f"audio bytes ({len(source)} bytes)"
     array = source.get("array") if isinstance(source, Mapping) else source
     if isinstance(array, np.ndarray):
         return f"audio array of shape {array.shape}"
     return f"audio of type {type(source).__name__}"
+
+
+def _seconds(value: object) -> str:
+    return f"{value:.12g}" if isinstance(value, int | float) else repr(value)
 
 
 def _resampled(source: AudioSource, silence: bool) -> Iterator[np.ndarray]:
@@ -98,8 +111,6 @@ def _resampled(source: AudioSource, silence: bool) -> Iterator[np.ndarray]:
                 f"{name} states {piece_rate} Hz and {frames.shape[1]} channels, which is beyond {MIN_RATE} to "
                 f"{MAX_RATE} Hz and {MAX_CHANNELS} channels; convert it to WAV"
             )
-        if piece_rate != (rate or piece_rate):
-            raise UnreadableInput(f"{name} changes its rate from {rate} to {piece_rate} Hz midway; convert it to WAV")
         if not rate and piece_rate != SAMPLE_RATE:
             resampler = soxr.ResampleStream(piece_rate, SAMPLE_RATE, 1, dtype="float32", quality="HQ")
         rate = piece_rate

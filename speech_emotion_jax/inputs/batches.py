@@ -9,7 +9,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from jaxtyping import Bool, Int
@@ -17,6 +17,8 @@ from jaxtyping import Bool, Int
 # Frames of 20 ms. Clips of the field's corpora last 1 to 16 s: steps of 1.28 s there, wider ones up to 160 s.
 FRAME_BUCKETS = (32, *range(64, 769, 64), 1024, 1536, 2048, 3072, 4096, 6144, 8000)
 TOKEN_BUCKETS = (16, 32, 64, 128, 256, 512)
+
+Item = TypeVar("Item")
 
 
 class Batch(NamedTuple):
@@ -53,13 +55,17 @@ def padding_waste(lengths: Iterable[int], buckets: Sequence[int]) -> float:
 
 
 def pad_tokens(
-    ids: Sequence[Sequence[int]], batch: Batch, pad_token: int
+    ids: Sequence[Sequence[int]], length: int, pad_token: int
 ) -> tuple[Int[np.ndarray, "batch tokens"], Bool[np.ndarray, "batch tokens"]]:
-    """Ids of the batch's items and the mask of what is real. Rows that only fill the batch hold one token."""
-    padded = np.full((batch.size, batch.length), pad_token, np.int32)
-    mask = np.zeros((batch.size, batch.length), bool)
-    mask[:, 0] = True
-    for row, item in enumerate(batch.items):
-        padded[row, : len(ids[item])] = ids[item]
-        mask[row, : len(ids[item])] = True
+    """Texts' ids padded to `length`, and the mask of what is real."""
+    padded = np.full((len(ids), length), pad_token, np.int32)
+    mask = np.zeros((len(ids), length), bool)
+    for row, each in enumerate(ids):
+        padded[row, : len(each)] = each
+        mask[row, : len(each)] = True
     return padded, mask
+
+
+def filled(items: list[Item], size: int) -> list[Item]:
+    """The items and, up to `size`, the first one again: what fills a batch is a real item, and so no special case."""
+    return [*items, *items[:1] * (size - len(items))]

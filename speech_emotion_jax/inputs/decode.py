@@ -6,33 +6,63 @@ Opus) and MPEG audio; PyAV, an optional extra, decodes m4a, WebM and others. Byt
 A file that holds less than it states is refused. MP3, Ogg and other streams that state no length are legal wherever
 they are cut and are read for what is there; of damage in them only a lost page of an Ogg is noticed. Where libsndfile
 would leave out the rest (joined Ogg streams, MP3 of variable rate without an index) the file is refused.
+
+A part of a recording is sought where the format allows it, and decoded from the start and dropped where not.
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
+import math
 import os
 import re
 import shutil
 import stat
 import struct
 import tempfile
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Generator, Iterator, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 import soundfile
 
 from ..errors import InvalidInput, UnreadableInput
+from .packed import Packed
 
-AudioSource = str | os.PathLike[str] | bytes | Mapping[str, Any]
+Recording = str | os.PathLike[str] | bytes | Mapping[str, Any] | Packed
+
+
+class Cut(NamedTuple):
+    """A part of a recording, in seconds; to its end where `end` is None.
+
+    Its samples are those of `librosa.load(path, offset=start, duration=end - start)`: that part is resampled alone.
+    """
+
+    source: Recording
+    start: float
+    end: float | None = None
+
+    def frames(self, rate: int) -> tuple[int, int]:
+        """The first frame at that rate and the one after the last, rounded as librosa does: the start and the length
+        each down, so that neighbours whose border falls between two frames may lack one there."""
+        first = int(self.start * rate)
+        return first, _UNKNOWN_FRAMES if self.end is None else first + int((self.end - self.start) * rate)
+
+
+AudioSource = Recording | Cut
+
+CUT_TOLERANCE = 0.1  # seconds that a cut may end beyond its recording: tables are rounded, encoders add or lose some
 
 # Bounds that only a wrong axis order or a broken header oversteps.
 MAX_CHANNELS = 32
 MIN_RATE, MAX_RATE = 1_000, 1_000_000
 
 _READ_VALUES = 1 << 18  # decoded at a time, all channels together
+
+# libsndfile 1.2 seeks to the wrong place in the last page of a Vorbis stream, Opus has to settle, and MP3 comes out
+# otherwise by it. Ogg is therefore read from this many seconds before a cut, longer than pages are, and MP3 whole.
+_OGG_LEAD = 30
 
 # Writers that can't seek back state 0, or a size just below 2 or 4 GiB, or (FLAC, as libsndfile tells it) this count.
 _UNKNOWN_SIZE = 0x7F00_0000
@@ -47,18 +77,83 @@ _AV_DEMUXERS = "mov,matroska,ogg,mp3,aac,ac3,eac3,amr,asf,avi,wv"
 
 def decoded(source: AudioSource, name: str) -> Iterator[tuple[int, np.ndarray]]:
     """Pairs of the native rate and float32 samples of shape (frames, channels), never empty, of bounded size."""
+    cut = source if isinstance(source, Cut) else Cut(source, 0)
+    _check(cut, name)
+    end = rate = 0
+    with contextlib.closing(_pieces(cut, name)) as pieces:
+        for position, piece_rate, frames in pieces:
+            if piece_rate != (rate or piece_rate):
+                raise UnreadableInput(
+                    f"{name} changes its rate from {rate} to {piece_rate} Hz midway; convert it to WAV"
+                )
+            rate, end = piece_rate, position + len(frames)
+            first, last = cut.frames(rate)
+            if len(inside := frames[max(0, first - position) : max(0, last - position)]):
+                yield rate, inside
+            if end >= last:
+                return
+    if rate:
+        _check_within(cut, end, rate, name)
+
+
+def stated_frames(source: Recording) -> tuple[int, int] | None:
+    """The number of frames and the rate that a recording states; None where only decoding tells, or it has less."""
+    name = "the recording"
     if isinstance(source, Mapping):
-        yield from _array_frames(source, name)
-    elif isinstance(source, str | bytes | os.PathLike):
+        array, rate = source.get("array"), source.get("sampling_rate")
+        if isinstance(array, np.ndarray) and array.ndim and isinstance(rate, int | float) and 1 <= rate <= MAX_RATE:
+            return array.shape[-1], int(rate)
+        return None
+    try:
         with _open(source, name) as stream:
-            yield from _file_frames(stream, name)
+            stream.seek(0)
+            if not _LIBSNDFILE.match(stream.read(12)):
+                return None
+            with _stated_length_checked(stream, name) as checked:
+                checked.seek(0)
+                with _Forward(checked.fileno(), closefd=False) as file:
+                    return (file.frames, file.samplerate) if 0 < file.frames < _UNKNOWN_FRAMES else None
+    except (OSError, soundfile.LibsndfileError):
+        return None
+
+
+def _check(cut: Cut, name: str) -> None:
+    for seconds in (cut.start, math.inf if cut.end is None else cut.end):
+        if not isinstance(seconds, int | float | np.integer | np.floating) or isinstance(seconds, bool):
+            raise InvalidInput(f"{name}: {seconds!r} is no number; give the start and the end of a cut in seconds")
+    if not 0 <= cut.start < (math.inf if cut.end is None else cut.end) or cut.end == math.inf:
+        raise InvalidInput(f"{name} is no part of a recording; give a start of 0 s or more and an end beyond it")
+
+
+def _check_within(cut: Cut, frames: int, rate: int, name: str) -> None:
+    """Whether a recording of so many frames reaches as far as its cut."""
+    first, _ = cut.frames(rate)
+    beyond = cut.end is not None and cut.end > frames / rate + CUT_TOLERANCE
+    if beyond or (first and first >= frames):
+        raise InvalidInput(
+            f"{name} {'ends' if first < frames else 'starts'} beyond the recording, which is {frames / rate:.3f} s "
+            "long; mend its start and end"
+        )
+
+
+def _pieces(cut: Cut, name: str) -> Generator[tuple[int, int, np.ndarray], None, None]:
+    """Triples of a position in frames, the native rate and the samples there.
+
+    What lies before the cut may come or not, and of what lies behind it as little as is easy.
+    """
+    source = cut.source
+    if isinstance(source, Mapping):
+        yield from _array_frames(source, cut, name)
+    elif isinstance(source, str | bytes | os.PathLike | Packed):
+        with _open(source, name) as stream:
+            yield from _file_frames(stream, cut, name)
     elif isinstance(source, np.ndarray):
         raise InvalidInput(f'{name} has no sampling rate; pass {{"array": array, "sampling_rate": hertz}}')
     else:
         raise InvalidInput(f'{name} can\'t be read; pass a path, bytes or {{"array": ..., "sampling_rate": ...}}')
 
 
-def _array_frames(source: Mapping[str, Any], name: str) -> Iterator[tuple[int, np.ndarray]]:
+def _array_frames(source: Mapping[str, Any], cut: Cut, name: str) -> Iterator[tuple[int, int, np.ndarray]]:
     array = source.get("array")
     rate: Any = source.get("sampling_rate")
     if not isinstance(array, np.ndarray):
@@ -76,9 +171,12 @@ def _array_frames(source: Mapping[str, Any], name: str) -> Iterator[tuple[int, n
     if array.dtype.kind != "f" and array.dtype not in (np.int8, np.int16, np.int32, np.uint8):
         raise InvalidInput(f"{name} holds {array.dtype}; convert it to floats in [-1, 1], int8, int16, int32 or uint8")
     if channels.size:
+        _check_within(cut, channels.shape[1], int(rate), name)
+        first, last = cut.frames(int(rate))
+        last = min(last, channels.shape[1])
         step = _READ_VALUES // len(channels)
-        for start in range(0, channels.shape[1], step):
-            yield int(rate), _as_float32(channels[:, start : start + step].T)
+        for start in range(first, last, step):
+            yield start, int(rate), _as_float32(channels[:, start : min(start + step, last)].T)
 
 
 def _as_float32(samples: np.ndarray) -> np.ndarray:
@@ -91,8 +189,10 @@ def _as_float32(samples: np.ndarray) -> np.ndarray:
         return samples.astype(np.float32)
 
 
-def _open(source: str | os.PathLike[str] | bytes, name: str) -> contextlib.AbstractContextManager[io.FileIO]:
+def _open(source: str | os.PathLike[str] | bytes | Packed, name: str) -> contextlib.AbstractContextManager[io.FileIO]:
     """The source as an unbuffered regular file, whose descriptor the decoders share; bytes go to a temporary one."""
+    if isinstance(source, Packed):
+        source = source.read()
     if isinstance(source, bytes):
         return _temporary_copy(io.BytesIO(source))
     try:
@@ -117,7 +217,7 @@ def _temporary_copy(stream: io.BytesIO | io.FileIO) -> Iterator[io.FileIO]:
             yield unbuffered
 
 
-def _file_frames(stream: io.FileIO, name: str) -> Iterator[tuple[int, np.ndarray]]:
+def _file_frames(stream: io.FileIO, cut: Cut, name: str) -> Iterator[tuple[int, int, np.ndarray]]:
     stream.seek(0)
     head = stream.read(12)
     if not head:
@@ -131,7 +231,7 @@ def _file_frames(stream: io.FileIO, name: str) -> Iterator[tuple[int, np.ndarray
             except soundfile.LibsndfileError as error:
                 refusal = error.error_string.rstrip(".")
             else:
-                yield from _libsndfile_frames(file, checked, name)
+                yield from _libsndfile_frames(file, checked, cut, name)
                 return
     stream.seek(0)
     yield from _av_frames(stream, name, refusal)
@@ -145,13 +245,18 @@ class _Forward(soundfile.SoundFile):
         return False
 
 
-def _libsndfile_frames(file: _Forward, stream: io.FileIO, name: str) -> Iterator[tuple[int, np.ndarray]]:
-    done = 0
+def _libsndfile_frames(file: _Forward, stream: io.FileIO, cut: Cut, name: str) -> Iterator[tuple[int, int, np.ndarray]]:
+    mpeg = file.subtype.startswith("MPEG")  # its length is an estimate
     with file:
+        first, last = cut.frames(file.samplerate)
+        if file.frames < _UNKNOWN_FRAMES and not mpeg:
+            _check_within(cut, file.frames, file.samplerate, name)
+        last = min(last, file.frames)  # never beyond: tags may follow
+        done = 0 if mpeg else _seek(file, first, name)
         step = _READ_VALUES // file.channels
-        while done < file.frames:  # never beyond: tags may follow
+        while done < last:
             try:
-                frames = file.read(min(step, file.frames - done), dtype="float32", always_2d=True)
+                frames = file.read(min(step, last - done), dtype="float32", always_2d=True)
             except soundfile.LibsndfileError as error:
                 reason = error.error_string.rstrip(".")
                 raise UnreadableInput(
@@ -159,17 +264,33 @@ def _libsndfile_frames(file: _Forward, stream: io.FileIO, name: str) -> Iterator
                 ) from error
             if not len(frames):
                 break
+            yield done, file.samplerate, frames
             done += len(frames)
-            yield file.samplerate, frames
-        mpeg = file.subtype.startswith("MPEG")  # its length is an estimate
-        if done < file.frames < _UNKNOWN_FRAMES and not mpeg:
+        if done < last and file.frames < _UNKNOWN_FRAMES and not mpeg:
             raise UnreadableInput(
                 f"{name} is truncated or damaged: {done} of {file.frames} samples decode; copy or export it again"
             )
+        if last < file.frames:
+            return
         # libsndfile ends an MP3 at its estimate of the length, and joined Ogg streams at the end of the first.
         rest = stream.read(1 << 17)
         if (mpeg and len(rest) > 4096 and re.match(_MPEG, rest)) or (file.format == "OGG" and _has_ogg_page(rest)):
             raise UnreadableInput(f"{name} goes on where libsndfile stops, after {done} samples; convert it to WAV")
+
+
+def _seek(file: _Forward, frame: int, name: str) -> int:
+    """Go to that frame, or to one before it, as near as the format allows; which one it is."""
+    if file.format == "OGG":
+        frame = max(0, frame - _OGG_LEAD * file.samplerate)
+    if not frame or file.frames >= _UNKNOWN_FRAMES or not soundfile.SoundFile.seekable(file):
+        return 0
+    try:
+        return file.seek(frame)
+    except soundfile.LibsndfileError as error:
+        reason = error.error_string.rstrip(".")
+        raise UnreadableInput(
+            f"{name} is truncated or damaged ({reason}, before sample {frame}); copy or export it again"
+        ) from error
 
 
 def _has_ogg_page(content: bytes) -> bool:
@@ -235,7 +356,7 @@ def _fields(stream: io.FileIO, offset: int, layout: str) -> tuple[Any, ...]:
     return struct.unpack(layout, stream.read(size).ljust(size, b"\0"))
 
 
-def _av_frames(stream: io.FileIO, name: str, refusal: str) -> Iterator[tuple[int, np.ndarray]]:
+def _av_frames(stream: io.FileIO, name: str, refusal: str) -> Iterator[tuple[int, int, np.ndarray]]:
     try:
         import av
         import av.error
@@ -255,9 +376,9 @@ def _av_frames(stream: io.FileIO, name: str, refusal: str) -> Iterator[tuple[int
             for frame in container.decode(track):
                 samples, rate = frame.to_ndarray(), frame.sample_rate
                 if samples.size:
-                    done += frame.samples
                     frames = samples.T if frame.format.is_planar else samples.reshape(frame.samples, -1)
-                    yield rate, _as_float32(frames)
+                    yield done, rate, _as_float32(frames)
+                    done += frame.samples
     except UnreadableInput:
         raise
     except (av.error.FFmpegError, OSError, ValueError, LookupError) as error:  # PyAV's own, where data make no sense

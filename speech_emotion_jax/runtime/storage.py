@@ -7,6 +7,8 @@ as absent.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import re
 import uuid
@@ -19,6 +21,8 @@ from typing import IO, Any
 import fsspec
 
 from ..errors import UnreadableInput
+from .checkpoint import whole_folder
+from .progress import progress
 
 MARKER = ".whole"
 _PARTIAL = ".partial-"  # what a killed run leaves of a file, on a disk
@@ -75,12 +79,14 @@ class Folder:
 
     def holds(self, name: str) -> bool:
         """Whether a whole file of that name is there."""
+        self.files.invalidate_cache()  # another host may have written it
         return self.files.exists(self.path(name) if self.on_disk else self.path(name + MARKER))
 
     def read(self, name: str) -> bytes:
         return self.files.cat_file(self.path(name))
 
-    def open_to_read(self, name: str) -> IO[bytes]:
+    def open_to_read(self, name: str) -> Any:
+        """A binary file; those of fsspec's buckets are no IO to type checkers."""
         return self.files.open(self.path(name), "rb")
 
     def write(self, name: str, content: bytes) -> None:
@@ -112,3 +118,29 @@ class Folder:
         for each in [name] if self.on_disk else [name + MARKER, name]:
             if self.files.exists(self.path(each)):
                 self.files.rm_file(self.path(each))
+
+
+def fetched(path: str, cache: Path) -> Path:
+    """A bucket's folder on the disk: copied once, and anew where its listing has changed.
+
+    Raises UnreadableInput where it isn't there, or a name in it leaves it.
+    """
+    source = Folder.open(path)
+    listing = {}
+    for name, info in sorted(source.files.find(source.root, detail=True).items()):
+        relative = name.removeprefix(source.root).lstrip("/")
+        if ".." in relative.split("/"):
+            raise UnreadableInput(f"{path} has a file {relative!r}, which leaves the folder; don't use it")
+        listing[relative] = [info.get("size"), *(str(info[key]) for key in ("etag", "mtime", "updated") if key in info)]
+    if not listing:
+        raise UnreadableInput(f"{path} is no folder or empty; check the path")
+    copy = cache / hashlib.sha256(json.dumps([path, listing]).encode()).hexdigest()[:24]
+    if not copy.is_dir():
+        cache.mkdir(parents=True, exist_ok=True)
+        with whole_folder(copy) as folder, progress(f"Fetching {path}", len(listing)) as advance:
+            for name in listing:
+                target = folder / name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                source.files.get_file(source.path(name), str(target))
+                advance(1)
+    return copy

@@ -1,0 +1,158 @@
+"""What a bulk run costs beside the model itself, and how fast recordings are read by threads and by processes.
+
+    python scripts/benchmark_bulk.py MANIFEST AUDIO_ROOT [--layers 6] [--rounds 3]
+
+The model is an audio model of published width (1024) with random weights, which cost what real ones do. The sides take
+turns, both warm: the bulk run from files to saved parts, and the compiled encoder and head alone on the features of the
+same batches, put into memory before.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import grain
+import jax
+import numpy as np
+from flax import nnx
+
+from speech_emotion_jax.checkpoints import Checkpoint
+from speech_emotion_jax.config import EmotionConfig
+from speech_emotion_jax.evaluation.batches import Batches
+from speech_emotion_jax.evaluation.mesh import Scored, score
+from speech_emotion_jax.evaluation.parts import Effort, Parts
+from speech_emotion_jax.evaluation.reading import Read, read_ahead
+from speech_emotion_jax.inputs.audio import SAMPLE_RATE
+from speech_emotion_jax.inputs.features import Clip, read_clip
+from speech_emotion_jax.manifest import Row, locate, read_manifest
+from speech_emotion_jax.models.emotion import EmotionModel
+from speech_emotion_jax.runtime.devices import select_mesh
+from speech_emotion_jax.runtime.storage import Folder
+from speech_emotion_jax.scoring import Scorer
+
+
+def random_scorer(layers: int, folder: Path) -> Scorer:
+    config = EmotionConfig.published("es", "audio")
+    assert config.audio is not None
+    config = replace(config, audio=replace(config.audio, num_hidden_layers=layers))
+    (folder / "preprocessor_config.json").write_text('{"padding_value": 1}')
+    model = EmotionModel(config, rngs=nnx.Rngs(0))
+    return Scorer(Checkpoint(model, config, "es", folder, folder), select_mesh("cpu"))
+
+
+class Model:
+    """The compiled encoder and head on the features of batches that were read before."""
+
+    def __init__(self, scorer: Scorer, reads: list[Read], batch_size: int):
+        self.scorer = scorer
+        self.heard: list[tuple[jax.Array, jax.Array]] = []
+        run = scorer._run
+
+        def keep(name: str, function: Callable[..., object], *inputs: object, **named: object) -> object:
+            result = run(name, function, *inputs, **named)
+            if name == "the features":
+                self.heard.append(result)
+            return result
+
+        scorer._run = keep  # the batches as the run itself puts them together
+        for _ in score(reads, scorer, batch_size, lambda readings: None):
+            pass
+        scorer._run = run
+
+    def __call__(self) -> None:
+        for x, mask in self.heard:
+            vectors = self.scorer._run("the audio encoder", self.scorer._encode_audio, self.scorer._parameters, x, mask)
+            np.asarray(self.scorer.probabilities(vectors, None))
+
+
+def seconds(side: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    side()
+    return time.perf_counter() - started
+
+
+def reading_rates(paths: list[str], audio: float) -> None:
+    """Seconds of sound read a second: decoded, resampled, in batches of eight."""
+    chunks = [paths[start : start + 8] for start in range(0, len(paths), 8)]
+    sources = grain.MapDataset.source(chunks).map(_read_chunk)
+    for threads in (1, 2, 4):
+        options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=8)
+        taken = seconds(lambda options=options: list(sources.to_iter_dataset(options)))
+        print(f"reading, {threads} thread{'s' * (threads > 1)}: {audio / taken:,.0f} s of sound a second")
+    for workers in (1, 2):
+        processes = grain.MultiprocessingOptions(num_workers=workers)
+        dataset = sources.to_iter_dataset().mp_prefetch(processes)
+        taken = seconds(lambda dataset=dataset: list(dataset))
+        print(
+            f"reading, {workers} process{'es' * (workers > 1)}: {audio / taken:,.0f} s of sound a second, "
+            f"their start of {taken:.1f} s included"
+        )
+
+
+def _read_chunk(paths: list[str]) -> list[Clip]:
+    return [read_clip(path) for path in paths]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("manifest")
+    parser.add_argument("audio_root")
+    parser.add_argument("--layers", type=int, default=6)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--batch-size", type=int, default=8)
+    options = parser.parse_args()
+
+    def source(row: Row) -> str:
+        assert row.filename is not None
+        return locate(row.filename, options.audio_root)
+
+    manifest = read_manifest(options.manifest)
+    with tempfile.TemporaryDirectory() as temporary:
+        scorer = random_scorer(options.layers, Path(temporary))
+        folder = Folder.open(Path(temporary, "out"))
+        folder.make()
+        parts = Parts(folder, scorer.config.labels)
+        batches = Batches(manifest, options.batch_size, source, hears=True)
+        ahead = partial(read_ahead, batches, range(len(batches)), scorer, source, ahead=4)
+        reads = list(ahead())
+        clips = [each.clip for read in reads for each in read.readings if each.clip is not None]
+        audio = sum(clip.samples for clip in clips) / SAMPLE_RATE
+        print(f"{len(clips)} recordings, {audio:,.0f} s; {options.layers} layers, batches of {options.batch_size}")
+        reading_rates([source(row) for batch in batches for row in batch], audio)
+
+        def bulk() -> None:
+            pending: list[Scored] = []
+            for scored in score(ahead(), scorer, options.batch_size, lambda readings: None):
+                pending.append(scored)
+                if len(pending) == 16:
+                    parts.save(pending, Effort())
+                    pending = []
+            if pending:
+                parts.save(pending, Effort())
+
+        started = time.perf_counter()
+        model = Model(scorer, reads, options.batch_size)
+        cold = time.perf_counter() - started
+        del reads, clips
+        print(f"first use: {audio / cold:.2f} s of sound a second, {scorer.compile_seconds:.1f} s of it compiling")
+        ratios = []
+        for number in range(options.rounds):
+            ours, alone = seconds(bulk), seconds(model)
+            ratios.append(alone / ours)
+            print(
+                f"round {number + 1}: bulk run {audio / ours:.2f}, model alone {audio / alone:.2f} s of sound a "
+                f"second; ratio {ratios[-1]:.3f}",
+                flush=True,
+            )
+        print(f"bulk run at {statistics.median(ratios):.3f} of the model's own throughput (median)")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,169 @@
+"""Kill bulk runs at random moments, start them again, and compare what they end with to an uninterrupted run.
+
+    python scripts/kill_runs.py MANIFEST AUDIO_ROOT MODEL WORK --mode concat --runs 20
+    python scripts/kill_runs.py MANIFEST AUDIO_ROOT MODEL WORK --mode concat --runs 20 --hosts 2 --devices 2
+
+The installed command runs in a process group of its own, which SIGKILL from outside ends: with several hosts, all
+of them or one, after which the job is started again as a whole. WORK is a folder for outputs and compiled programs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+COMMAND = Path(sys.executable).with_name("speech-emotion-jax")
+PREDICTIONS = "predictions.parquet"
+
+
+@dataclass(frozen=True)
+class Runs:
+    """How the command is run."""
+
+    arguments: tuple[str, ...]
+    work: Path
+    hosts: int = 1
+    devices: int = 1
+
+    def start(self, output: Path) -> list[subprocess.Popen[bytes]]:
+        """A process a host, each the leader of a group of its own."""
+        environment = os.environ | {
+            "JAX_PLATFORMS": "cpu",
+            "XLA_FLAGS": f"--xla_force_host_platform_device_count={self.devices}",
+            # Compiling is not what is tested.
+            "JAX_COMPILATION_CACHE_DIR": str(self.work / "compiled"),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        }
+        command = [str(COMMAND), "evaluate", *self.arguments, "--save-every=0.2", f"--output={output}"]
+        port = _free_port()
+        started = []
+        for host in range(self.hosts):
+            several = [f"--coordinator=127.0.0.1:{port}", f"--hosts={self.hosts}", f"--host={host}"]
+            with (self.work / f"{output.name}-{host}.log").open("ab") as log:
+                started.append(
+                    subprocess.Popen(
+                        command + several * (self.hosts > 1),
+                        env=environment,
+                        stdout=log,
+                        stderr=log,
+                        start_new_session=True,
+                    )
+                )
+        return started
+
+    def finish(self, output: Path) -> None:
+        """Run to the end. 3: some clips have an error, which is as it should be where they are broken."""
+        for process in self.start(output):
+            if process.wait() not in (0, 3):
+                raise SystemExit(f"a run failed; see {self.work}/{output.name}-*.log")
+
+
+def kill(processes: list[subprocess.Popen[bytes]]) -> None:
+    for process in processes:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def digest(output: Path) -> str:
+    return hashlib.sha256((output / PREDICTIONS).read_bytes()).hexdigest()
+
+
+def seconds_of_work(runs: Runs, output: Path) -> tuple[float, float]:
+    """Run to the end; when the first part was there, and when all was done."""
+    begin = time.monotonic()
+    processes = runs.start(output)
+    first = None
+    while any(process.poll() is None for process in processes):
+        if first is None and list(output.glob("part-*")):
+            first = time.monotonic() - begin
+        time.sleep(0.02)
+    if any(process.returncode not in (0, 3) for process in processes):
+        raise SystemExit(f"the uninterrupted run failed; see {runs.work}/{output.name}-*.log")
+    end = time.monotonic() - begin
+    return end if first is None else first, end
+
+
+def interrupted(runs: Runs, output: Path, chance: random.Random, span: tuple[float, float], *, one: bool) -> list[str]:
+    """Kill a run up to three times, then let it finish. Tells what was there at each kill."""
+    seen = []
+    first, end = span
+    for _ in range(chance.choice([1, 1, 2, 3])):
+        processes = runs.start(output)
+        # Most kills fall where parts are written, some before and some into the end.
+        time.sleep(chance.uniform(0.6 * first, 1.02 * end) if chance.random() < 0.3 else chance.uniform(first, end))
+        victims = [chance.choice(processes)] if one else processes
+        kill(victims)
+        if one:
+            time.sleep(chance.uniform(0, 2))  # the other goes on for a while
+            kill(processes)
+        parts = len(list(output.glob("part-*")))
+        seen.append("finished" if (output / "report.html").exists() else f"{parts} parts")
+    runs.finish(output)
+    return seen
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("manifest")
+    parser.add_argument("audio_root")
+    parser.add_argument("model")
+    parser.add_argument("work", type=Path)
+    parser.add_argument("--mode", default="concat")
+    parser.add_argument("--language", default="es")
+    parser.add_argument("--runs", type=int, default=20)
+    parser.add_argument("--hosts", type=int, default=1)
+    parser.add_argument("--devices", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    chance = random.Random(options.seed)
+    options.work.mkdir(parents=True, exist_ok=True)
+    arguments = (
+        f"--manifest={options.manifest}",
+        f"--audio-root={options.audio_root}",
+        f"--model-id={options.model}",
+        f"--mode={options.mode}",
+        f"--language={options.language}",
+    )
+    runs = Runs(arguments, options.work, options.hosts, options.devices)
+    seconds_of_work(runs, options.work / "warming")  # fills the cache of compiled programs
+    reference = options.work / "reference"
+    span = seconds_of_work(runs, reference)
+    rows = pq.read_metadata(reference / PREDICTIONS).num_rows
+    print(f"uninterrupted: {rows} rows, first part after {span[0]:.1f} s, done after {span[1]:.1f} s")
+    equal = 0
+    for number in range(options.runs):
+        output = options.work / f"run-{number}"
+        one = options.hosts > 1 and number % 2 == 1
+        seen = interrupted(runs, output, chance, span, one=one)
+        same = digest(output) == digest(reference)
+        equal += same
+        victims = "one host" if one else "all"
+        print(f"run {number}: killed {len(seen)} x ({victims}) at {', '.join(seen)}; identical: {same}", flush=True)
+        if same:
+            shutil.rmtree(output)
+    print(f"{equal} of {options.runs} runs byte-identical to the uninterrupted one, {rows} rows each")
+    if equal < options.runs:
+        sys.exit(1)
+
+
+def _free_port() -> int:
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        return listening.getsockname()[1]
+
+
+if __name__ == "__main__":
+    main()

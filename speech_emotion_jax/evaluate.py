@@ -1,0 +1,363 @@
+"""The bulk run: a manifest of clips to predictions, metrics and a report, each clip exactly once.
+
+OUT/run.json             what is scored, by what, with which settings; another run does not continue this one
+OUT/part-*.parquet       what was scored so far, written whole; gone when the run is finished
+OUT/predictions.parquet  the manifest's columns and what was found, in the manifest's order
+OUT/embeddings.parquet   pooled vectors, where asked for
+OUT/metrics.json         where the manifest has labels
+OUT/throughput.json      what it took
+OUT/report.html, *.png   the same to look at; the last to be written
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from importlib.metadata import version
+from typing import Any
+
+import jax
+from jax.sharding import NamedSharding, PartitionSpec
+
+from .checkpoints import Request, described, digests, find, load_found
+from .config import EmotionConfig
+from .errors import InvalidInput, SpeechEmotionError
+from .evaluation.batches import Batches
+from .evaluation.mesh import Scored, score
+from .evaluation.parts import Effort, Merge, Parts, write_tables
+from .evaluation.reading import Reading, read_ahead
+from .inputs.audio import AudioSource, Cut, describe
+from .inputs.packed import Packed
+from .manifest import Manifest, Row, locate, read_manifest, validate
+from .metrics import measure
+from .report import summary, write_report
+from .runs import PREDICTIONS, RECORD, SCHEMA, Run
+from .runtime.devices import select_mesh
+from .runtime.progress import progress
+from .runtime.storage import Folder, is_remote
+from .scoring import Scorer
+from .transcribe import TranscriptionOptions, WhisperPipeline
+
+logger = logging.getLogger("speech_emotion_jax")
+
+METRICS, THROUGHPUT, EMBEDDINGS, REPORT = "metrics.json", "throughput.json", "embeddings.parquet", "report.html"
+
+BLOCK = 8  # neighbouring batches that one host takes: of one shape mostly, for the devices of a host
+POLL_SECONDS = 1.0  # between looks whether the other hosts are done
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is to be scored, by what, and where to.
+
+    `columns`, `label_map`, `split` and `time_unit` are as in `read_manifest`. Rows without text are transcribed by
+    `whisper`, or refused where that is None. `batch_size` is a device's. `limit` takes the first rows only. A killed
+    run loses the work of `save_every` seconds at most, and one batch.
+    """
+
+    manifest: str
+    output: str
+    request: Request
+    audio_root: str | None = None
+    columns: Mapping[str, str] = field(default_factory=dict)
+    label_map: Mapping[str, str] = field(default_factory=dict)
+    split: str | None = None
+    time_unit: str = "s"
+    limit: int | None = None
+    whisper: str | None = None
+    precision: str = "float32"
+    batch_size: int = 8
+    device: object = None
+    embeddings: bool = False
+    group_by: str | None = None
+    save_every: float = 30.0
+
+    @property
+    def root(self) -> str:
+        """The folder that recordings are named from: the manifest's own, where none is given."""
+        return self.audio_root or ("" if is_remote(self.manifest) else os.path.dirname(self.manifest)) or "."
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a run: how many clips have an error, and what to say. `finished` is false on all hosts but one."""
+
+    finished: bool
+    clips: int
+    errors: int
+    text: str
+
+
+def evaluate(job: Job) -> Outcome:
+    """Score what of a manifest is not scored yet and, when all is, write predictions, metrics and the report.
+
+    Raises InvalidInput or UnreadableInput, before anything is scored, for a manifest that can't be used, an output
+    folder that holds another run, and a checkpoint that can't be loaded.
+    """
+    if job.batch_size < 1:
+        raise InvalidInput(f"the batch size is {job.batch_size}; it must be at least 1")
+    folder = Folder.open(job.output)
+    with progress("Reading the manifest"):
+        manifest = read_manifest(
+            job.manifest, columns=job.columns, split=job.split, label_map=job.label_map, time_unit=job.time_unit
+        )
+        if job.limit is not None:
+            manifest = replace(
+                manifest, table=manifest.table.slice(0, job.limit), data_rows=manifest.data_rows[: job.limit]
+            )
+    names = manifest.table.column_names
+    if job.group_by not in (None, *names):
+        raise InvalidInput(f"{job.manifest} has no column {job.group_by!r} to group by; it has {', '.join(names)}")
+    found = find(job.request)
+    config, language, *_ = described(found)
+    assert isinstance(config, EmotionConfig)
+    assert language is not None
+    with progress("Checking the manifest"):
+        validate(
+            manifest,
+            audio_root=job.root,
+            needs_audio=config.audio is not None or job.whisper is not None,
+            needs_text=config.text is not None and job.whisper is None,
+            labels=config.labels,
+        )
+    mesh = select_mesh(job.device)
+    record = {
+        "schema": SCHEMA,
+        "labels": list(config.labels),
+        "columns": dict(manifest.columns),
+        "label_map": dict(manifest.label_map),
+        "settings": _settings(job, manifest, config, language, digests(found), mesh.devices.flat[0]),
+    }
+    _claim(folder, record)
+    if _finished(folder, job, manifest):
+        return _outcome(folder)
+
+    parts = Parts(folder, config.labels)
+    batches = Batches(manifest, job.batch_size, lambda row: _source(row, job.root), hears=config.audio is not None)
+    if not folder.holds(PREDICTIONS):
+        mine = _share(len(batches), parts)
+        if mine:
+            place = NamedSharding(mesh, PartitionSpec())
+            scorer = Scorer(load_found(found, place, job.precision), mesh)
+            _score(job, manifest, batches, mine, scorer, parts)
+            scorer.close()
+        if jax.process_index() > 0:
+            return _await_report(folder, len(mine))
+        _await_parts(parts, len(batches))
+        _merge(folder, Merge(parts, manifest, batches), config, job)
+    _describe(folder, job, record, mesh.size)
+    parts.remove()
+    return _outcome(folder)
+
+
+def _source(row: Row, root: str) -> AudioSource | None:
+    if row.shard is not None and row.record is not None:
+        recording = Packed(locate(row.shard, root), row.record)
+    elif row.filename is not None:
+        recording = locate(row.filename, root)
+    else:
+        return None
+    if row.start is None and row.end is None:
+        return recording
+    return Cut(recording, row.start or 0.0, row.end)
+
+
+def _settings(
+    job: Job,
+    manifest: Manifest,
+    config: EmotionConfig,
+    language: str,
+    weights: Mapping[str, Mapping[str, str]],
+    device: jax.Device,
+) -> dict[str, Any]:
+    """All that the numbers depend on: a run that was begun with others is not continued."""
+    return {
+        "manifest": manifest.sha256,
+        "split": job.split,
+        "time_unit": job.time_unit,
+        "limit": job.limit,
+        "model": job.request.model_id,
+        "mode": config.mode,
+        "language": language,
+        "weights": {part: dict(files) for part, files in weights.items()},
+        "whisper": job.whisper,
+        "precision": job.precision,
+        "batch_size": job.batch_size,
+        "embeddings": job.embeddings,
+        "device": device.device_kind,
+        "versions": {name: version(name) for name in ("speech_emotion_jax", "jax")},
+    }
+
+
+def _claim(folder: Folder, record: Mapping[str, Any]) -> None:
+    """Make the folder this run's. Raises InvalidInput where it is another's."""
+    if not folder.holds(RECORD):
+        if others := folder.names():
+            raise InvalidInput(f"{folder.name} is no run and not empty ({others[0]}, ...); name another output")
+        folder.make()
+        folder.write(RECORD, json.dumps(record, indent=1, ensure_ascii=False).encode())
+        return
+    try:
+        begun = json.loads(folder.read(RECORD))
+    except ValueError as error:
+        raise InvalidInput(f"{folder.path(RECORD)} is broken ({error}); name another output") from error
+    differences = [
+        f"{name}: {json.dumps(then, ensure_ascii=False)} then, {json.dumps(now, ensure_ascii=False)} now"
+        for name, then, now in _differences(begun, json.loads(json.dumps(record)))
+    ]
+    if differences:
+        raise InvalidInput(
+            f"{folder.name} was begun with other settings; give the same ones, or name another output\n  "
+            + "\n  ".join(differences)
+        )
+
+
+def _differences(then: Any, now: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:
+    if isinstance(then, dict) and isinstance(now, dict):
+        for key in sorted(then.keys() | now.keys()):
+            yield from _differences(then.get(key), now.get(key), f"{name}.{key}" if name else key)
+    elif then != now:
+        yield name, then, now
+
+
+def _finished(folder: Folder, job: Job, manifest: Manifest) -> bool:
+    """Whether all is written; the metrics by the groups that are asked for now."""
+    if not folder.holds(PREDICTIONS) or not folder.holds(REPORT):
+        return False
+    return "label" not in manifest.columns or json.loads(folder.read(METRICS))["group_by"] == job.group_by
+
+
+def _share(count: int, parts: Parts) -> list[int]:
+    """The batches that this host has to score still."""
+    done = {number for part in parts.all() for number in part.batches}
+    hosts, host = jax.process_count(), jax.process_index()
+    return [number for number in range(count) if number // BLOCK % hosts == host and number not in done]
+
+
+def _score(
+    job: Job, manifest: Manifest, batches: Batches, numbers: Sequence[int], scorer: Scorer, parts: Parts
+) -> None:
+    clips = min(len(numbers) * job.batch_size, len(manifest))
+    pending: list[Scored] = []
+    started, compiled = time.perf_counter(), 0.0
+    reads = read_ahead(batches, numbers, scorer, batches.source, ahead=2 * scorer.mesh.size + 2)
+    transcriber = _Transcriber(job, scorer)
+    with progress(f"Scoring {clips:,} clips", clips) as advance:
+        for scored in score(reads, scorer, job.batch_size, transcriber):
+            pending.append(scored)
+            advance(len(scored.results))
+            now = time.perf_counter()
+            if now - started >= job.save_every:
+                parts.save(pending, _effort(pending, now - started, scorer.compile_seconds - compiled))
+                pending, started, compiled = [], now, scorer.compile_seconds
+        if pending:
+            parts.save(pending, _effort(pending, time.perf_counter() - started, scorer.compile_seconds - compiled))
+    transcriber.close()
+
+
+def _effort(batches: Sequence[Scored], seconds: float, compile_seconds: float) -> Effort:
+    results = [result for batch in batches for result in batch.results]
+    effort = Effort(len(results), sum(each.duration or 0.0 for each in results), seconds, compile_seconds)
+    logger.info("%d clips scored, %.1f s of sound a second", effort.clips, effort.audio_seconds / seconds)
+    return effort
+
+
+class _Transcriber:
+    """Gives rows without text theirs. Whisper is loaded when the first one comes."""
+
+    def __init__(self, job: Job, scorer: Scorer):
+        self._job = job
+        self._scorer = scorer
+        self._whisper: WhisperPipeline | None = None
+
+    def __call__(self, readings: Sequence[Reading]) -> None:
+        if not readings:
+            return
+        if self._whisper is None:
+            assert self._job.whisper is not None, "the manifest was checked"
+            self._whisper = WhisperPipeline.from_pretrained(
+                self._job.whisper, precision=self._job.precision, device=self._job.device
+            )
+        sources = [reading.source for reading in readings if reading.source is not None]
+        options = TranscriptionOptions(language=self._scorer.language, batch_size=self._job.batch_size)
+        for reading, heard in zip(readings, self._whisper.transcribe_each(sources, options), strict=True):
+            if isinstance(heard, SpeechEmotionError):
+                reading.error = str(heard)
+            elif not heard["text"]:
+                reading.error = f"nothing that is said in {describe(reading.source)} could be transcribed"
+            else:
+                reading.text = heard["text"]
+                reading.tokens = self._scorer.tokens(reading.text)
+
+    def close(self) -> None:
+        if self._whisper is not None:
+            self._whisper.close()
+
+
+def _await_parts(parts: Parts, count: int) -> None:
+    """Wait for the other hosts' shares. A host that dies ends this one, too."""
+    if jax.process_count() == 1:
+        return
+    with progress("Waiting for the other hosts"):
+        while len({number for part in parts.all() for number in part.batches}) < count:
+            time.sleep(POLL_SECONDS)
+
+
+def _await_report(folder: Folder, scored: int) -> Outcome:
+    with progress("Waiting for host 0"):
+        while not folder.holds(REPORT):
+            time.sleep(POLL_SECONDS)
+    return Outcome(False, 0, 0, f"host {jax.process_index()} scored {scored} batches; host 0 has the results")
+
+
+def _merge(folder: Folder, merge: Merge, config: EmotionConfig, job: Job) -> None:
+    with progress("Writing the predictions"):
+        if job.embeddings:
+            vectors = merge.embeddings(audio=config.audio is not None, text=config.text is not None)
+            write_tables(folder, EMBEDDINGS, vectors)
+        effort = sum((part.effort for part in merge.parts.all()), Effort())
+        folder.write(THROUGHPUT, json.dumps(asdict(effort), indent=1).encode())
+        write_tables(folder, PREDICTIONS, merge.predictions())
+
+
+def _describe(folder: Folder, job: Job, record: Mapping[str, Any], devices: int) -> None:
+    """Metrics and report of the predictions."""
+    run = Run.read(job.output)
+    metrics = None
+    if "label" in record["columns"]:
+        rows = [row for row, (good, truth) in enumerate(zip(run.scored, run.truth, strict=True)) if good and truth]
+        groups = run.column(job.group_by) if job.group_by is not None else None
+        with progress("Measuring"):
+            metrics = {
+                "group_by": job.group_by,
+                "errors": int((~run.scored).sum()),
+                "unlabelled": sum(truth is None for truth in run.truth),
+                **measure(
+                    [truth for row in rows if (truth := run.truth[row]) is not None],
+                    run.probabilities[rows],
+                    run.labels,
+                    groups=None if groups is None else [groups[row] for row in rows],
+                ),
+            }
+        folder.write(METRICS, json.dumps(metrics, indent=1, ensure_ascii=False).encode())
+    throughput = {**json.loads(folder.read(THROUGHPUT)), "hosts": jax.process_count(), "devices": devices}
+    provenance = {
+        "command": " ".join(sys.argv),
+        "python": sys.version.split()[0],
+        "devices": ", ".join(sorted({device.device_kind for device in jax.devices()})),
+        **record,
+    }
+    with progress("Writing the report"):
+        write_report(folder, run, metrics, group_by=job.group_by, throughput=throughput, provenance=provenance)
+
+
+def _outcome(folder: Folder) -> Outcome:
+    run = Run.read(folder.name)
+    metrics = json.loads(folder.read(METRICS)) if folder.holds(METRICS) else None
+    errors = int((~run.scored).sum())
+    return Outcome(True, len(run.scored), errors, summary(run, metrics, json.loads(folder.read(THROUGHPUT))))

@@ -1,0 +1,156 @@
+"""Batches that were read, scored on all devices of a host at once.
+
+Each device takes a batch of its own: what it computes for a clip depends on the batch alone, and so neither on how many
+devices there are nor on which batches they happen to get together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from ..inputs.audio import SAMPLE_RATE
+from ..inputs.batches import FRAME_BUCKETS, bucket, filled
+from ..inputs.features import feature_frames
+from ..scoring import Scorer
+from .reading import Read, Reading
+
+Transcribe = Callable[[Sequence[Reading]], None]  # sets text and tokens of readings, or their errors
+
+
+@dataclass
+class Result:
+    """What is known of a row in the end. Scores and vectors are None where it has an `error`."""
+
+    number: int  # of the row
+    text: str | None
+    duration: float | None  # seconds
+    truncated: bool
+    error: str | None
+    scores: Float[np.ndarray, " labels"] | None = None
+    audio: Float[np.ndarray, " audio_width"] | None = None
+    spoken: Float[np.ndarray, " text_width"] | None = None
+
+
+@dataclass
+class Scored:
+    """A batch that was scored."""
+
+    number: int
+    results: list[Result]
+
+
+class _Shape(NamedTuple):
+    """What a batch on one device is padded to; None where the mode has no use for it."""
+
+    frames: int | None
+    tokens: int | None
+    truncated: bool  # clips of over 160 s are normalised by statistics that they bring
+
+
+class _Load(NamedTuple):
+    """Rows of one shape for one device, and where their results belong. A batch without a good row has one of none."""
+
+    shape: _Shape
+    readings: list[Reading]
+    results: list[Result]
+    batch: Scored
+    last: bool  # of its batch
+
+
+def score(batches: Iterable[Read], scorer: Scorer, batch_size: int, transcribe: Transcribe) -> Iterator[Scored]:
+    """Score batches, all devices of the scorer's mesh at a time.
+
+    The devices work on one group of batches while the one before it is fetched and the next one is put together.
+    """
+    running: _Running | None = None
+    for group in _groups(batches, scorer, transcribe):
+        following = _Running(group, scorer, batch_size)
+        if running is not None:
+            yield from running.fetch()
+        running = following
+    if running is not None:
+        yield from running.fetch()
+
+
+def _groups(batches: Iterable[Read], scorer: Scorer, transcribe: Transcribe) -> Iterator[list[_Load]]:
+    """Neighbours of one shape, at most one a device."""
+    group: list[_Load] = []
+    for batch in batches:
+        transcribe([each for each in batch.readings if each.error is None and _lacks_text(each, scorer)])
+        for load in _loads(batch, scorer):
+            if group and (group[0].shape != load.shape or len(group) == scorer.mesh.size):
+                yield group
+                group = []
+            group.append(load)
+    if group:
+        yield group
+
+
+def _lacks_text(reading: Reading, scorer: Scorer) -> bool:
+    return scorer.config.text is not None and reading.tokens is None
+
+
+def _loads(batch: Read, scorer: Scorer) -> list[_Load]:
+    scored = Scored(batch.number, [_result(each) for each in batch.readings])
+    loads: list[_Load] = []
+    for truncated in (False, True):
+        pairs = [
+            (reading, result)
+            for reading, result in zip(batch.readings, scored.results, strict=True)
+            if reading.error is None and (reading.clip is not None and reading.clip.truncated) == truncated
+        ]
+        if pairs:
+            readings, results = map(list, zip(*pairs, strict=True))
+            loads.append(_Load(_shape(readings, scorer, truncated), readings, results, scored, last=False))
+    if not loads:
+        loads = [_Load(_Shape(None, None, False), [], [], scored, last=False)]
+    return [*loads[:-1], loads[-1]._replace(last=True)]
+
+
+def _result(reading: Reading) -> Result:
+    truncated = any(part is not None and part.truncated for part in (reading.clip, reading.tokens))
+    duration = None if reading.clip is None else reading.clip.samples / SAMPLE_RATE
+    return Result(reading.row.number, reading.text, duration, truncated, reading.error)
+
+
+def _shape(readings: Sequence[Reading], scorer: Scorer, truncated: bool) -> _Shape:
+    frames = [feature_frames(len(each.clip.waveform)) for each in readings if each.clip is not None]
+    tokens = [len(each.tokens.ids) for each in readings if each.tokens is not None]
+    return _Shape(
+        bucket(max(frames), FRAME_BUCKETS) if frames else None,
+        scorer.token_bucket(max(tokens)) if tokens else None,
+        truncated,
+    )
+
+
+class _Running:
+    """A group of loads of one shape that the devices are working on."""
+
+    def __init__(self, loads: list[_Load], scorer: Scorer, batch_size: int):
+        self.loads = loads
+        self._batch_size = batch_size
+        shape = loads[0].shape
+        audio = spoken = None
+        rows = [row for load in filled(loads, scorer.mesh.size) for row in filled(load.readings, batch_size)]
+        if shape.frames is not None:
+            audio = scorer.audio_vectors([row.clip for row in rows if row.clip is not None], shape.frames)
+        if shape.tokens is not None:
+            spoken = scorer.text_vectors([row.tokens for row in rows if row.tokens is not None], shape.tokens)
+        scores = scorer.probabilities(audio, spoken) if rows else None
+        self._found = scores, audio, spoken
+
+    def fetch(self) -> Iterator[Scored]:
+        """Wait for the devices, put what they found into the results, and give the batches that are done by that."""
+        scores, audio, spoken = (None if each is None else np.asarray(each) for each in self._found)
+        for place, load in enumerate(self.loads):
+            for row, result in enumerate(load.results, start=place * self._batch_size):
+                result.scores = None if scores is None else scores[row]
+                result.audio = None if audio is None else audio[row]
+                result.spoken = None if spoken is None else spoken[row]
+            if load.last:
+                yield load.batch

@@ -1,0 +1,183 @@
+"""What was scored so far, in numbered Parquet files, each of some batches; and all of it in the manifest's order."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ..errors import UnreadableInput
+from ..manifest import Manifest
+from ..runs import SCORE
+from ..runtime.storage import Folder
+from .batches import WINDOW, Batches
+from .mesh import Scored
+
+_PART = "part-"
+_META = b"speech_emotion_jax"
+
+
+@dataclass(frozen=True)
+class Effort:
+    """What scoring some batches took."""
+
+    clips: int = 0
+    audio_seconds: float = 0.0
+    seconds: float = 0.0
+    compile_seconds: float = 0.0
+
+    def __add__(self, other: Effort) -> Effort:
+        return Effort(*(a + b for a, b in zip(self._values, other._values, strict=True)))
+
+    @property
+    def _values(self) -> tuple[int, float, float, float]:
+        return self.clips, self.audio_seconds, self.seconds, self.compile_seconds
+
+
+@dataclass(frozen=True)
+class Part:
+    """A file of scored batches."""
+
+    name: str
+    batches: tuple[int, ...]
+    effort: Effort
+
+
+class Parts:
+    """The parts in a run's folder."""
+
+    def __init__(self, folder: Folder, labels: Sequence[str]):
+        self.folder = folder
+        self.labels = tuple(labels)
+
+    def all(self) -> list[Part]:
+        """The parts there are. Raises UnreadableInput for one that is broken."""
+        found = []
+        for name in self.folder.names():
+            if not name.startswith(_PART):
+                continue
+            try:
+                with self.folder.open_to_read(name) as file:
+                    meta = json.loads(pq.read_schema(file).metadata[_META])
+                found.append(Part(name, tuple(meta["batches"]), Effort(**meta["effort"])))
+            except (pa.ArrowException, ValueError, KeyError, TypeError) as error:
+                raise UnreadableInput(
+                    f"{self.folder.path(name)} is broken ({error}); remove it, and its clips are scored again"
+                ) from error
+        return found
+
+    def save(self, batches: Sequence[Scored], effort: Effort) -> None:
+        """Write some batches as one part, at once."""
+        rows = [(batch.number, result) for batch in batches for result in batch.results]
+        results = [result for _, result in rows]
+        meta = {"batches": [batch.number for batch in batches], "effort": vars(effort)}
+        table = pa.table(
+            {
+                "batch": pa.array([number for number, _ in rows], pa.int64()),
+                "number": pa.array([each.number for each in results], pa.int64()),
+                "text": pa.array([each.text for each in results], pa.string()),
+                "duration": pa.array([each.duration for each in results], pa.float64()),
+                "truncated": pa.array([each.truncated for each in results], pa.bool_()),
+                "error": pa.array([each.error for each in results], pa.string()),
+                "scores": pa.array([each.scores for each in results], pa.list_(pa.float32())),
+                "audio": pa.array([each.audio for each in results], pa.list_(pa.float32())),
+                "spoken": pa.array([each.spoken for each in results], pa.list_(pa.float32())),
+            }
+        )
+        first, last = batches[0].number, batches[-1].number
+        with self.folder.writing(f"{_PART}{first:08d}-{last:08d}.parquet") as file:
+            pq.write_table(table.replace_schema_metadata({_META: json.dumps(meta)}), file)
+
+    def remove(self) -> None:
+        """Remove all parts, once what they hold stands elsewhere."""
+        for name in self.folder.names():
+            if name.startswith(_PART):
+                self.folder.remove(name)
+
+
+@dataclass(frozen=True)
+class Merge:
+    """The rows of all parts in the manifest's order, a window of the manifest at a time."""
+
+    parts: Parts
+    manifest: Manifest
+    batches: Batches
+
+    @cached_property
+    def _holders(self) -> dict[int, Part]:
+        """{batch: the part that has it}; one that was scored twice, by a host that was thought dead, is taken once."""
+        return {batch: part for part in self.parts.all() for batch in part.batches}
+
+    def windows(self) -> Iterator[tuple[pa.Table, pa.Table]]:
+        """Pairs of a window's rows in the manifest and what was found of them."""
+        held: dict[str, pa.Table] = {}
+        for window in range(self.batches.windows()):
+            numbers = self.batches.in_window(window)
+            needed = {self._holders[number].name for number in numbers}
+            held = {name: held[name] if name in held else self._read(name) for name in needed}
+            found = []
+            for name in sorted(needed):
+                theirs = [number for number in numbers if self._holders[number].name == name]
+                keep = np.isin(held[name].column("batch").to_numpy(), theirs)
+                found.append(held[name].filter(pa.array(keep)))
+            rows = pa.concat_tables(found).sort_by("number")
+            start = window * WINDOW
+            wanted = np.arange(start, min(start + WINDOW, len(self.manifest)))
+            if not np.array_equal(rows.column("number").to_numpy(), wanted):
+                raise AssertionError(f"window {window} is not whole: {len(rows)} rows for {len(wanted)}")
+            yield self.manifest.table.slice(start, len(wanted)), rows
+
+    def predictions(self) -> Iterator[pa.Table]:
+        """The rows of predictions.parquet."""
+        for given, found in self.windows():
+            yield _predictions(given, found, self.parts.labels)
+
+    def embeddings(self, *, audio: bool, text: bool) -> Iterator[pa.Table]:
+        """The rows of embeddings.parquet: each clip's id and, of what the mode uses, pooled vectors, null at errors."""
+        for given, found in self.windows():
+            columns = {"id": given.column(self.manifest.columns["id"])}
+            if audio:
+                columns["audio"] = found.column("audio")
+            if text:
+                columns["text"] = found.column("spoken")
+            yield pa.table(columns)
+
+    def _read(self, name: str) -> pa.Table:
+        with self.parts.folder.open_to_read(name) as file:
+            return pq.read_table(file)
+
+
+def _predictions(given: pa.Table, found: pa.Table, labels: Sequence[str]) -> pa.Table:
+    scores = np.full((len(found), len(labels)), np.nan, np.float32)
+    good = found.column("scores").is_valid().to_numpy()
+    if good.any():
+        scores[good] = np.stack(found.column("scores").drop_null().to_numpy())
+    none = ~good
+    top = np.where(none, 0, np.where(none[:, None], 0, scores).argmax(axis=1))  # the first of equals
+    columns: dict[str, pa.Array | pa.ChunkedArray] = {
+        name: given.column(name)
+        for name in given.column_names
+        if name != "text"  # the text column would be this one
+    }
+    columns["text"] = found.column("text")
+    columns["top_label"] = pa.array(np.array(labels, object)[top], pa.string(), mask=none)
+    columns["top_score"] = pa.array(scores[np.arange(len(scores)), top], pa.float32(), mask=none)
+    for index, label in enumerate(labels):
+        columns[SCORE + label] = pa.array(scores[:, index], pa.float32(), mask=none)
+    for name in ("duration", "truncated", "error"):
+        columns[name] = found.column(name)
+    return pa.table(columns)
+
+
+def write_tables(folder: Folder, name: str, tables: Iterator[pa.Table]) -> None:
+    """Write tables one after the other as one Parquet file; equal tables give equal bytes."""
+    first = next(tables)
+    with folder.writing(name) as file, pq.ParquetWriter(file, first.schema) as writer:
+        writer.write_table(first)
+        for table in tables:
+            writer.write_table(table.cast(first.schema))

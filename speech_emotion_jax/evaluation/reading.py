@@ -1,0 +1,69 @@
+"""Batches of clips read ahead of the devices, by Grain's threads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import grain
+
+from ..errors import SpeechEmotionError
+from ..inputs.audio import AudioSource
+from ..inputs.features import Clip
+from ..inputs.text import Tokens
+from ..manifest import Row
+from ..scoring import Scorer
+
+# Threads, no processes: decoding, resampling and tokenizing leave Python's lock (scripts/benchmark_reading.py).
+THREADS = 4
+
+
+@dataclass
+class Reading:
+    """A row as it was read. `clip` and `tokens` are None where the mode has no use for them, or for the `error`."""
+
+    row: Row
+    source: AudioSource | None
+    text: str | None
+    clip: Clip | None = None
+    tokens: Tokens | None = None
+    error: str | None = None
+
+
+@dataclass
+class Read:
+    """A batch that was read."""
+
+    number: int
+    readings: list[Reading]
+
+
+def read_ahead(
+    batches: Sequence[list[Row]],
+    numbers: Sequence[int],
+    scorer: Scorer,
+    source: Callable[[Row], AudioSource | None],
+    *,
+    ahead: int,
+) -> Iterator[Read]:
+    """The batches of these numbers, in order, up to `ahead` of them read before they are asked for.
+
+    A text that is missing is left to be transcribed. What can't be read has its error, and raises nothing.
+    """
+
+    def read(number: int) -> Read:
+        return Read(number, [_read(row, source(row), scorer) for row in batches[number]])
+
+    options = grain.ReadOptions(num_threads=min(THREADS, ahead), prefetch_buffer_size=ahead)
+    yield from grain.MapDataset.source(numbers).map(read).to_iter_dataset(options)
+
+
+def _read(row: Row, source: AudioSource | None, scorer: Scorer) -> Reading:
+    reading = Reading(row, source, row.text if scorer.config.text is not None else None)
+    try:
+        reading.clip = scorer.clip(source)
+        if reading.text is not None:
+            reading.tokens = scorer.tokens(reading.text)
+    except SpeechEmotionError as error:
+        reading.error = str(error)
+    return reading

@@ -1,0 +1,286 @@
+"""The figures of a run's report, as PNGs with a white ground, in colours that the colour-blind tell apart.
+
+Labels and groups are the user's words: they are drawn as they are ($ starts no formula), shortened where long.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import wraps
+from typing import TYPE_CHECKING, Any, ParamSpec
+
+import numpy as np
+from jaxtyping import Float, Int
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+WIDTH = 5.4  # inches, of every figure: small, so that the letters stay readable on a phone
+LONGEST = 18  # characters of a name in a figure
+SHADED = 40  # the most labels of a confusion matrix whose cells are numbered
+
+# Okabe and Ito's colours.
+BLUE, ORANGE, GREEN, SKY, GREY = "#0072B2", "#E69F00", "#009E73", "#56B4E9", "#8A8A8A"
+INK, PALE = "#262626", "#D9D9D9"
+STYLE = {
+    "font.family": ["DejaVu Sans"],  # matplotlib brings it along
+    "font.size": 8.5,
+    "axes.titlesize": 8.5,
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": GREY,
+    "axes.labelcolor": INK,
+    "axes.axisbelow": True,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "text.color": INK,
+    "grid.color": PALE,
+    "grid.linewidth": 0.6,
+    "legend.frameon": False,
+    "figure.facecolor": "white",
+    "savefig.dpi": 200,
+    "text.usetex": False,
+}
+
+P = ParamSpec("P")
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Some of the clips: how many, and their accuracy or mean top score, a fraction, with the ends of a bar around it.
+
+    `uar` is their unweighted average recall, None without truth.
+    """
+
+    name: str
+    clips: int
+    value: float
+    low: float
+    high: float
+    uar: float | None = None
+
+
+def shown(name: str, longest: int = LONGEST) -> str:
+    """A user's word on one line and without control characters, with … where it is longer."""
+    name = " ".join("".join(letter if letter.isprintable() else " " for letter in name).split())
+    return name if len(name) <= longest else name[: longest - 1].rstrip() + "…"
+
+
+def _drawn(draw: Callable[P, Figure]) -> Callable[P, bytes]:
+    """Make a function that draws give a PNG's bytes: the same ones for the same figure."""
+
+    @wraps(draw)
+    def png(*inputs: P.args, **named: P.kwargs) -> bytes:
+        import matplotlib
+
+        with matplotlib.rc_context(STYLE), warnings.catch_warnings():
+            # A letter that the font lacks is drawn as a box; the page beside the figure has it.
+            warnings.filterwarnings("ignore", message=r"(?s)(Glyph .* missing|Matplotlib currently does not support)")
+            content = io.BytesIO()
+            draw(*inputs, **named).savefig(content, format="png", metadata={"Software": None})
+            return content.getvalue()
+
+    return png
+
+
+def _figure(height: float) -> Figure:
+    from matplotlib.figure import Figure  # heavy; and no pyplot, which has global state
+
+    return Figure(figsize=(WIDTH, height), layout="constrained")
+
+
+@_drawn
+def confusion(labels: Sequence[str], counts: Int[np.ndarray, "labels labels"]) -> Figure:
+    """A row a true label, a column a predicted one; shaded by the share of the row."""
+    size = len(labels)
+    figure = _figure(min(1.6 + 0.55 * size, 12))
+    axes = figure.add_subplot()
+    totals = counts.sum(axis=1, keepdims=True)
+    shares = counts / np.maximum(totals, 1)
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    if size <= SHADED:
+        letters = 8.5 if size <= 8 else max(3.0, 62 / size)
+        for row in range(size):
+            for column in range(size):
+                words = f"{counts[row, column]:,}"
+                if size <= 8 and totals[row, 0]:
+                    words = f"{100 * shares[row, column]:.0f} %\n{words}"
+                color = "white" if shares[row, column] > 0.55 else INK if counts[row, column] else GREY
+                axes.text(column, row, words, ha="center", va="center", color=color, fontsize=letters)
+    rows = [f"{shown(label)}\n{total:,}" for label, total in zip(labels, totals[:, 0], strict=True)]
+    axes.set_yticks(range(size), rows if size <= 12 else [shown(label) for label in labels], parse_math=False)
+    slant = {"rotation": 35, "ha": "right", "rotation_mode": "anchor"} if size > 7 or _long(labels) else {}
+    axes.set_xticks(range(size), [shown(label) for label in labels], parse_math=False, **slant)
+    axes.tick_params(length=0, labelsize=8.5 if size <= 16 else max(4.0, 140 / size))
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("true, and clips" if size <= 12 else "true")
+    axes.spines[:].set_visible(False)
+    axes.set_xticks(np.arange(size + 1) - 0.5, minor=True)
+    axes.set_yticks(np.arange(size + 1) - 0.5, minor=True)
+    axes.grid(which="minor", color="white", linewidth=1.2)
+    axes.tick_params(which="minor", length=0)
+    bar = figure.colorbar(image, ax=axes, shrink=0.8, pad=0.02, ticks=[0, 0.5, 1])
+    bar.ax.set_yticklabels(["0 %", "50 %", "100 %"])
+    bar.ax.tick_params(length=0, labelsize=7.5)
+    bar.outline.set_visible(False)  # pyright: ignore[reportCallIssue]
+    bar.set_label("share of the true label's clips", fontsize=7.5)
+    return figure
+
+
+@_drawn
+def per_class(labels: Sequence[str], values: dict[str, Float[np.ndarray, " labels"]]) -> Figure:
+    """Bars of up to three metrics, fractions, for each label."""
+    figure = _figure(0.9 + (0.21 * len(values) + 0.14) * min(len(labels), 60))
+    axes = figure.add_subplot()
+    places, thick = np.arange(len(labels)), 0.8 / len(values)
+    for number, (name, color) in enumerate(zip(values, (BLUE, ORANGE, GREEN), strict=False)):
+        middle = places + (number - (len(values) - 1) / 2) * thick
+        axes.barh(middle, 100 * values[name], 0.9 * thick, color=color, label=name)
+        for at, value in zip(middle, values[name], strict=True):
+            axes.text(100 * value + 1, at, f"{100 * value:.1f}", va="center", fontsize=7)
+    _rows(axes, [shown(label) for label in labels])
+    _percent(axes, "x", most=108)
+    figure.legend(loc="outside upper left", ncols=len(values), fontsize=8)
+    return figure
+
+
+@_drawn
+def reliability(
+    edges: Float[np.ndarray, " edges"],
+    counts: Int[np.ndarray, " bins"],
+    confidence: Float[np.ndarray, " bins"],
+    accuracy: Float[np.ndarray, " bins"],
+    interval: Float[np.ndarray, "2 bins"],
+) -> Figure:
+    """How often the top label is right against its score, over how many clips have such a score.
+
+    `interval` is the low and the high end around each accuracy. Empty bins are NaN.
+    """
+    figure = _figure(4.6)
+    axes, below = figure.subplots(2, sharex=True, height_ratios=[3.2, 1])
+    full = counts > 0
+    widths = 100 * np.diff(edges)
+    axes.plot([0, 100], [0, 100], color=GREY, linestyle=(0, (4, 3)), linewidth=1, label="as sure as right")
+    axes.bar(100 * edges[:-1], 100 * accuracy, widths, align="edge", color=SKY, alpha=0.45, edgecolor="white")
+    ends = 100 * np.abs(interval - accuracy)[:, full]
+    axes.errorbar(
+        100 * confidence[full], 100 * accuracy[full], ends, fmt="o", color=BLUE, markersize=4, linewidth=1, capsize=2,
+        label="accuracy, 95 %",
+    )  # fmt: skip
+    axes.set_ylabel("right")
+    axes.legend(loc="upper left", fontsize=8)
+    _percent(axes, "y")
+    below.bar(100 * edges[:-1], counts, widths, align="edge", color=GREY, edgecolor="white")
+    below.set_ylabel("clips")
+    below.set_xlabel("score of the top label")
+    below.yaxis.set_major_locator(_few_whole())
+    _percent(below, "x")
+    figure.align_ylabels()
+    return figure
+
+
+@_drawn
+def by_length(slices: Sequence[Slice], quantity: str) -> Figure:
+    """A point a bin of durations, named "2.5-4.1", with its bar; squares are the UAR."""
+    figure = _figure(3.1)
+    axes = figure.add_subplot()
+    places = np.arange(len(slices))
+    values, ends = _points(slices)
+    whole = [np.nan if each.uar is None else 100 * each.uar for each in slices]
+    axes.errorbar(
+        places, values, ends, fmt="o-", color=BLUE, markersize=5, linewidth=1.2, elinewidth=1, capsize=2, label=quantity
+    )
+    if not np.isnan(whole).all():
+        axes.plot(places, whole, "s--", color=ORANGE, markersize=4, linewidth=1, label="UAR")
+    axes.set_xticks(places, [f"{each.name}\nn {each.clips:,}" for each in slices])
+    axes.tick_params(axis="x", length=0, labelsize=7.5)
+    axes.set_xlim(-0.5, len(slices) - 0.5)
+    axes.set_xlabel("seconds, and clips")
+    _percent(axes, "y")
+    figure.legend(loc="outside upper left", ncols=2, fontsize=8)
+    return figure
+
+
+@_drawn
+def by_group(slices: Sequence[Slice], quantity: str, overall: float) -> Figure:
+    """A point a group with its bar, from top to bottom as given; a line at the value of all clips."""
+    figure = _figure(1.0 + 0.2 * max(len(slices), 3))
+    axes = figure.add_subplot()
+    values, ends = _points(slices)
+    axes.axvline(100 * overall, color=ORANGE, linewidth=1.2, label=f"all clips, {100 * overall:.1f} %")
+    axes.errorbar(
+        values, np.arange(len(slices)), xerr=ends, fmt="o", color=BLUE, markersize=4, linewidth=1, capsize=2,
+        label=quantity,
+    )  # fmt: skip
+    _rows(axes, [f"{shown(each.name)}   n {each.clips:,}" for each in slices])
+    _percent(axes, "x")
+    axes.set_ylim(len(slices) - 0.4, -0.6)
+    figure.legend(loc="outside upper left", ncols=2, fontsize=8)
+    return figure
+
+
+@_drawn
+def predicted(labels: Sequence[str], counts: Int[np.ndarray, " labels"]) -> Figure:
+    """How many clips got each label."""
+    figure = _figure(0.8 + 0.34 * min(len(labels), 60))
+    axes = figure.add_subplot()
+    axes.barh(np.arange(len(labels)), counts, 0.7, color=BLUE)
+    for row, count in enumerate(counts):
+        axes.text(count, row, f" {count:,} ({100 * count / max(counts.sum(), 1):.1f} %)", va="center", fontsize=7.5)
+    _rows(axes, [shown(label) for label in labels])
+    axes.set_xlim(0, 1.25 * max(counts.max(), 1))
+    axes.xaxis.set_major_locator(_few_whole())
+    axes.set_xlabel("clips given the label")
+    axes.grid(axis="x")
+    return figure
+
+
+@_drawn
+def scores(top: Float[np.ndarray, " clips"]) -> Figure:
+    """How sure the checkpoint was: a histogram of the top labels' scores."""
+    figure = _figure(2.8)
+    axes = figure.add_subplot()
+    axes.hist(100 * np.clip(top, 0, 1), bins=20, range=(0, 100), color=BLUE, edgecolor="white")
+    middle = 100 * float(np.median(top))
+    axes.axvline(middle, color=ORANGE, linewidth=1.4, label=f"median {middle:.1f} %")
+    axes.set_xlabel("score of the top label")
+    axes.set_ylabel("clips")
+    axes.yaxis.set_major_locator(_few_whole())
+    _percent(axes, "x")
+    axes.legend(loc="upper left", fontsize=8)
+    return figure
+
+
+def _points(slices: Sequence[Slice]) -> tuple[Float[np.ndarray, " slices"], Float[np.ndarray, "2 slices"]]:
+    """Values and how far their bars reach down and up, in percent."""
+    values = np.array([each.value for each in slices])
+    ends = np.array([[each.low for each in slices], [each.high for each in slices]])
+    return 100 * values, 100 * np.abs(ends - values)
+
+
+def _rows(axes: Axes, names: Sequence[str]) -> None:
+    axes.set_yticks(range(len(names)), names, parse_math=False)
+    axes.tick_params(axis="y", length=0, labelsize=8.5 if len(names) <= 12 else 7)
+    axes.set_ylim(len(names) - 0.5, -0.5)
+
+
+def _percent(axes: Axes, which: str, most: int = 102) -> None:
+    axis: Any = axes.xaxis if which == "x" else axes.yaxis
+    axis.set_ticks([0, 20, 40, 60, 80, 100], ["0", "20", "40", "60", "80", "100 %"])
+    (axes.set_xlim if which == "x" else axes.set_ylim)(-1 if which == "x" else 0, most)
+    axes.grid(axis="x" if which == "x" else "y")
+
+
+def _few_whole() -> Any:
+    from matplotlib.ticker import MaxNLocator
+
+    return MaxNLocator(4, integer=True)
+
+
+def _long(labels: Sequence[str]) -> bool:
+    return sum(len(shown(label)) for label in labels) > 48

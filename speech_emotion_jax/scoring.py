@@ -1,0 +1,144 @@
+"""A checkpoint's compiled programs on a mesh: clips and tokens to vectors, vectors to probabilities.
+
+Each device takes an equal share of a batch's rows and computes them by itself: the parameters are on every device, and
+nothing is exchanged. Calls return at once, before the devices are done.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Float
+
+from .checkpoints import Checkpoint
+from .errors import InvalidInput
+from .inputs.audio import AudioSource
+from .inputs.batches import TOKEN_BUCKETS, bucket, pad_tokens
+from .inputs.features import Clip, Statistics, features, read_clip, samples_for
+from .inputs.text import TextTokenizer, Tokens
+from .models.emotion import EmotionModel
+from .runtime.progress import bar
+
+logger = logging.getLogger("speech_emotion_jax")
+
+
+class Scorer:
+    """A checkpoint on the devices of a mesh, with its tokenizer.
+
+    `compile_seconds` is what compiling has taken so far; every shape of a batch is compiled once.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, mesh: Mesh):
+        self.config = checkpoint.config
+        self.language = checkpoint.language
+        self.mesh = mesh
+        self.compile_seconds = 0.0
+        self._tokenizer = None
+        if self.config.text is not None:
+            self._tokenizer = TextTokenizer(checkpoint.text_folder, self.config.text.max_tokens)
+        graph, self._parameters = nnx.split(checkpoint.model)
+        self._programs: dict[Any, Any] = {}
+        padding_value = checkpoint.padding_value if self.config.audio else 0.0
+        self._features = partial(features, padding_value=padding_value)
+        self._encode_audio = partial(_call, graph, EmotionModel.encode_audio)
+        self._encode_text = partial(_call, graph, EmotionModel.encode_text)
+        self._classify = partial(_call, graph, _classify)
+
+    def clip(self, audio: AudioSource | Clip | None) -> Clip | None:
+        """Decode a recording, where the mode hears; else None. May be called from several threads.
+
+        Raises InvalidInput where there is none or it can't be used, and UnreadableInput.
+        """
+        if self.config.audio is None:
+            return None
+        if audio is None:
+            raise InvalidInput(f"mode {self.config.mode!r} needs 'audio': a path, bytes or array and rate")
+        return audio if isinstance(audio, Clip) else read_clip(audio)
+
+    def tokens(self, text: object) -> Tokens | None:
+        """Tokenize a text, where the mode reads; else None. Raises InvalidInput where there is none or it is blank."""
+        if self._tokenizer is None:
+            return None
+        if text is None:
+            raise InvalidInput(f"mode {self.config.mode!r} needs 'text', the words that were said")
+        return self._tokenizer(text)
+
+    def token_bucket(self, longest: int) -> int:
+        """The length to which a batch of texts is padded, its longest one having that many tokens."""
+        assert self.config.text is not None
+        return min(bucket(longest, TOKEN_BUCKETS), self.config.text.max_tokens)
+
+    def audio_vectors(self, clips: Sequence[Clip], frames: int) -> Float[Array, "batch width"]:
+        """A vector a clip. All are over 160 s, or none is; `frames` is the bucket."""
+        waveforms = np.zeros((len(clips), samples_for(frames)), np.float32)
+        for row, clip in enumerate(clips):
+            waveforms[row, : len(clip.waveform)] = clip.waveform[: waveforms.shape[1]]
+        lengths = np.array([len(clip.waveform) for clip in clips], np.int32)
+        statistics = None
+        if clips[0].statistics is not None:
+            whole = [clip.statistics for clip in clips if clip.statistics is not None]
+            statistics = self._put(Statistics(*(np.concatenate(each) for each in zip(*whole, strict=True))))
+        heard = self._run(
+            "the features", self._features, self._put(waveforms), self._put(lengths), statistics=statistics
+        )
+        return self._run("the audio encoder", self._encode_audio, self._parameters, *heard)
+
+    def text_vectors(self, tokens: Sequence[Tokens], length: int) -> Float[Array, "batch width"]:
+        """A vector a text; `length` is the bucket."""
+        assert self.config.text is not None
+        padded = pad_tokens([each.ids for each in tokens], length, self.config.text.pad_token_id)
+        return self._run("the text encoder", self._encode_text, self._parameters, *self._put(padded))
+
+    def probabilities(
+        self,
+        audio: Float[Array | np.ndarray, "batch audio_width"] | None,
+        text: Float[Array | np.ndarray, "batch text_width"] | None,
+    ) -> Float[Array, "batch labels"]:
+        """Probabilities of the labels from the vectors that the mode uses; the other is None."""
+        vectors = [None if each is None else self._put(each) for each in (audio, text)]
+        return self._run("the head", self._classify, self._parameters, *vectors)
+
+    def check_open(self) -> None:
+        if self._parameters is None:
+            raise RuntimeError("this pipeline was closed; load it again with EmotionPipeline.from_pretrained")
+
+    def close(self) -> None:
+        """Free the parameters and the compiled programs."""
+        self._parameters = None
+        self._programs.clear()
+        gc.collect()  # splitting a model leaves cycles that hold its arrays
+
+    def _put(self, arrays: Any) -> Any:
+        """Rows of a batch, divided over the devices."""
+        return jax.device_put(arrays, NamedSharding(self.mesh, PartitionSpec("data")))
+
+    def _run(self, name: str, function: Callable[..., Any], *inputs: Any, **named: Any) -> Any:
+        shapes = tuple(each.shape for each in jax.tree.leaves((inputs[-2:], named)))
+        program = self._programs.get((name, shapes))
+        if program is None:
+            started = time.perf_counter()
+            batch, length = [*shapes[0], 1][:2]
+            logger.debug("compiling %s for %d x %d (%d programs so far)", name, batch, length, len(self._programs))
+            with bar(f"Compiling {name} for {batch} x {length}"):
+                program = jax.jit(function).lower(*inputs, **named).compile()
+            self._programs[name, shapes] = program
+            self.compile_seconds += time.perf_counter() - started
+        return program(*inputs, **named)
+
+
+def _call(graph: nnx.GraphDef, method: Callable[..., jax.Array], parameters: Any, *inputs: Any) -> jax.Array:
+    """A model's method as a function of its parameters and inputs. It holds the structure only."""
+    return method(nnx.merge(graph, parameters), *inputs)
+
+
+def _classify(model: EmotionModel, *vectors: jax.Array | None) -> jax.Array:
+    return model.probabilities(model.classify(*vectors))

@@ -1,0 +1,316 @@
+"""Bulk runs on a small corpus, in one process; tests/test_killed_runs.py kills some."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import soundfile
+
+from speech_emotion_jax.checkpoints import Request
+from speech_emotion_jax.cli import main
+from speech_emotion_jax.errors import InvalidInput
+from speech_emotion_jax.evaluate import Job, evaluate
+from speech_emotion_jax.evaluation import batches as planning
+from speech_emotion_jax.evaluation.batches import Batches
+from speech_emotion_jax.inputs.audio import Cut
+from speech_emotion_jax.manifest import read_manifest
+from speech_emotion_jax.pack import pack
+from speech_emotion_jax.pipeline import EmotionPipeline
+from speech_emotion_jax.runs import Run
+from speech_emotion_jax.runtime.storage import Folder
+
+from .conftest import BATCH_BUDGET
+
+LABELS = ("anger", "disgust", "fear", "joy", "neutral", "sadness")
+CLIPS = 30
+BROKEN = (4, 17)  # one is no audio, of the other the end is missing
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Noise of 0.2 to 2 s, two broken recordings among it, and manifest.csv."""
+    folder = tmp_path_factory.mktemp("corpus")
+    random = np.random.default_rng(0)
+    rows = []
+    for number in range(CLIPS):
+        rate = int(random.choice([8000, 16000, 22050]))
+        name = f"{'ab'[number % 2]}/clip-{number:02}.wav"
+        (folder / name).parent.mkdir(exist_ok=True)
+        soundfile.write(folder / name, random.normal(0, 0.1, int(rate * random.uniform(0.2, 2))), rate)
+        rows.append(
+            {
+                "filename": name,
+                "label": LABELS[random.integers(6)] if number != 9 else "",
+                "transcription": " ".join(["hola", "qué", "tal"] * int(random.integers(1, 20))),
+                "split": "test" if number % 3 else "train",
+                "speaker": f"s{number % 7}",
+            }
+        )
+    (folder / rows[BROKEN[0]]["filename"]).write_text("no sound")
+    whole = (folder / rows[BROKEN[1]]["filename"]).read_bytes()
+    (folder / rows[BROKEN[1]]["filename"]).write_bytes(whole[: len(whole) // 2])
+    write_csv(folder / "manifest.csv", rows)
+    return folder
+
+
+def write_csv(path: Path, rows: list[dict[str, Any]]) -> Path:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+def rows_of(corpus: Path) -> list[dict[str, str]]:
+    with (corpus / "manifest.csv").open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture
+def job(corpus: Path, published: Callable[..., Path], tmp_path: Path, compiled_once) -> Job:
+    return Job(str(corpus / "manifest.csv"), str(tmp_path / "out"), request(published, "concat"), batch_size=4)
+
+
+def request(published: Callable[..., Path], mode: str) -> Request:
+    encoder = str(published("text_encoder", "es")) if mode == "concat" else None
+    return Request(str(published(mode, "es")), mode, "es", encoder)
+
+
+def files(folder: str | Path) -> dict[str, tuple[bytes, int]]:
+    return {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in Path(folder).iterdir()}
+
+
+def test_a_run(job: Job, corpus: Path):
+    outcome = evaluate(replace(job, group_by="speaker", embeddings=True))
+    assert (outcome.finished, outcome.clips, outcome.errors) == (True, CLIPS, len(BROKEN))
+    rows, run = rows_of(corpus), Run.read(job.output)
+    assert run.labels == LABELS
+    assert run.column("filename") == [row["filename"] for row in rows]
+    assert run.column("speaker") == [row["speaker"] for row in rows]
+    assert run.column("text") == [row["transcription"] for row in rows]
+    assert np.flatnonzero(~run.scored).tolist() == list(BROKEN)
+    assert all(rows[number]["filename"] in run.column("error")[number] for number in BROKEN)
+    assert not any(run.column("truncated"))
+
+    pipeline = EmotionPipeline.from_pretrained(
+        job.request.model_id, mode="concat", language="es", text_encoder=job.request.text_encoder
+    )
+    good = [number for number in range(CLIPS) if number not in BROKEN]
+    examples = [{"audio": corpus / rows[each]["filename"], "text": rows[each]["transcription"]} for each in good]
+    for number, expected in zip(good, pipeline.predict(examples), strict=True):
+        np.testing.assert_allclose(run.probabilities[number], list(expected["scores"].values()), atol=BATCH_BUDGET)
+        assert run.column("top_label")[number] == expected["top_label"]
+        assert run.column("top_score")[number] == np.float32(run.probabilities[number].max())
+        assert run.column("duration")[number] == pytest.approx(
+            soundfile.info(corpus / rows[number]["filename"]).duration, abs=1e-3
+        )
+    assert np.isnan(run.probabilities[list(BROKEN)]).all()
+
+    vectors = pq.read_table(Path(job.output) / "embeddings.parquet").to_pydict()
+    assert vectors["id"] == run.ids
+    assert [number for number, vector in enumerate(vectors["audio"]) if vector is None] == list(BROKEN)
+    assert {len(vector) for vector in vectors["text"] if vector} == {pipeline.config.text.hidden_size}
+
+    metrics = json.loads((Path(job.output) / "metrics.json").read_text())
+    assert (metrics["errors"], metrics["unlabelled"], metrics["clips"]) == (2, 1, CLIPS - 3)
+    right = [number for number in good if rows[number]["label"] == run.column("top_label")[number]]
+    assert metrics["accuracy"] == pytest.approx(len(right) / (CLIPS - 3))
+    assert not list(Path(job.output).glob("part-*"))
+
+
+def test_a_finished_run_is_left_alone_and_may_be_measured_anew(job: Job):
+    first = evaluate(job)
+    before = files(job.output)
+    assert evaluate(job) == first
+    assert files(job.output) == before
+    evaluate(replace(job, group_by="speaker"))
+    after = files(job.output)
+    assert after["predictions.parquet"] == before["predictions.parquet"]
+    assert json.loads(after["metrics.json"][0])["groups"] == 7
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"batch_size": 3}, "batch_size: 4 then, 3 now"),
+        ({"split": "test"}, 'split: null then, "test" now'),
+        ({"label_map": {"anger": "joy"}}, 'label_map.anger: null then, "joy" now'),
+        ({"precision": "bfloat16"}, 'precision: "float32" then, "bfloat16" now'),
+    ],
+)
+def test_other_settings_are_refused_by_name(job: Job, change: dict[str, Any], named: str):
+    evaluate(job)
+    before = files(job.output)
+    with pytest.raises(InvalidInput, match="begun with other settings") as refusal:
+        evaluate(replace(job, **change))
+    assert named in str(refusal.value)
+    assert files(job.output) == before
+
+
+def test_another_manifest_or_checkpoint_is_refused(job: Job, corpus: Path, published: Callable[..., Path]):
+    evaluate(job)
+    changed = write_csv(corpus / "changed.csv", rows_of(corpus)[1:])
+    with pytest.raises(InvalidInput, match=r"settings\.manifest"):
+        evaluate(replace(job, manifest=str(changed)))
+    with pytest.raises(InvalidInput, match=r"settings\.weights\.model"):
+        evaluate(replace(job, request=request(published, "audio")))
+
+
+def test_a_folder_with_something_else_is_refused(job: Job):
+    Path(job.output).mkdir()
+    (Path(job.output) / "thesis.tex").write_text("mine")
+    with pytest.raises(InvalidInput, match=r"no run and not empty \(thesis\.tex"):
+        evaluate(job)
+
+
+def test_without_labels_there_are_predictions_alone(job: Job, corpus: Path, published: Callable[..., Path]):
+    bare = write_csv(corpus / "bare.csv", [{"filename": row["filename"]} for row in rows_of(corpus)])
+    outcome = evaluate(replace(job, manifest=str(bare), request=request(published, "audio")))
+    run = Run.read(job.output)
+    assert outcome.clips == CLIPS
+    assert run.column("text") == [None] * CLIPS
+    assert not (Path(job.output) / "metrics.json").exists()
+    assert (Path(job.output) / "report.html").exists()
+
+
+def test_cuts_and_packed_recordings_give_what_files_give(job: Job, corpus: Path, tmp_path: Path):
+    rows = [row for number, row in enumerate(rows_of(corpus)) if number not in BROKEN][:12]
+    bounds = [(0.0, 0.15) if number % 2 else (0.05, 0.19) for number in range(len(rows))]
+    cuts = [{**row, "start": start * 1000, "end": end * 1000} for row, (start, end) in zip(rows, bounds, strict=True)]
+    manifest = write_csv(corpus / "cuts.csv", cuts)
+    of_files = replace(job, manifest=str(manifest), time_unit="ms")
+    evaluate(of_files)
+    loose = Run.read(job.output)
+    assert loose.column("duration") == pytest.approx([end - start for start, end in bounds], abs=1e-3)
+
+    pack(str(manifest), str(corpus), str(tmp_path / "packed"), time_unit="ms")
+    packed = replace(
+        of_files, manifest=str(tmp_path / "packed" / "manifest.parquet"), output=str(tmp_path / "from-shards")
+    )
+    evaluate(packed)
+    assert np.array_equal(Run.read(packed.output).probabilities, loose.probabilities)
+
+    pipeline = EmotionPipeline.from_pretrained(
+        job.request.model_id, mode="concat", language="es", text_encoder=job.request.text_encoder
+    )
+    example = {"audio": Cut(corpus / rows[0]["filename"], *bounds[0]), "text": rows[0]["transcription"]}
+    (expected,) = pipeline.predict([example])
+    np.testing.assert_allclose(loose.probabilities[0], list(expected["scores"].values()), atol=BATCH_BUDGET)
+
+
+def test_rows_without_text_are_transcribed(
+    job: Job, corpus: Path, published: Callable[..., Path], whisper_tiny: Path, tmp_path: Path
+):
+    rows = [{**row, "transcription": row["transcription"] * (number % 2)} for number, row in enumerate(rows_of(corpus))]
+    manifest = str(write_csv(corpus / "half.csv", rows[:8]))
+    with pytest.raises(InvalidInput, match=r"(?s)text.*4\b"):
+        evaluate(replace(job, manifest=manifest))
+    evaluate(replace(job, manifest=manifest, whisper=str(whisper_tiny), output=str(tmp_path / "whisper")))
+    run = Run.read(str(tmp_path / "whisper"))
+    for number in range(8):
+        if number == BROKEN[0] or (number % 2 == 0 and run.column("error")[number]):
+            assert run.column("error")[number]
+        else:
+            assert run.column("text")[number]
+    # A model without training may say nothing; what it says is used.
+    texts = [text for text, row in zip(run.column("text"), rows, strict=False) if not row["transcription"] and text]
+    errors = [error for error in run.column("error") if error and "could be transcribed" in error]
+    assert len(texts) + len(errors) == 3
+
+
+def test_a_bucket_for_manifest_output_and_checkpoint(job: Job, corpus: Path, monkeypatch, tmp_path: Path):
+    monkeypatch.setenv("SPEECH_EMOTION_JAX_CACHE", str(tmp_path / "cache"))
+    evaluate(job)
+    here = Run.read(job.output)
+    bucket = Folder.open("memory://corpus")
+    bucket.make()
+    with bucket.files.open(bucket.path("manifest.csv"), "wb") as file:
+        file.write(Path(job.manifest).read_bytes())
+    bucket.files.put(job.request.model_id, bucket.path("model"), recursive=True)
+    there = replace(
+        job,
+        manifest="memory://corpus/manifest.csv",
+        output="memory://corpus/out",
+        audio_root=str(corpus),
+        request=replace(job.request, model_id="memory://corpus/model"),
+    )
+    evaluate(there)
+    assert Run.read("memory://corpus/out").table.equals(here.table)
+    assert not Folder.open("memory://corpus/out").holds("part-00000000-00000007.parquet")
+
+
+def test_the_command(corpus: Path, published: Callable[..., Path], tmp_path: Path, capsys, compiled_once):
+    arguments = [
+        "evaluate",
+        f"--manifest={corpus / 'manifest.csv'}",
+        f"--model-id={published('audio', 'es')}",
+        "--mode=audio",
+        "--language=es",
+        f"--output={tmp_path / 'out'}",
+        "--batch-size=4",
+    ]
+    assert main(arguments) == 3
+    said = capsys.readouterr()
+    assert "2 of 30 clips" in said.err
+    assert main(arguments) == 3
+    assert main([*arguments, "--limit=3"]) == 2
+    assert "limit: null then, 3 now" in capsys.readouterr().err
+    assert main([*arguments, "--limit=3", f"--output={tmp_path / 'three'}"]) == 0
+    assert main([*arguments, "--hosts=2"]) == 2
+    assert "--coordinator" in capsys.readouterr().err
+    assert main([*arguments, "--group-by=speeker", f"--output={tmp_path / 'new'}"]) == 2
+    assert not (tmp_path / "new").exists()
+
+
+def test_results_do_not_depend_on_the_number_of_devices(job: Job):
+    evaluate(job)
+    script = f"""
+from speech_emotion_jax.evaluate import Job, evaluate
+from speech_emotion_jax.checkpoints import Request
+import jax
+assert len(jax.devices()) == 4
+evaluate(Job({job.manifest!r}, {job.output + "-4"!r}, Request{_fields(job.request)}, batch_size=4))
+"""
+    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
+    subprocess.run([sys.executable, "-c", script], env=environment, check=True)
+    one, four = (files(output)["predictions.parquet"][0] for output in (job.output, job.output + "-4"))
+    assert one == four
+
+
+def _fields(request: Request) -> tuple[object, ...]:
+    return (request.model_id, request.mode, request.language, request.text_encoder)
+
+
+@pytest.mark.parametrize("count", [1, 7, 8, 9, 40])
+@pytest.mark.parametrize("batch_size", [1, 3, 4])
+def test_every_row_is_in_one_batch(tmp_path: Path, monkeypatch, count: int, batch_size: int):
+    monkeypatch.setattr(planning, "WINDOW", 8)
+    seconds = np.random.default_rng(count).uniform(0.1, 200, count)
+    path = tmp_path / "m.csv"
+    write_csv(path, [{"filename": f"{number}.wav", "seconds": each} for number, each in enumerate(seconds)])
+    manifest = read_manifest(str(path))
+    batches = Batches(manifest, batch_size, lambda row: row.filename, hears=True)
+    numbers = [[row.number for row in batch] for batch in batches]
+    assert sorted(number for batch in numbers for number in batch) == list(range(count))
+    assert all(1 <= len(batch) <= batch_size for batch in numbers)
+    assert [each for window in range(batches.windows()) for each in batches.in_window(window)] == list(
+        range(len(batches))
+    )
+    for window in range(batches.windows()):
+        rows = [number for each in batches.in_window(window) for number in numbers[each]]
+        assert set(rows) == set(range(window * 8, min(window * 8 + 8, count)))
+        lengths = [seconds[row] for row in rows]
+        assert all(after > before - 60 for before, after in pairwise(lengths))
+    # Found alone as in the row of all: what is left to do changes nothing.
+    again = Batches(manifest, batch_size, lambda row: row.filename, hears=True)
+    assert [row.number for row in again[len(again) - 1]] == numbers[-1]

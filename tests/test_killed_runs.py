@@ -1,0 +1,59 @@
+"""Bulk runs that are killed from outside, by the functions of scripts/kill_runs.py, which does it twenty times."""
+
+import csv
+import random
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import soundfile
+
+import speech_emotion_jax
+from scripts.kill_runs import Runs, digest, interrupted, kill, seconds_of_work
+
+DEMO = Path(speech_emotion_jax.__file__).parent / "demo_data" / "checkpoint"
+CLIPS = 48
+
+
+@pytest.fixture(scope="module")
+def arguments(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
+    folder = tmp_path_factory.mktemp("corpus")
+    noise = np.random.default_rng(1)
+    with (folder / "manifest.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["filename", "label", "transcription"])
+        for number in range(CLIPS):
+            soundfile.write(folder / f"{number}.wav", noise.normal(0, 0.1, noise.integers(8000, 48000)), 16_000)
+            writer.writerow([f"{number}.wav", "joy", "no me lo puedo creer"])
+    (folder / "7.wav").write_bytes(b"no sound")
+    return f"--manifest={folder / 'manifest.csv'}", f"--model-id={DEMO}", "--mode=concat", "--language=es"
+
+
+@pytest.mark.parametrize(("hosts", "one"), [(1, False), (2, True)])
+def test_killed_and_started_again_it_ends_as_if_nothing_had_been(
+    arguments: tuple[str, ...], tmp_path: Path, hosts: int, one: bool
+):
+    alone = Runs(arguments, tmp_path)
+    span = seconds_of_work(alone, tmp_path / "reference")
+    runs = Runs(arguments, tmp_path, hosts, devices=hosts)
+    seen = interrupted(runs, tmp_path / "killed", random.Random(hosts), span, one=one)
+    assert seen
+    assert digest(tmp_path / "killed") == digest(tmp_path / "reference")
+    table = pq.read_table(tmp_path / "killed" / "predictions.parquet")
+    assert table.column("filename").to_pylist() == [f"{number}.wav" for number in range(CLIPS)]
+    assert [row for row, error in enumerate(table.column("error").to_pylist()) if error] == [7]
+    assert not list((tmp_path / "killed").glob("part-*"))
+
+
+def test_two_hosts_divide_the_work(arguments: tuple[str, ...], tmp_path: Path):
+    arguments = (*arguments, "--batch-size=2", "--verbose")
+    runs = Runs(arguments, tmp_path, hosts=2)
+    processes = runs.start(tmp_path / "out")
+    try:
+        assert [process.wait(300) for process in processes] == [3, 0]
+    finally:
+        kill(processes)
+    logs = [(tmp_path / f"out-{host}.log").read_text() for host in range(2)]
+    assert "host 1 scored 8 batches" in logs[1]  # batches 8 to 15 of 24
+    assert f"{CLIPS} clips" in logs[0]

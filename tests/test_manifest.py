@@ -1,0 +1,367 @@
+"""Manifests: what is read is what was written, and all that is wrong with one is said at once."""
+
+import csv
+import hashlib
+import io
+import json
+import re
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from speech_emotion_jax import manifest as module
+from speech_emotion_jax.errors import InvalidInput, UnreadableInput
+from speech_emotion_jax.manifest import (
+    Manifest,
+    Row,
+    load_label_map,
+    locate,
+    parse_columns,
+    read_manifest,
+    validate,
+    write_manifest,
+)
+
+LABELS = ("anger", "joy", "neutral")
+KINDS = (".csv", ".tsv", ".jsonl", ".parquet")
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> str:
+    """A manifest of rows with the same keys, in the format of the suffix."""
+    if path.suffix == ".parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    elif path.suffix == ".jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    else:
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, list(rows[0]), delimiter="\t" if path.suffix == ".tsv" else ",")
+        writer.writeheader()
+        writer.writerows(rows)
+        path.write_bytes(text.getvalue().encode())
+    return str(path)
+
+
+def check(manifest: Manifest, audio_root: Path | None = None, *, audio: bool = False, text: bool = False) -> str:
+    """What validation says, or "" where all is well."""
+    root = None if audio_root is None else str(audio_root)
+    try:
+        validate(manifest, audio_root=root, needs_audio=audio, needs_text=text, labels=LABELS)
+    except InvalidInput as error:
+        return str(error)
+    return ""
+
+
+# --- reading
+
+TEXT = st.text(st.characters(codec="utf-8"), max_size=12)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    kind=st.sampled_from(KINDS),
+    cells=st.lists(st.tuples(TEXT, TEXT, TEXT), min_size=1, max_size=8),
+)
+def test_any_text_is_read_as_it_was_written(kind: str, cells: list[tuple[str, str, str]], tmp_path_factory: Any):
+    rows = [{"filename": f"{n}.wav", "transcription": a, "label": b, "é x": c} for n, (a, b, c) in enumerate(cells)]
+    path = write(tmp_path_factory.mktemp("m") / f"m{kind}", rows)
+    manifest = read_manifest(path)
+    assert [(row or "") for row in manifest.table.column("é x").to_pylist()] == [c for _, _, c in cells]
+    for row, (text, label, _) in zip(manifest.rows(range(len(manifest))), cells, strict=True):
+        assert row.text == (text if text.strip() else None)
+        assert row.label == (label or None)
+    assert manifest.truth() == [label or None for _, label, _ in cells]
+    assert manifest.sha256 == hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_text_stays_text(kind: str, tmp_path: Path):
+    rows = [{"filename": "007", "label": "1.50", "transcription": text} for text in ("NA", "null", "", "  ")]
+    manifest = read_manifest(write(tmp_path / f"m{kind}", rows))
+    found = manifest.rows(range(4))
+    assert [row.filename for row in found] == ["007"] * 4
+    assert [row.label for row in found] == ["1.50"] * 4
+    assert [row.text for row in found] == ["NA", "null", None, None]
+
+
+def test_a_byte_order_mark_is_no_part_of_a_name(tmp_path: Path):
+    for name, content in (("m.csv", "filename,label\na,joy\n"), ("m.jsonl", '{"filename": "a", "label": "joy"}\n')):
+        path = tmp_path / name
+        path.write_text(content, encoding="utf-8-sig")
+        assert read_manifest(str(path)).rows(range(1))[0][1:3] == ("a", "a")
+
+
+def test_json_lines_may_differ_in_their_keys(tmp_path: Path):
+    path = tmp_path / "m.jsonl"
+    path.write_text('{"filename": "a", "label": 3}\n\n{"filename": "b", "tags": ["x"], "start": 1}\n')
+    manifest = read_manifest(str(path))
+    assert manifest.table.to_pylist() == [
+        {"filename": "a", "label": "3", "tags": None, "start": None, "id": "a:-"},
+        {"filename": "b", "label": None, "tags": '["x"]', "start": 1.0, "id": "b:1-"},
+    ]
+
+
+def test_columns_have_other_names(tmp_path: Path):
+    path = write(tmp_path / "m.csv", [{"path": "a", "emotion": "calm", "words": "hi"}])
+    columns = {"filename": "path", "label": "emotion", "transcription": "words"}
+    manifest = read_manifest(path, columns=columns, label_map={"calm": "neutral"})
+    assert manifest.rows([0]) == [Row(0, "a", "a", None, None, None, None, "hi", "neutral", None)]
+    assert manifest.columns == {"id": "path", **columns}
+    with pytest.raises(InvalidInput, match=r"'emotoin' \(for label\).*path, emotion, words"):
+        read_manifest(path, columns={"label": "emotoin"})
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_cuts(kind: str, tmp_path: Path):
+    rows = [{"filename": "a", "start": start, "end": start + 500, "seconds": 0.5} for start in (0, 1500)]
+    manifest = read_manifest(write(tmp_path / f"m{kind}", rows), time_unit="ms")
+    assert [row[1:2] + row[5:7] + row[9:] for row in manifest.rows(range(2))] == [
+        ("a:0-500", 0.0, 0.5, 0.5),
+        ("a:1500-2000", 1.5, 2.0, 0.5),
+    ]
+    assert manifest.table.column("start").to_pylist() == [0.0, 1500.0]  # carried along as it is
+    assert manifest.id_added
+
+
+def test_clips_without_a_name_are_told_apart(tmp_path: Path):
+    packed = read_manifest(write(tmp_path / "p.csv", [{"shard": "x", "record": 4}, {"shard": "x", "record": 10}]))
+    assert [row.id for row in packed.rows(range(2))] == ["x:4", "x:10"]
+    texts = [{"transcription": text, "split": split} for text, split in (("a", "dev"), ("b", "test"), ("c", "test"))]
+    assert [row.id for row in read_manifest(write(tmp_path / "t.csv", texts), split="test").rows(range(2))] == [
+        "2",
+        "3",
+    ]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_splits(kind: str, tmp_path: Path):
+    splits = ["train", "dev", "test", "dev"]
+    path = write(tmp_path / f"m{kind}", [{"filename": str(n), "split": split} for n, split in enumerate(splits)])
+    manifest = read_manifest(path, split="dev, test")
+    assert [(row.number, row.filename) for row in manifest.rows(range(3))] == [(0, "1"), (1, "2"), (2, "3")]
+    assert [row.filename for row in manifest.rows([2, 0])] == ["3", "1"]
+    assert manifest.data_rows.tolist() == [2, 3, 4]
+    with pytest.raises(InvalidInput, match="there are train, dev, test"):
+        read_manifest(path, split="tset")
+
+
+def test_a_long_table_is_as_a_short_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    rows = [{"id": str(n), "filename": "one.wav", "label": LABELS[n % 3], "split": "ab"[n % 2]} for n in range(1000)]
+    path = write(tmp_path / "m.csv", rows)
+    (tmp_path / "one.wav").touch()
+    short = read_manifest(path, split="a")
+    monkeypatch.setattr(module, "PART", 64)
+    monkeypatch.setattr(module, "BLOCK", 512)
+    long = read_manifest(path, split="a")
+    assert long.table.column("filename").num_chunks > 3
+    assert pa.types.is_dictionary(long.table.column("filename").type)
+    assert pa.types.is_string(long.table.column("id").type)
+    assert long.rows(range(500)) == short.rows(range(500)) == short.rows(list(range(500)))
+    assert long.truth() == short.truth()
+    assert long.table.to_pylist() == short.table.to_pylist()
+    assert check(long, tmp_path, audio=True) == ""
+    assert "row 1: one.wav, and 499 more" not in check(long, tmp_path / "none", audio=True)
+
+
+def test_a_manifest_on_a_bucket():
+    path = f"memory://{uuid.uuid4()}/m.csv"
+    with fsspec.open(path, "wb") as file:
+        file.write(b"filename,label\na,joy\n")  # pyright: ignore
+    assert read_manifest(path).truth() == ["joy"]
+    with pytest.raises(UnreadableInput, match="nowhere"):
+        read_manifest("memory://nowhere/m.csv")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("m.csv", b"a,b\n1,2\n3\n", "line 3 has 1 cells, the first 2"),
+        ("m.csv", b"a,b\n1,\xff\n", "line 2 is not UTF-8"),
+        ("m.csv", "a,b\n1,2\n".encode("utf-16"), "line 1 is not UTF-8"),
+        ("m.csv", b'a,b\n1,"2\n3,4\n', "a quote is never closed"),
+        ("m.csv", b"a,a\n1,2\n", "more than one column 'a'"),
+        ("m.csv", b"a,b\n", "has no rows"),
+        ("m.csv", b"", "has no rows"),
+        ("m.jsonl", b"\n", "has no rows"),
+        ("m.csv", b"filename,start\na,1\nb,soon\n", "row 2 has 'soon' in the column 'start', which is no number"),
+        ("m.csv", b"shard,record\na,1.5\n", "row 1 has '1.5' in the column 'record', which is no whole number"),
+        ("m.jsonl", b'{"a": 1}\n{"a": \n', "line 2 of .* is no row"),
+        ("m.jsonl", b'{"a": 1}\n[1]\n', "line 2 of .* it is no object"),
+        ("m.jsonl", b'{"a": "\xff"}\n', "line 1 of .* is not UTF-8"),
+        ("m.jsonl", b'{"a": "\\ud800"}\n', "line 1 of"),
+        ("m.jsonl", b'{"a": 1, "a": 2}\n', "a key is there twice"),
+        ("m.parquet", b"PAR1 no", "can't be read"),
+        ("m.parquet", b"", "can't be read"),
+        ("m.xlsx", b"", "ends in .csv, .tsv, .jsonl, .parquet"),
+    ],
+)
+def test_what_is_no_manifest(name: str, content: bytes, says: str, tmp_path: Path):
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises((InvalidInput, UnreadableInput), match=says) as caught:
+        read_manifest(str(path))
+    assert str(path) in str(caught.value)
+
+
+def test_a_manifest_that_is_not_there(tmp_path: Path):
+    with pytest.raises(UnreadableInput, match=r"none\.csv can't be read"):
+        read_manifest(str(tmp_path / "none.csv"))
+
+
+# --- flags
+
+
+def test_columns_flag():
+    assert parse_columns("filename=path, label=emotion") == {"filename": "path", "label": "emotion"}
+    for wrong in ("labl=x", "label", "label=", "label=a,label=b", ""):
+        with pytest.raises(InvalidInput):
+            parse_columns(wrong)
+
+
+def test_label_map_flag(tmp_path: Path):
+    assert load_label_map("calm=neutral,surprise=") == {"calm": "neutral", "surprise": ""}
+    path = tmp_path / "map.json"
+    path.write_text('{"a=b": "joy", "x": null}')
+    assert load_label_map(str(path)) == {"a=b": "joy", "x": ""}
+    path.write_text("[1]")
+    for wrong in ("calm", "=joy", "a=b,a=c", str(path)):
+        with pytest.raises(InvalidInput):
+            load_label_map(wrong)
+    path.write_text("{")
+    for wrong in (str(path), str(tmp_path / "none.json")):
+        with pytest.raises(UnreadableInput):
+            load_label_map(wrong)
+
+
+# --- validation
+
+
+@pytest.fixture(scope="module")
+def audio(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("corpus") / "audio"
+    (root / "b").mkdir(parents=True)
+    for number in range(100):
+        (root / "b" / f"{number}.wav").touch()
+    (root / "a.wav").touch()
+    (root.parent / "secret.wav").touch()
+    return root
+
+
+DEFECTS: dict[str, tuple[Callable[[list[dict[str, Any]]], None], str]] = {
+    "missing": (lambda rows: rows[3].update(filename="b/none.wav"), "missing files under .* row 4: b/none.wav"),
+    "climbs": (lambda rows: rows[4].update(filename="../secret.wav"), r"leave the audio root.*row 5: \.\./secret.wav"),
+    "absolute": (lambda rows: rows[5].update(filename="/etc/passwd"), "leave the audio root.*row 6: /etc/passwd"),
+    "unnamed": (lambda rows: rows[6].update(filename=""), r"rows without a filename \(1\): row 7"),
+    "label": (lambda rows: rows[7].update(label="calm"), r"unknown labels.*anger, joy, neutral.*calm \(1 rows\)"),
+    "id": (lambda rows: rows[8].update(id="c0"), r"duplicate ids.*row 9: c0 \(as row 1\)"),
+    "no id": (lambda rows: rows[9].update(id=""), r"rows without an id \(1\): row 10"),
+    "text": (lambda rows: rows[10].update(transcription=" \t"), r"rows without a text.*\(1\): row 11"),
+    "end": (lambda rows: rows[11].update(start=2, end=2), r"0 <= start < end \(.*row 12: 2 to 2"),
+    "start": (lambda rows: rows[12].update(start=-1), r"0 <= start < end \(.*row 13: -1 to"),
+    "nan": (lambda rows: rows[13].update(end="nan"), r"0 <= start < end \(.*row 14: 0 to nan"),
+    "seconds": (lambda rows: rows[14].update(seconds=0), r"seconds that are no length \(1\): row 15: 0"),
+    "taken": (lambda rows: [row.update(score_joy="1") for row in rows] and None, "results; rename.*score_joy"),
+}
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.sets(st.sampled_from(sorted(DEFECTS))), st.sampled_from((".csv", ".tsv", ".jsonl")))
+def test_every_defect_is_said_at_once(
+    chosen: set[str], kind: str, audio: Path, tmp_path_factory: pytest.TempPathFactory
+):
+    rows = [
+        {"id": f"c{n}", "filename": f"b/{n}.wav", "label": LABELS[n % 3], "transcription": "x", "start": 0, "end": 1}
+        | {"seconds": 1.5}
+        for n in range(90)
+    ]
+    for name in chosen:
+        DEFECTS[name][0](rows)
+    manifest = read_manifest(write(tmp_path_factory.mktemp("m") / f"m{kind}", rows))
+    said = check(manifest, audio, audio=True, text=True)
+    flat = said.replace("\n", " ")
+    for name in chosen:
+        lines = [line for line in said.splitlines()[1:] if re.search(DEFECTS[name][1], line)]
+        assert len(lines) == 1, (name, flat)
+    if not chosen:
+        assert said == ""
+    else:
+        assert f"can't be used: {len(said.splitlines()) - 1} problem" in said.splitlines()[0]
+        kinds = chosen - {"absolute" if "climbs" in chosen else "", *({"start", "nan"} if "end" in chosen else ())}
+        kinds -= {"nan"} if "start" in kinds else set()
+        assert len(said.splitlines()) == 1 + len(kinds)
+
+
+def test_few_files_and_many_are_looked_for_alike(audio: Path, tmp_path: Path):
+    for count in (3, 99):
+        rows = [{"filename": f"b/{n}.wav"} for n in range(count)] + [{"filename": f"b/x{n}.wav"} for n in range(7)]
+        said = check(read_manifest(write(tmp_path / "m.csv", rows + rows)), audio, audio=True)
+        assert f"(7): row {count + 1}: b/x0.wav" in said
+        assert "row {}: b/x4.wav, and 2 more".format(count + 5) in said  # noqa: UP032
+    folder = read_manifest(write(tmp_path / "m.csv", [{"filename": "b"}]))
+    assert "missing files" in check(folder, audio, audio=True)
+
+
+def test_what_a_mode_does_not_need_is_not_asked_for(audio: Path, tmp_path: Path):
+    no_text = read_manifest(write(tmp_path / "a.csv", [{"filename": "a.wav"}]))
+    assert check(no_text, audio, audio=True) == ""
+    assert "missing columns" in check(no_text, audio, audio=True, text=True)
+    no_audio = read_manifest(write(tmp_path / "t.csv", [{"transcription": "hola"}]))
+    assert check(no_audio, None, text=True) == ""
+    assert "missing columns" in check(no_audio, audio, audio=True)
+    assert "the audio root is no folder" in check(no_text, audio / "none", audio=True)
+
+
+def test_packed_recordings(audio: Path, tmp_path: Path):
+    rows = [{"shard": "a.wav", "record": 0}, {"shard": "none", "record": 1}, {"shard": "a.wav", "record": -1}]
+    said = check(read_manifest(write(tmp_path / "m.csv", rows)), audio, audio=True)
+    assert "row 2: none" in said
+    assert "no number from 0 (1): row 3: -1" in said
+
+
+def test_a_label_map_that_maps_nothing_is_a_slip(tmp_path: Path):
+    rows = [{"filename": "a", "label": "calm", "split": "x"}, {"filename": "b", "label": "joy", "split": "y"}]
+    path = write(tmp_path / "m.csv", rows)
+    assert check(read_manifest(path, label_map={"calm": ""}, split="y")) == ""  # elsewhere in the file
+    assert "no row has (1): calmm" in check(read_manifest(path, label_map={"calmm": "joy", "calm": "neutral"}))
+    assert read_manifest(path, label_map={"calm": ""}).truth() == [None, "joy"]
+
+
+def test_a_transcription_may_be_called_text(tmp_path: Path):
+    path = write(tmp_path / "m.csv", [{"text": "hola"}])
+    assert "results" in check(read_manifest(path))
+    assert check(read_manifest(path, columns={"transcription": "text"}), text=True) == ""
+
+
+def test_recordings_are_looked_for_below_the_audio_root_alone(tmp_path: Path):
+    root = str(tmp_path)
+    assert locate("a/b.wav", root) == f"{root}/a/b.wav"
+    assert locate(f"{root}/a.wav", root) == f"{root}/a.wav"
+    assert locate("/data/a.wav", None) == "/data/a.wav"
+    assert locate("a..b/...wav", root) == f"{root}/a..b/...wav"
+    for name, above in (
+        ("../a", root),
+        ("a/../../b", root),
+        ("/etc/passwd", root),
+        (f"{root}x/a", root),
+        ("../a", None),
+    ):
+        with pytest.raises(InvalidInput, match="leaves the audio root"):
+            locate(name, above)
+    with pytest.raises(InvalidInput):
+        locate("a\0b", root)
+
+
+def test_a_table_is_written_as_it_is_read(tmp_path: Path):
+    table = pa.table({"filename": ["007", 'a "b",\nc'], "label": ["NA", None]})
+    path = str(tmp_path / "new" / "m.csv")
+    write_manifest(table, path)
+    assert read_manifest(path).table.equals(table)
+    with pytest.raises(InvalidInput, match=r"\.csv"):
+        write_manifest(table, str(tmp_path / "m.txt"))
