@@ -37,8 +37,8 @@ class Runs:
     hosts: int = 1
     devices: int = 1
 
-    def start(self, output: Path) -> list[subprocess.Popen[bytes]]:
-        """A process a host, each the leader of a group of its own."""
+    def start(self, *outputs: Path) -> list[subprocess.Popen[bytes]]:
+        """A process a host, each the leader of a group of its own, with one output for all or one for each."""
         environment = os.environ | {
             "JAX_PLATFORMS": "cpu",
             "XLA_FLAGS": f"--xla_force_host_platform_device_count={self.devices}",
@@ -46,15 +46,21 @@ class Runs:
             "JAX_COMPILATION_CACHE_DIR": str(self.work / "compiled"),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         }
-        command = [str(COMMAND), "evaluate", *self.arguments, "--save-every=0.2", f"--output={output}"]
+        command = [str(COMMAND), "evaluate", *self.arguments, "--save-every=0.2"]
         port = _free_port()
         started = []
         for host in range(self.hosts):
-            several = [f"--coordinator=127.0.0.1:{port}", f"--hosts={self.hosts}", f"--host={host}"]
+            output = outputs[host % len(outputs)]
+            several = [
+                f"--output={output}",
+                f"--coordinator=127.0.0.1:{port}",
+                f"--hosts={self.hosts}",
+                f"--host={host}",
+            ]
             with (self.work / f"{output.name}-{host}.log").open("ab") as log:
                 started.append(
                     subprocess.Popen(
-                        command + several * (self.hosts > 1),
+                        command + several[: None if self.hosts > 1 else 1],
                         env=environment,
                         stdout=log,
                         stderr=log,

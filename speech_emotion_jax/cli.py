@@ -13,8 +13,10 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING
 
+from .bulk import add_bulk_verbs
+from .console import PROGRAM, Parser, PartlyFailed, as_json, names, say, show
 from .errors import InvalidInput, SpeechEmotionError
 from .registry import LANGUAGES, MODES
 
@@ -22,13 +24,8 @@ if TYPE_CHECKING:
     from .pipeline import Prediction
     from .transcribe import Transcript
 
-PROGRAM = "speech-emotion-jax"
 SUBTITLES = ("srt", "vtt")
 FORMATS = ("text", "json", *SUBTITLES)
-
-
-class PartlyFailed(SpeechEmotionError):
-    """Some inputs of many could not be used; the others were."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -44,7 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
             options.verb(options)
         sys.stdout.flush()
     except PartlyFailed as error:
-        _say(str(error))
+        say(str(error))
         return 3
     except SpeechEmotionError as error:
         return _refuse(str(error))
@@ -79,7 +76,7 @@ def _predict(options: argparse.Namespace) -> None:
         labels=options.labels,
         transcripts=options.transcripts,
     )
-    _print(_json(prediction) if options.json else chart(prediction))
+    show(as_json(prediction) if options.json else chart(prediction))
 
 
 def _transcribe(options: argparse.Namespace) -> None:
@@ -114,26 +111,26 @@ def _transcribe(options: argparse.Namespace) -> None:
     seconds = None if None in stated else round(sum(each or 0 for each in stated))
     failed = 0
     held: list[str] = []  # on a terminal results would be written into the bar
-    show = held.append if sys.stdout.isatty() else _print
+    give = held.append if sys.stdout.isatty() else show
     with progress(f"Transcribing {len(targets)} recording{'s' * (len(targets) > 1)}", seconds) as advance:
         results = pipeline.transcribe_each(options.audio, settings, advance)
         for audio, target, result in zip(options.audio, targets, results, strict=True):
             if isinstance(result, SpeechEmotionError):
                 failed += 1
-                _say(str(result))
+                say(str(result))
                 if target is None and options.format == "json":
-                    show(_json({"audio": audio, "error": str(result)}))
+                    give(as_json({"audio": audio, "error": str(result)}))
             elif target is None:
                 content = _rendered(audio, result, options.format)
-                show(f"{audio}: {content}" if options.format == "text" and len(targets) > 1 else content)
+                give(f"{audio}: {content}" if options.format == "text" and len(targets) > 1 else content)
             else:
                 partial = target.with_name(f".{target.name}.partial")
                 partial.write_text(_rendered(audio, result, options.format) + "\n", encoding="utf-8")
                 partial.replace(target)
     for content in held:
-        _print(content)
+        show(content)
     if options.output is not None and failed < len(targets):
-        _print(f"wrote {len(targets) - failed} of {len(targets)} transcripts to {options.output}")
+        show(f"wrote {len(targets) - failed} of {len(targets)} transcripts to {options.output}")
     if failed == len(targets):
         raise InvalidInput("no recording could be transcribed")
     if failed:
@@ -169,59 +166,13 @@ def _rendered(audio: str, transcript: Transcript, format: str) -> str:
     if format == "text":
         return transcript["text"]
     if format == "json":
-        return _json({"audio": audio, **transcript})
+        return as_json({"audio": audio, **transcript})
     segments = transcript.get("segments", [])
     if any("words" in segment for segment in segments):
         cues = lines(Word(**word) for segment in segments for word in segment.get("words", ()))
     else:
         cues = [Cue(segment["start"], segment["end"], segment["text"]) for segment in segments]
     return render(format, cues).rstrip("\n")
-
-
-def _evaluate(options: argparse.Namespace) -> None:
-    from .checkpoints import Request
-    from .evaluate import Job, evaluate
-    from .manifest import load_label_map, parse_columns
-    from .registry import read_registry
-    from .runtime.hosts import connect
-
-    if options.distributed or options.coordinator is not None:
-        connect(options.coordinator, options.hosts, options.host)
-    elif options.hosts is not None or options.host is not None:
-        raise InvalidInput("--hosts and --host need --coordinator, which names the address and port of host 0")
-    registry = read_registry(options.model_config)
-    model_id = options.model_id or registry.model_id(options.language or "es", options.mode or "text")
-    job = Job(
-        manifest=options.manifest,
-        output=options.output,
-        request=Request(
-            model_id,
-            mode=options.mode,
-            language=options.language,
-            text_encoder=options.text_encoder,
-            revision=options.revision,
-            weights=options.weights,
-            labels=options.labels,
-            registry=registry,
-        ),
-        audio_root=options.audio_root,
-        columns=parse_columns(options.columns) if options.columns else {},
-        label_map=load_label_map(options.label_map) if options.label_map else {},
-        split=options.split,
-        time_unit=options.time_unit,
-        limit=options.limit,
-        whisper=options.whisper_model,
-        precision=options.precision,
-        batch_size=options.batch_size,
-        device=options.device,
-        embeddings=options.embeddings,
-        group_by=options.group_by,
-        save_every=options.save_every,
-    )
-    outcome = evaluate(job)
-    _print(outcome.text)
-    if outcome.errors:
-        raise PartlyFailed(f"{outcome.errors} of {outcome.clips} clips could not be scored; see {options.output}")
 
 
 def _convert(options: argparse.Namespace) -> None:
@@ -253,7 +204,7 @@ def _convert(options: argparse.Namespace) -> None:
         convert(open_request(request), destination)
     else:
         raise InvalidInput(f"unknown target {options.to!r}; choose --to orbax or --to safetensors")
-    _print(f"wrote {destination}")
+    show(f"wrote {destination}")
 
 
 def _info(options: argparse.Namespace) -> None:
@@ -261,13 +212,13 @@ def _info(options: argparse.Namespace) -> None:
 
     report = describe_installation() if options.checkpoint is None else describe_checkpoint(Path(options.checkpoint))
     if options.json:
-        _print(json.dumps(report))
+        show(json.dumps(report))
         return
     width = max(map(len, report))
     for name, value in report.items():
         lines = value if isinstance(value, list) else [value]
         for index, line in enumerate(lines or ["none"]):
-            _print(f"{name if index == 0 else '':{width}}  {line}")
+            show(f"{name if index == 0 else '':{width}}  {line}")
 
 
 def _demo(options: argparse.Namespace) -> None:
@@ -275,12 +226,12 @@ def _demo(options: argparse.Namespace) -> None:
 
     results = run_demo(options.device)
     if options.json:
-        _print(json.dumps([result._asdict() for result in results]))
+        show(json.dumps([result._asdict() for result in results]))
         return
-    _print(NOTICE)
+    show(NOTICE)
     for result in results:
-        _print(f"\n{result.recording}  «{result.text}»  (made to sound like: {result.label})")
-        _print(chart(result.prediction))
+        show(f"\n{result.recording}  «{result.text}»  (made to sound like: {result.label})")
+        show(chart(result.prediction))
 
 
 def chart(prediction: Prediction, width: int = 40) -> str:
@@ -295,28 +246,21 @@ def chart(prediction: Prediction, width: int = 40) -> str:
     return "\n".join(lines)
 
 
-class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, without the usage."""
-
-    def error(self, message: str) -> NoReturn:
-        raise InvalidInput(f"{message}; see {self.prog} --help")
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog=PROGRAM, description="Emotion of Spanish and English speech and text, in JAX.")
+    parser = Parser(prog=PROGRAM, description="Emotion of Spanish and English speech and text, in JAX.")
     verbs = parser.add_subparsers(required=True, metavar="VERB")
 
-    common = _Parser(add_help=False)
+    common = Parser(add_help=False)
     common.add_argument("--verbose", action="store_true", help="log what is done, each compilation included")
 
-    checkpoint = _Parser(add_help=False)
+    checkpoint = Parser(add_help=False)
     checkpoint.add_argument(
         "--text-encoder", metavar="ID", help="frozen text encoder of the fusion modes (hub id or folder)"
     )
     checkpoint.add_argument("--revision", help="branch, tag or commit of a hub id")
     checkpoint.add_argument("--weights", metavar="KIND", help="safetensors or bin, where a folder has both")
     checkpoint.add_argument(
-        "--labels", type=_labels, metavar="A,B,...", help="names of the outputs, in place of config.json's"
+        "--labels", type=names, metavar="A,B,...", help="names of the outputs, in place of config.json's"
     )
 
     predict = verbs.add_parser("predict", parents=[checkpoint, common], help="emotion of a recording, a text, or both")
@@ -361,35 +305,7 @@ def _parser() -> argparse.ArgumentParser:
     transcribe.add_argument("--revision", help="branch, tag or commit of a hub id")
     transcribe.set_defaults(verb=_transcribe)
 
-    evaluate = verbs.add_parser(
-        "evaluate", parents=[checkpoint, common], help="a manifest of clips: predictions, metrics, report"
-    )
-    evaluate.add_argument("--manifest", required=True, metavar="FILE", help="csv, jsonl or parquet, a row a clip")
-    evaluate.add_argument("--output", required=True, metavar="DIR", help="a new folder, or one to go on with")
-    evaluate.add_argument("--audio-root", metavar="DIR", help="where filenames start (default: the manifest's folder)")
-    evaluate.add_argument("--columns", metavar="FIELD=NAME,...", help="the manifest's own names: label=emotion,...")
-    evaluate.add_argument("--label-map", metavar="FROM=TO,...", help="labels renamed (calm=neutral), or a JSON file")
-    evaluate.add_argument("--time-unit", default="s", metavar="UNIT", help="of start and end: s (default) or ms")
-    evaluate.add_argument("--split", help="score the rows of this split only")
-    evaluate.add_argument("--limit", type=int, metavar="N", help="score the first N rows only")
-    evaluate.add_argument("--mode", help=f"{', '.join(MODES)} (default: a converted folder's own, else text)")
-    evaluate.add_argument("--language", help=f"{' or '.join(LANGUAGES)} (default: a converted folder's own, else es)")
-    evaluate.add_argument("--model-id", metavar="ID", help="hub id, published, converted folder, or bucket")
-    evaluate.add_argument("--model-config", metavar="FILE", help="model.json that names the checkpoints")
-    evaluate.add_argument("--whisper-model", metavar="ID", help="transcriber of rows without text (default: refused)")
-    evaluate.add_argument("--group-by", metavar="COLUMN", help="speaker or video, by which intervals are resampled")
-    evaluate.add_argument("--embeddings", action="store_true", help="write pooled embeddings, too")
-    evaluate.add_argument("--batch-size", type=int, default=8, help="clips at once on each device (default: 8)")
-    evaluate.add_argument("--precision", default="float32", help="float32, equal to PyTorch, or bfloat16, faster")
-    evaluate.add_argument("--device", help="cpu, gpu, cuda:1, tpu (default: all of the fastest kind)")
-    evaluate.add_argument(
-        "--save-every", type=float, default=30.0, metavar="SECONDS", help="what a kill loses at most (default: 30)"
-    )
-    evaluate.add_argument("--distributed", action="store_true", help="join the other hosts of a TPU pod or cluster")
-    evaluate.add_argument("--coordinator", metavar="ADDRESS:PORT", help="of host 0, where no cluster says it")
-    evaluate.add_argument("--hosts", type=int, metavar="N", help="how many there are")
-    evaluate.add_argument("--host", type=int, metavar="K", help="which one this is, from 0")
-    evaluate.set_defaults(verb=_evaluate)
+    add_bulk_verbs(verbs, checkpoint, common)
 
     convert = verbs.add_parser(
         "convert", parents=[checkpoint, common], help="published checkpoint to Orbax folder, and back"
@@ -415,10 +331,6 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _labels(value: str) -> tuple[str, ...]:
-    return tuple(label.strip() for label in value.split(","))
-
-
 @contextmanager
 def _messages_on_stderr(*, verbose: bool) -> Iterator[None]:
     """Logs and warnings as plain lines on stderr while a verb runs; stdout is for results."""
@@ -430,7 +342,7 @@ def _messages_on_stderr(*, verbose: bool) -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("always", UserWarning)
-            warnings.showwarning = lambda message, *_: _say(f"note: {message}")
+            warnings.showwarning = lambda message, *_: say(f"note: {message}")
             yield
     finally:
         logger.removeHandler(handler)
@@ -438,23 +350,8 @@ def _messages_on_stderr(*, verbose: bool) -> Iterator[None]:
         logger.propagate = True
 
 
-def _json(value: Any) -> str:
-    """In plain letters where stdout takes them: é, and not \\u00e9."""
-    return json.dumps(value, ensure_ascii=(sys.stdout.encoding or "").lower().replace("-", "") != "utf8")
-
-
-def _print(result: str) -> None:
-    """To stdout, in whatever encoding it has."""
-    encoding = sys.stdout.encoding or "utf-8"
-    print(result.encode(encoding, "replace").decode(encoding))
-
-
-def _say(sentence: str) -> None:
-    print(f"{PROGRAM}: {' '.join(sentence.split())}", file=sys.stderr)
-
-
 def _refuse(sentence: str) -> int:
-    _say(sentence)
+    say(sentence)
     return 2
 
 

@@ -38,6 +38,7 @@ from .metrics import measure
 from .report import summary, write_report
 from .runs import PREDICTIONS, RECORD, SCHEMA, Run
 from .runtime.devices import select_mesh
+from .runtime.hosts import share
 from .runtime.progress import progress
 from .runtime.storage import Folder, is_remote
 from .scoring import Scorer
@@ -134,6 +135,7 @@ def evaluate(job: Job) -> Outcome:
         "settings": _settings(job, manifest, config, language, digests(found), mesh.devices.flat[0]),
     }
     _claim(folder, record)
+    shared = share(folder)
     if _finished(folder, job, manifest):
         return _outcome(folder)
 
@@ -146,6 +148,8 @@ def evaluate(job: Job) -> Outcome:
             scorer = Scorer(load_found(found, place, job.precision), mesh)
             _score(job, manifest, batches, mine, scorer, parts)
             scorer.close()
+        if not shared:
+            return Outcome(False, 0, 0, _own_share(folder, len(mine)))
         if jax.process_index() > 0:
             return _await_report(folder, len(mine))
         _await_parts(parts, len(batches))
@@ -313,6 +317,13 @@ def _await_report(folder: Folder, scored: int) -> Outcome:
         while not folder.holds(REPORT):
             time.sleep(POLL_SECONDS)
     return Outcome(False, 0, 0, f"host {jax.process_index()} scored {scored} batches; host 0 has the results")
+
+
+def _own_share(folder: Folder, scored: int) -> str:
+    return (
+        f"host {jax.process_index()} scored {scored} batches into a {folder.name} of its own; bring run.json and the "
+        "part-*.parquet of all hosts into one folder, and give the same command there on one host"
+    )
 
 
 def _merge(folder: Folder, merge: Merge, config: EmotionConfig, job: Job) -> None:

@@ -7,6 +7,7 @@ File names, labels and texts are the user's: the page escapes them. The same run
 from __future__ import annotations
 
 import base64
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,10 +26,11 @@ from .runtime.storage import Folder
 PAGE = "report.html"
 FEW = 30  # clips of a label below which its figures say little
 FEW_GROUPS = 20  # below which intervals by groups are too narrow; see `metrics`
-BINS = 8  # of durations, at most
+BINS = 6  # of durations, at most
 LEAST = 25  # clips in a bin of durations, where there are so many
 GROUPS = 30  # that are shown one by one
 WORST, PAIRS, ERRORS, KINDS = 20, 10, 50, 8  # rows of the tables
+DASH = NONE = "\N{EN DASH}"  # from DASH to; or no value
 LETTERS = 160  # of a clip's text
 AVERAGES = {"accuracy": "Accuracy", "uar": "UAR", "macro_f1": "Macro-F1"}
 
@@ -224,7 +226,8 @@ def _interval_words(metrics: Mapping[str, Any], group_by: str | None) -> str:
         return "There is nothing to draw intervals from."
     if group_by is None:
         return "Intervals are 95 % bootstrap intervals; clips were drawn one by one."
-    return f"Intervals are 95 % bootstrap intervals; whole groups of “{shown(group_by)}” ({metrics['groups']:,}) were drawn."
+    groups = f"whole groups of “{shown(group_by)}” ({metrics['groups']:,})"
+    return f"Intervals are 95 % bootstrap intervals; {groups} were drawn."
 
 
 def _facts(
@@ -233,7 +236,12 @@ def _facts(
     """(name, value) of the small numbers under the headline."""
     run = clips.run
     errors = int((~run.scored).sum())
-    facts = [("clips", f"{len(run.table):,}"), ("scored", f"{len(run.table) - errors:,}"), ("errors", f"{errors:,}")]
+    total = len(run.table)
+    facts = [
+        (_plural("clip", total), f"{total:,}"),
+        ("scored", f"{total - errors:,}"),
+        (_plural("error", errors), f"{errors:,}"),
+    ]
     if metrics is not None:
         facts.append(("unlabelled", f"{sum(truth is None for truth in run.truth):,}"))
         facts += [("weighted F1", _percent(metrics["weighted_f1"])), ("calibration error", _percent(metrics["ece"]))]
@@ -323,7 +331,7 @@ def _measured(metrics: Mapping[str, Any]) -> list[Plot]:
     if len(present) > 1:
         caption += f" Worst: {shown(worst)} ({_percent(each[worst]['f1'])})."
     kinds = ("recall", "precision", "f1")
-    values = {("F1" if kind == "f1" else kind): np.array([each[label][kind] for label in labels]) for kind in kinds}
+    values = {("F1" if kind == "f1" else kind): np.array([each[label][kind] for label in present]) for kind in kinds}
     per_class = Plot(
         "per_class",
         "Per label",
@@ -331,11 +339,15 @@ def _measured(metrics: Mapping[str, Any]) -> list[Plot]:
         "Recall, precision and F1 of each label. "
         + "; ".join(f"{shown(label)} F1 {_percent(each[label]['f1'])}" for label in present[:12])
         + ".",
-        plots.per_class(labels, values),
+        plots.per_class(present, values),
         ["label", "precision", "recall", "F1", "clips", "predicted"],
         [
-            [shown(label), *(_percent(row[kind]) for kind in ("precision", "recall", "f1"))]
-            + [f"{row['support']:,}", f"{row['predicted']:,}"]
+            [
+                shown(label),
+                *(_percent(row[kind]) for kind in ("precision", "recall", "f1")),
+                f"{row['support']:,}",
+                f"{row['predicted']:,}",
+            ]
             for label, row in each.items()
         ],
     )
@@ -348,19 +360,21 @@ def _reliability(metrics: Mapping[str, Any]) -> Plot:
     confidence, accuracy = (np.array(bins[key], float) for key in ("confidence", "accuracy"))
     full = np.flatnonzero(counts)
     gap = float((confidence - accuracy)[full] @ counts[full] / counts.sum())
-    if abs(gap) < 0.005:
-        words = "On the whole, the scores are as high as the accuracy."
-    else:
-        words = (
-            f"On the whole, the scores are {_percent(abs(gap))} {'higher' if gap > 0 else 'lower'} than the accuracy"
-        )
-        words += ": over-confident." if gap > 0 else ": under-confident."
     ends = metrics["intervals"].get("ece")
+    if ends is None or not ends[0]:
+        words = "No more is off than chance may do."
+    else:
+        sure = "higher than the accuracy: over" if gap > 0 else "lower than the accuracy: under"
+        words = f"On the whole, the scores are {100 * abs(gap):.1f} points {sure}-confident."
     error = f"Expected calibration error {_percent(metrics['ece'])}"
     error += "" if ends is None else f" (95 %: {100 * ends[0]:.1f} to {_percent(ends[1])})"
     rows = [
-        [f"{100 * edges[each]:.0f} to {100 * edges[each + 1]:.0f} %", f"{counts[each]:,}"]
-        + [_percent(confidence[each]), _percent(accuracy[each])]
+        [
+            f"{100 * edges[each]:.0f} to {100 * edges[each + 1]:.0f} %",
+            f"{counts[each]:,}",
+            _percent(confidence[each]),
+            _percent(accuracy[each]),
+        ]
         for each in full
     ]
     return Plot(
@@ -394,7 +408,7 @@ def _outcome(clips: Clips) -> list[Plot]:
             plots.predicted(labels, counts),
             ["label", "clips", "share", "mean score"],
             [
-                [shown(label), f"{count:,}", _percent(count / total), _percent(mean / count) if count else "–"]
+                [shown(label), f"{count:,}", _percent(count / total), _percent(mean / count) if count else NONE]
                 for label, count, mean in zip(labels, counts, sums, strict=True)
             ],
         ),
@@ -425,7 +439,7 @@ def _by_length(clips: Clips) -> Plot | None:
     slices = []
     for number in np.unique(bins):
         low, high = edges[number], edges[min(number + 1, len(edges) - 1)]
-        slices.append(clips.slice(f"{low:.{digits}f}–{high:.{digits}f}", timed[bins == number]))
+        slices.append(clips.slice(f"{low:.{digits}f}{DASH}{high:.{digits}f}", timed[bins == number]))
     found = "; ".join(f"{each.name} s {_percent(each.value)}" for each in slices)
     quantity = _quantity(clips)
     return Plot(
@@ -526,7 +540,7 @@ def _worst(clips: Clips) -> list[dict[str, str]]:
             "said": labels[clips.top[number]],
             "score": _percent(clips.score[number]),
             "truth_score": _percent(clips.scores[number, clips.true[number]]),
-            "duration": f"{seconds:.1f} s" if np.isfinite(seconds := clips.duration[number]) else "–",
+            "duration": f"{seconds:.1f} s" if np.isfinite(seconds := clips.duration[number]) else NONE,
             "text": shown(text, LETTERS),
         }
         for number, clip, text in zip(wrong.tolist(), ids, texts, strict=True)
@@ -561,7 +575,7 @@ def _kind(message: str, name: str) -> str:
         start = max(message.rfind(" ", 0, at), message.rfind("'", 0, at), message.rfind('"', 0, at)) + 1
         message = message[:start] + "…" + message[at + len(name) :]
     message = shown(message, LETTERS)
-    return "".join("#" if letter.isdigit() else letter for letter in message).replace("##", "#")
+    return re.sub(r"\d+", "#", message)
 
 
 def _cells(run: Run, name: str, rows: Int[np.ndarray, " some"]) -> list[str]:
@@ -578,7 +592,7 @@ def _speed(throughput: Mapping[str, int | float]) -> list[tuple[str, str]]:
     of, key = ("audio-seconds", "audio_seconds") if throughput["audio_seconds"] else ("clips", "clips")
     per = "per second" if throughput.get("hosts", 1) == 1 else "per second and host"
     with_compilation, without = (
-        f"{throughput[key] / each:,.1f}" if each > 0 else "–" for each in (seconds, seconds - compiling)
+        f"{throughput[key] / each:,.1f}" if each > 0 else NONE for each in (seconds, seconds - compiling)
     )
     return [(f"{of} {per}", with_compilation), ("without compilation", without)]
 
@@ -588,7 +602,7 @@ def _throughput(throughput: Mapping[str, int | float]) -> list[tuple[str, str]]:
     if throughput["audio_seconds"]:
         rows.append(("of audio", _time(throughput["audio_seconds"])))
     rows += [
-        ("clips", f"{throughput['clips']:,}"),
+        (_plural("clip", throughput["clips"]), f"{throughput['clips']:,}"),
         ("of work, all hosts added", _time(throughput["seconds"])),
         ("of it compiling", _time(throughput["compile_seconds"])),
     ]

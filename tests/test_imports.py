@@ -14,7 +14,7 @@ PACKAGE = "speech_emotion_jax"
 # From the ground up. A module may import what lies below it and, in a room, its neighbours; never across a floor.
 FLOORS = (
     ("errors",),
-    ("registry", "metrics"),
+    ("registry", "metrics", "console"),
     ("config",),
     ("models", "inputs", "runtime"),
     ("convert", "decoding"),
@@ -23,8 +23,10 @@ FLOORS = (
     ("pipeline", "transcribe"),
     ("whisper_jax", "transcripts"),
     ("manifest", "runs"),
-    ("evaluation", "report"),
+    ("evaluation", "plots"),
+    ("report",),
     ("predict", "demo", "info", "evaluate", "compare", "calibrate", "audit", "corpora", "pack"),
+    ("bulk",),
     ("cli",),
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

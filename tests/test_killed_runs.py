@@ -30,16 +30,26 @@ def arguments(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
     return f"--manifest={folder / 'manifest.csv'}", f"--model-id={DEMO}", "--mode=concat", "--language=es"
 
 
+@pytest.fixture(scope="module")
+def reference(arguments: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, tuple[float, float]]:
+    """An uninterrupted run, and when it had its first part and when it was done."""
+    folder = tmp_path_factory.mktemp("reference")
+    return folder / "out", seconds_of_work(Runs(arguments, folder), folder / "out")
+
+
 @pytest.mark.parametrize(("hosts", "one"), [(1, False), (2, True)])
 def test_killed_and_started_again_it_ends_as_if_nothing_had_been(
-    arguments: tuple[str, ...], tmp_path: Path, hosts: int, one: bool
+    arguments: tuple[str, ...],
+    reference: tuple[Path, tuple[float, float]],
+    tmp_path: Path,
+    hosts: int,
+    one: bool,
 ):
-    alone = Runs(arguments, tmp_path)
-    span = seconds_of_work(alone, tmp_path / "reference")
+    expected, span = reference
     runs = Runs(arguments, tmp_path, hosts, devices=hosts)
     seen = interrupted(runs, tmp_path / "killed", random.Random(hosts), span, one=one)
     assert seen
-    assert digest(tmp_path / "killed") == digest(tmp_path / "reference")
+    assert digest(tmp_path / "killed") == digest(expected)
     table = pq.read_table(tmp_path / "killed" / "predictions.parquet")
     assert table.column("filename").to_pylist() == [f"{number}.wav" for number in range(CLIPS)]
     assert [row for row, error in enumerate(table.column("error").to_pylist()) if error] == [7]
@@ -57,3 +67,24 @@ def test_two_hosts_divide_the_work(arguments: tuple[str, ...], tmp_path: Path):
     logs = [(tmp_path / f"out-{host}.log").read_text() for host in range(2)]
     assert "host 1 scored 8 batches" in logs[1]  # batches 8 to 15 of 24
     assert f"{CLIPS} clips" in logs[0]
+
+
+def test_hosts_without_a_common_disk(arguments: tuple[str, ...], tmp_path: Path):
+    """Each keeps its share; brought together they are the whole."""
+    arguments = (*arguments, "--batch-size=2")
+    outputs = [tmp_path / "host-0", tmp_path / "host-1"]
+    processes = Runs(arguments, tmp_path, hosts=2).start(*outputs)
+    try:
+        assert [process.wait(300) for process in processes] == [0, 0]
+    finally:
+        kill(processes)
+    assert "of its own; bring run.json" in (tmp_path / "host-1-1.log").read_text()
+    parts = [sorted(output.glob("part-*")) for output in outputs]
+    assert all(parts)
+    assert not any((output / "predictions.parquet").exists() for output in outputs)
+    for part in parts[1]:
+        part.rename(outputs[0] / part.name)
+    alone = Runs(arguments, tmp_path)
+    alone.finish(outputs[0])
+    alone.finish(tmp_path / "reference")
+    assert digest(outputs[0]) == digest(tmp_path / "reference")

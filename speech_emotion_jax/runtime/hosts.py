@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import secrets
+
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 
 from ..errors import InvalidInput
+from .storage import Folder
 
 # A host may be done with its share long before the others are.
 SHUTDOWN_SECONDS = 24 * 3600
@@ -24,3 +29,18 @@ def connect(coordinator: str | None = None, hosts: int | None = None, host: int 
             f"the other hosts aren't reached ({reason}); name --coordinator ADDRESS:PORT, --hosts and --host, the "
             "coordinator's the same on all of them"
         ) from error
+
+
+def share(folder: Folder) -> bool:
+    """Whether all hosts mean the same folder by that path, as on a bucket or a network disk."""
+    if jax.process_count() == 1:
+        return True
+    number = multihost_utils.broadcast_one_to_all(np.uint32(secrets.randbits(32)))
+    trace = f"hosts-{number}"
+    if jax.process_index() == 0:
+        folder.write(trace, b"")
+    multihost_utils.sync_global_devices("trace written")
+    seen = multihost_utils.process_allgather(np.array(folder.holds(trace)))
+    if jax.process_index() == 0:
+        folder.remove(trace)
+    return bool(np.all(seen))

@@ -1,0 +1,248 @@
+"""The verbs of the command line that work on whole corpora: manifests, bulk runs, and what is made of their results."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from typing import Any
+
+from .console import PartlyFailed, as_json, show
+from .errors import InvalidInput
+from .registry import LANGUAGES, MODES
+
+
+def add_bulk_verbs(verbs: Any, checkpoint: argparse.ArgumentParser, common: argparse.ArgumentParser) -> None:
+    """Add the verbs; the parents have the flags of a checkpoint and those of every verb."""
+    table = argparse.ArgumentParser(add_help=False)
+    table.add_argument("--columns", metavar="FIELD=NAME,...", help="the manifest's own names: label=emotion,...")
+    labels = argparse.ArgumentParser(add_help=False)
+    labels.add_argument("--label-map", metavar="FROM=TO,...", help="labels renamed (calm=neutral), or a JSON file")
+    draws = argparse.ArgumentParser(add_help=False)
+    draws.add_argument("--group-by", metavar="COLUMN", help="speaker or video, by which intervals are resampled")
+    draws.add_argument("--resamples", type=int, default=1000, metavar="N", help="of the bootstrap (default: 1000)")
+    draws.add_argument("--seed", type=int, default=0, help="of the bootstrap (default: 0)")
+
+    evaluate = verbs.add_parser(
+        "evaluate",
+        parents=[checkpoint, table, labels, common],
+        help="a manifest of clips: predictions, metrics, report",
+    )
+    evaluate.add_argument("--manifest", required=True, metavar="FILE", help="csv, jsonl or parquet, a row a clip")
+    evaluate.add_argument("--output", required=True, metavar="DIR", help="a new folder, or one to go on with")
+    evaluate.add_argument("--audio-root", metavar="DIR", help="where filenames start (default: the manifest's folder)")
+    evaluate.add_argument("--time-unit", default="s", metavar="UNIT", help="of start and end: s (default) or ms")
+    evaluate.add_argument("--split", help="score the rows of this split only")
+    evaluate.add_argument("--limit", type=int, metavar="N", help="score the first N rows only")
+    evaluate.add_argument("--mode", help=f"{', '.join(MODES)} (default: a converted folder's own, else text)")
+    evaluate.add_argument("--language", help=f"{' or '.join(LANGUAGES)} (default: a converted folder's own, else es)")
+    evaluate.add_argument("--model-id", metavar="ID", help="hub id, published, converted folder, or bucket")
+    evaluate.add_argument("--model-config", metavar="FILE", help="model.json that names the checkpoints")
+    evaluate.add_argument("--whisper-model", metavar="ID", help="transcriber of rows without text (default: refused)")
+    evaluate.add_argument("--group-by", metavar="COLUMN", help="speaker or video, by which intervals are resampled")
+    evaluate.add_argument("--embeddings", action="store_true", help="write pooled embeddings, too")
+    evaluate.add_argument("--batch-size", type=int, default=8, help="clips at once on each device (default: 8)")
+    evaluate.add_argument("--precision", default="float32", help="float32, equal to PyTorch, or bfloat16, faster")
+    evaluate.add_argument("--device", help="cpu, gpu, cuda:1, tpu (default: all of the fastest kind)")
+    evaluate.add_argument(
+        "--save-every", type=float, default=30.0, metavar="SECONDS", help="what a kill loses at most (default: 30)"
+    )
+    evaluate.add_argument("--distributed", action="store_true", help="join the other hosts of a TPU pod or cluster")
+    evaluate.add_argument("--coordinator", metavar="ADDRESS:PORT", help="of host 0, where no cluster says it")
+    evaluate.add_argument("--hosts", type=int, metavar="N", help="how many there are")
+    evaluate.add_argument("--host", type=int, metavar="K", help="which one this is, from 0")
+    evaluate.set_defaults(verb=_evaluate)
+
+    compare = verbs.add_parser("compare", parents=[draws, common], help="two runs on the same clips, clip by clip")
+    compare.add_argument("run_a", metavar="RUN_A", help="a folder that evaluate wrote")
+    compare.add_argument("run_b", metavar="RUN_B")
+    compare.add_argument("--output", metavar="DIR", help="write comparison.json and disagreements.csv there")
+    compare.set_defaults(verb=_compare)
+
+    calibrate = verbs.add_parser(
+        "calibrate", parents=[draws, common], help="a temperature fitted on one split or run and applied to another"
+    )
+    calibrate.add_argument("fit_run", metavar="FIT_RUN", help="a folder that evaluate wrote")
+    calibrate.add_argument("apply_run", metavar="APPLY_RUN", nargs="?", help="another one (default: the same)")
+    calibrate.add_argument("--fit-split", metavar="SPLIT", help="fit on these rows only")
+    calibrate.add_argument("--apply-split", metavar="SPLIT", help="apply to these rows only")
+    calibrate.add_argument("--output", metavar="DIR", help="write calibration.json and calibrated.parquet there")
+    calibrate.set_defaults(verb=_calibrate)
+
+    audit = verbs.add_parser(
+        "audit", parents=[table, labels, common], help="what a corpus gives away: groups in several splits"
+    )
+    audit.add_argument("--manifest", required=True, metavar="FILE", help="needs label, split and the group column only")
+    audit.add_argument("--group-by", required=True, metavar="COLUMN", help="speaker or video")
+    audit.add_argument("--train", default="train", metavar="SPLIT", help="what models learn from (default: train)")
+    audit.add_argument("--test", default="test", metavar="SPLIT", help="what they are scored on (default: test)")
+    audit.add_argument("--predictions", metavar="RUN", help="a run to put beside the rule that looks at no clip")
+    audit.add_argument("--output", metavar="FILE", help="write the manifest with a split that shares no group (.csv)")
+    audit.add_argument("--test-size", type=float, metavar="SHARE", help="of that split (default: as it was)")
+    audit.add_argument("--seed", type=int, default=0, help="of that split (default: 0)")
+    audit.add_argument("--json", action="store_true", help="print the audit as JSON")
+    audit.set_defaults(verb=_audit)
+
+    manifest = verbs.add_parser("manifest", parents=[common], help="the manifest of a known corpus")
+    manifest.add_argument("corpus", metavar="CORPUS", help="ravdess, tess, savee, mesd or meacorpus")
+    manifest.add_argument("folder", metavar="FOLDER", help="where its recordings are")
+    manifest.add_argument("--output", required=True, metavar="FILE", help="the manifest to write (.csv)")
+    manifest.set_defaults(verb=_manifest)
+
+    pack = verbs.add_parser("pack", parents=[table, common], help="recordings of a manifest into ArrayRecord shards")
+    pack.add_argument("--manifest", required=True, metavar="FILE", help="csv, jsonl or parquet, a row a clip")
+    pack.add_argument("--audio-root", metavar="DIR", help="where filenames start (default: the manifest's folder)")
+    pack.add_argument("--output", required=True, metavar="DIR", help="a new folder for shards and manifest.parquet")
+    pack.add_argument("--time-unit", default="s", metavar="UNIT", help="of start and end: s (default) or ms")
+    pack.add_argument("--shard-mb", type=int, default=256, metavar="MB", help="size of a shard (default: 256)")
+    pack.set_defaults(verb=_pack)
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    from .checkpoints import Request
+    from .evaluate import Job, evaluate
+    from .registry import read_registry
+    from .runtime.hosts import connect
+
+    if options.distributed or options.coordinator is not None:
+        connect(options.coordinator, options.hosts, options.host)
+    elif options.hosts is not None or options.host is not None:
+        raise InvalidInput("--hosts and --host need --coordinator, which names the address and port of host 0")
+    registry = read_registry(options.model_config)
+    model_id, mode, language = options.model_id, options.mode, options.language
+    if model_id is None:
+        mode, language = mode or "text", language or "es"
+        model_id = registry.model_id(language, mode)
+    job = Job(
+        manifest=options.manifest,
+        output=options.output,
+        request=Request(
+            model_id,
+            mode=mode,
+            language=language,
+            text_encoder=options.text_encoder,
+            revision=options.revision,
+            weights=options.weights,
+            labels=options.labels,
+            registry=registry,
+        ),
+        audio_root=options.audio_root,
+        columns=_columns(options),
+        label_map=_label_map(options),
+        split=options.split,
+        time_unit=options.time_unit,
+        limit=options.limit,
+        whisper=options.whisper_model,
+        precision=options.precision,
+        batch_size=options.batch_size,
+        device=options.device,
+        embeddings=options.embeddings,
+        group_by=options.group_by,
+        save_every=options.save_every,
+    )
+    outcome = evaluate(job)
+    show(outcome.text)
+    if outcome.errors:
+        raise PartlyFailed(f"{outcome.errors} of {outcome.clips} clips could not be scored; see {options.output}")
+
+
+def _compare(options: argparse.Namespace) -> None:
+    from .compare import compare, render, write
+    from .runs import Run
+
+    comparison = compare(
+        Run.read(options.run_a),
+        Run.read(options.run_b),
+        group_by=options.group_by,
+        resamples=options.resamples,
+        seed=options.seed,
+    )
+    if options.output is not None:
+        write(comparison, options.output)
+    show(render(comparison))
+
+
+def _calibrate(options: argparse.Namespace) -> None:
+    from .calibrate import calibrate, render, write
+    from .runs import Run
+
+    fit_run = Run.read(options.fit_run)
+    calibration = calibrate(
+        fit_run,
+        fit_run if options.apply_run is None else Run.read(options.apply_run),
+        fit_split=options.fit_split,
+        apply_split=options.apply_split,
+        group_by=options.group_by,
+        resamples=options.resamples,
+        seed=options.seed,
+    )
+    if options.output is not None:
+        write(calibration, options.output)
+    show(render(calibration))
+
+
+def _audit(options: argparse.Namespace) -> None:
+    from dataclasses import asdict
+
+    from .audit import audit, render, render_split, split_by_group
+
+    settings = {"group_by": options.group_by, "columns": _columns(options), "test": options.test}
+    label_map = _label_map(options)
+    found = audit(
+        options.manifest,
+        **settings,
+        label_map=label_map or None,  # else a run's own
+        train=options.train,
+        predictions=options.predictions,
+    )
+    show(as_json(asdict(found)) if options.json else render(found))
+    if options.output is not None:
+        split = split_by_group(
+            options.manifest,
+            **settings,
+            output=options.output,
+            label_map=label_map,
+            test_size=options.test_size,
+            seed=options.seed,
+        )
+        if not options.json:
+            show(f"\n{render_split(split)}\nwrote {options.output}")
+
+
+def _manifest(options: argparse.Namespace) -> None:
+    from .corpora import make_manifest
+    from .manifest import write_manifest
+
+    corpus = make_manifest(options.corpus, options.folder)
+    write_manifest(corpus.table, options.output)
+    for note in corpus.notes:
+        show(note)
+    show(f"wrote {options.output}: {len(corpus.table):,} clips; evaluate it with --audio-root {options.folder}")
+
+
+def _pack(options: argparse.Namespace) -> None:
+    import os
+
+    from .pack import pack
+
+    root = options.audio_root or os.path.dirname(options.manifest) or "."
+    summary = pack(
+        options.manifest,
+        root,
+        options.output,
+        columns=_columns(options),
+        time_unit=options.time_unit,
+        shard_bytes=options.shard_mb << 20,
+    )
+    show(f"wrote {options.output}: {summary}")
+
+
+def _columns(options: argparse.Namespace) -> Mapping[str, str]:
+    from .manifest import parse_columns
+
+    return parse_columns(options.columns) if options.columns else {}
+
+
+def _label_map(options: argparse.Namespace) -> Mapping[str, str]:
+    from .manifest import load_label_map
+
+    return load_label_map(options.label_map) if options.label_map else {}
