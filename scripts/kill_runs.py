@@ -21,6 +21,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import pyarrow.parquet as pq
 
@@ -87,36 +88,48 @@ def digest(output: Path) -> str:
     return hashlib.sha256((output / PREDICTIONS).read_bytes()).hexdigest()
 
 
-def seconds_of_work(runs: Runs, output: Path) -> tuple[float, float]:
-    """Run to the end; when the first part was there, and when all was done."""
+class Span(NamedTuple):
+    """Seconds from the start of an uninterrupted run to its first part, its last part, and its end."""
+
+    first: float
+    last: float
+    end: float
+
+
+def seconds_of_work(runs: Runs, output: Path) -> Span:
+    """Run to the end."""
     begin = time.monotonic()
     processes = runs.start(output)
-    first = None
+    first = last = None
     while any(process.poll() is None for process in processes):
-        if first is None and list(output.glob("part-*")):
+        parts = len(list(output.glob("part-*")))
+        if parts and first is None:
             first = time.monotonic() - begin
+        if last is None and (output / PREDICTIONS).exists():
+            last = time.monotonic() - begin
         time.sleep(0.02)
     if any(process.returncode not in (0, 3) for process in processes):
         raise SystemExit(f"the uninterrupted run failed; see {runs.work}/{output.name}-*.log")
     end = time.monotonic() - begin
-    return end if first is None else first, end
+    return Span(first or end, last or end, end)
 
 
-def interrupted(runs: Runs, output: Path, chance: random.Random, span: tuple[float, float], *, one: bool) -> list[str]:
+def interrupted(runs: Runs, output: Path, chance: random.Random, span: Span, *, one: bool) -> list[str]:
     """Kill a run up to three times, then let it finish. Tells what was there at each kill."""
     seen = []
-    first, end = span
-    for _ in range(chance.choice([1, 1, 2, 3])):
+    for _ in range(chance.choice([1, 2, 3])):
         processes = runs.start(output)
-        # Most kills fall where parts are written, some before and some into the end.
-        time.sleep(chance.uniform(0.6 * first, 1.02 * end) if chance.random() < 0.3 else chance.uniform(first, end))
+        # Most kills fall where clips are scored, others before, or where results are put together.
+        scoring = chance.random() < 0.7
+        time.sleep(chance.uniform(span.first, span.last) if scoring else chance.uniform(0.6 * span.first, span.end))
         victims = [chance.choice(processes)] if one else processes
         kill(victims)
         if one:
             time.sleep(chance.uniform(0, 2))  # the other goes on for a while
             kill(processes)
         parts = len(list(output.glob("part-*")))
-        seen.append("finished" if (output / "report.html").exists() else f"{parts} parts")
+        predicted = ", predictions" if (output / PREDICTIONS).exists() else ""
+        seen.append("the end" if (output / "report.html").exists() else f"{parts} parts{predicted}")
     runs.finish(output)
     return seen
 
@@ -148,7 +161,7 @@ def main() -> None:
     reference = options.work / "reference"
     span = seconds_of_work(runs, reference)
     rows = pq.read_metadata(reference / PREDICTIONS).num_rows
-    print(f"uninterrupted: {rows} rows, first part after {span[0]:.1f} s, done after {span[1]:.1f} s")
+    print(f"uninterrupted: {rows} rows, first part after {span.first:.1f} s, done after {span.end:.1f} s")
     equal = 0
     for number in range(options.runs):
         output = options.work / f"run-{number}"
@@ -157,7 +170,7 @@ def main() -> None:
         same = digest(output) == digest(reference)
         equal += same
         victims = "one host" if one else "all"
-        print(f"run {number}: killed {len(seen)} x ({victims}) at {', '.join(seen)}; identical: {same}", flush=True)
+        print(f"run {number}: killed {len(seen)} x ({victims}) at {'; '.join(seen)}; identical: {same}", flush=True)
         if same:
             shutil.rmtree(output)
     print(f"{equal} of {options.runs} runs byte-identical to the uninterrupted one, {rows} rows each")

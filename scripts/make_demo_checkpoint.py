@@ -285,8 +285,9 @@ def ship(output: Path, model: EmotionModel, tokenizer: Path, corpus: Path, test:
         for row in block:
             samples, rate = soundfile.read(corpus / row["filename"], dtype="int16")
             soundfile.write(staging / f"{row['label']}.flac", samples, rate, subtype="PCM_16")
-            listed.append({"file": f"{row['label']}.flac", "text": row["transcription"], "label": row["label"]})
-        write_json(staging / "recordings.json", listed)
+            listed.append([f"{row['label']}.flac", row["label"], row["transcription"]])
+        with (staging / "manifest.csv").open("w", encoding="utf-8", newline="") as file:
+            csv.writer(file, lineterminator="\n").writerows([["filename", "label", "transcription"], *listed])
         shutil.rmtree(output, ignore_errors=True)
         staging.rename(output)
 

@@ -141,6 +141,8 @@ def _evaluate(options: argparse.Namespace) -> None:
     )
     outcome = evaluate(job)
     show(outcome.text)
+    if outcome.finished:
+        show(f"Results in {options.output}: report.html, predictions.parquet")
     if outcome.errors:
         raise PartlyFailed(f"{outcome.errors} of {outcome.clips} clips could not be scored; see {options.output}")
 

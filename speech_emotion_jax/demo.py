@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import csv
 from importlib.resources import as_file, files
 from typing import NamedTuple
 
@@ -24,13 +24,14 @@ class DemoResult(NamedTuple):
 def run_demo(device: object = None) -> list[DemoResult]:
     """Predict on the shipped recordings, through the converter and pipeline of the real checkpoints."""
     with as_file(files("speech_emotion_jax") / "demo_data") as folder:
-        recordings = json.loads((folder / "recordings.json").read_text(encoding="utf-8"))
+        with (folder / "manifest.csv").open(encoding="utf-8", newline="") as file:
+            recordings = list(csv.DictReader(file))
         pipeline = EmotionPipeline.from_pretrained(
             str(folder / "checkpoint"), mode="concat", language="es", device=device
         )
-        examples = [{"audio": folder / each["file"], "text": each["text"]} for each in recordings]
+        examples = [{"audio": folder / each["filename"], "text": each["transcription"]} for each in recordings]
         predictions = pipeline.predict(examples)
     return [
-        DemoResult(each["file"], each["text"], each["label"], prediction)
+        DemoResult(each["filename"], each["transcription"], each["label"], prediction)
         for each, prediction in zip(recordings, predictions, strict=True)
     ]

@@ -100,8 +100,9 @@ def evaluate(job: Job) -> Outcome:
     Raises InvalidInput or UnreadableInput, before anything is scored, for a manifest that can't be used, an output
     folder that holds another run, and a checkpoint that can't be loaded.
     """
-    if job.batch_size < 1:
-        raise InvalidInput(f"the batch size is {job.batch_size}; it must be at least 1")
+    for name, value in (("batch size", job.batch_size), ("limit", job.limit)):
+        if value is not None and value < 1:
+            raise InvalidInput(f"the {name} is {value}; it must be at least 1")
     folder = Folder.open(job.output)
     with progress("Reading the manifest"):
         manifest = read_manifest(
@@ -136,7 +137,7 @@ def evaluate(job: Job) -> Outcome:
     }
     _claim(folder, record)
     shared = share(folder)
-    if _finished(folder, job, manifest):
+    if _finished(folder, job):
         return _outcome(folder)
 
     parts = Parts(folder, config.labels)
@@ -229,11 +230,11 @@ def _differences(then: Any, now: Any, name: str = "") -> Iterator[tuple[str, Any
         yield name, then, now
 
 
-def _finished(folder: Folder, job: Job, manifest: Manifest) -> bool:
+def _finished(folder: Folder, job: Job) -> bool:
     """Whether all is written; the metrics by the groups that are asked for now."""
     if not folder.holds(PREDICTIONS) or not folder.holds(REPORT):
         return False
-    return "label" not in manifest.columns or json.loads(folder.read(METRICS))["group_by"] == job.group_by
+    return not folder.holds(METRICS) or json.loads(folder.read(METRICS))["group_by"] == job.group_by
 
 
 def _share(count: int, parts: Parts) -> list[int]:
@@ -251,17 +252,24 @@ def _score(
     started, compiled = time.perf_counter(), 0.0
     reads = read_ahead(batches, numbers, scorer, batches.source, ahead=2 * scorer.mesh.size + 2)
     transcriber = _Transcriber(job, scorer)
-    with progress(f"Scoring {clips:,} clips", clips) as advance:
-        for scored in score(reads, scorer, job.batch_size, transcriber):
-            pending.append(scored)
-            advance(len(scored.results))
-            now = time.perf_counter()
-            if now - started >= job.save_every:
-                parts.save(pending, _effort(pending, now - started, scorer.compile_seconds - compiled))
-                pending, started, compiled = [], now, scorer.compile_seconds
+
+    def save() -> None:
+        nonlocal pending, started, compiled
+        now, total = time.perf_counter(), scorer.compile_seconds
         if pending:
-            parts.save(pending, _effort(pending, time.perf_counter() - started, scorer.compile_seconds - compiled))
-    transcriber.close()
+            parts.save(pending, _effort(pending, now - started, total - compiled))
+        pending, started, compiled = [], now, total
+
+    try:
+        with progress(f"Scoring {clips:,} clips", clips) as advance:
+            for scored in score(reads, scorer, job.batch_size, transcriber):
+                pending.append(scored)
+                advance(len(scored.results))
+                if time.perf_counter() - started >= job.save_every:
+                    save()
+    finally:  # what was scored before an interruption is good
+        save()
+        transcriber.close()
 
 
 def _effort(batches: Sequence[Scored], seconds: float, compile_seconds: float) -> Effort:
@@ -331,7 +339,7 @@ def _merge(folder: Folder, merge: Merge, config: EmotionConfig, job: Job) -> Non
         if job.embeddings:
             vectors = merge.embeddings(audio=config.audio is not None, text=config.text is not None)
             write_tables(folder, EMBEDDINGS, vectors)
-        effort = sum((part.effort for part in merge.parts.all()), Effort())
+        effort = sum((part.effort for part in merge.parts.all()), start=Effort())
         folder.write(THROUGHPUT, json.dumps(asdict(effort), indent=1).encode())
         write_tables(folder, PREDICTIONS, merge.predictions())
 
@@ -340,8 +348,8 @@ def _describe(folder: Folder, job: Job, record: Mapping[str, Any], devices: int)
     """Metrics and report of the predictions."""
     run = Run.read(job.output)
     metrics = None
-    if "label" in record["columns"]:
-        rows = [row for row, (good, truth) in enumerate(zip(run.scored, run.truth, strict=True)) if good and truth]
+    rows = [row for row, (good, truth) in enumerate(zip(run.scored, run.truth, strict=True)) if good and truth]
+    if rows:
         groups = run.column(job.group_by) if job.group_by is not None else None
         with progress("Measuring"):
             metrics = {

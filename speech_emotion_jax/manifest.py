@@ -236,7 +236,7 @@ def read_manifest(
             data_rows.append(numbers)
     except UnreadableInput:
         raise
-    except (OSError, pa.ArrowException, UnicodeError) as error:
+    except (OSError, pa.ArrowException, UnicodeError, csv.Error) as error:
         fault = _csv_fault(path, READERS[suffix]) or str(error)
         raise UnreadableInput(f"{path} can't be read ({fault}); mend it, or write it anew") from error
     if not read:
@@ -290,8 +290,10 @@ def _read_csv(path: str, delimiter: str = ",") -> Iterator[pa.Table]:
         head = file.read(BLOCK)
     if not head.removeprefix(codecs.BOM_UTF8).strip():
         return
-    with _open(path) as file, arrow_csv.open_csv(file, reading, parse) as reader:
-        names = reader.schema.names
+    # By Python, since Arrow reads ahead in a thread, which would still run when the header is all that is wanted.
+    with _open(path) as file:
+        lines = csv.reader(io.TextIOWrapper(file, "utf-8-sig", newline=""), delimiter=delimiter)
+        names = next(line for line in lines if line)
     _refuse_doubles(names, path)
     text = arrow_csv.ConvertOptions(
         column_types=dict.fromkeys(names, pa.string()), null_values=[""], strings_can_be_null=True

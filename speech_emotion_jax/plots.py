@@ -26,7 +26,7 @@ SHADED = 40  # the most labels of a confusion matrix whose cells are numbered
 # Okabe and Ito's colours.
 BLUE, ORANGE, GREEN, SKY, GREY = "#0072B2", "#E69F00", "#009E73", "#56B4E9", "#8A8A8A"
 INK, PALE = "#262626", "#D9D9D9"
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.family": ["DejaVu Sans"],  # matplotlib brings it along
     "font.size": 8.5,
     "axes.titlesize": 8.5,
@@ -98,7 +98,7 @@ def _figure(height: float) -> Figure:
 def confusion(labels: Sequence[str], counts: Int[np.ndarray, "labels labels"]) -> Figure:
     """A row a true label, a column a predicted one; shaded by the share of the row."""
     size = len(labels)
-    figure = _figure(min(1.2 + 0.5 * size, 12))
+    figure = _figure(min(1.2 + 0.5 * size, 12.0))
     axes = figure.add_subplot()
     totals = counts.sum(axis=1, keepdims=True)
     shares = counts / np.maximum(totals, 1)

@@ -189,7 +189,7 @@ def _page(**content: Any) -> str:
     from jinja2 import Environment, StrictUndefined
 
     world = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    template = files(__package__).joinpath("report.html.jinja").read_text(encoding="utf-8")
+    template = files("speech_emotion_jax").joinpath("report.html.jinja").read_text(encoding="utf-8")
     return world.from_string(template).render(percent=_percent, **content)
 
 
@@ -361,8 +361,10 @@ def _reliability(metrics: Mapping[str, Any]) -> Plot:
     full = np.flatnonzero(counts)
     gap = float((confidence - accuracy)[full] @ counts[full] / counts.sum())
     ends = metrics["intervals"].get("ece")
-    if ends is None or not ends[0]:
-        words = "No more is off than chance may do."
+    if ends is None:
+        words = "There are too few clips to tell."
+    elif not ends[0]:
+        words = "The scores are off by no more than chance would give."
     else:
         sure = "higher than the accuracy: over" if gap > 0 else "lower than the accuracy: under"
         words = f"On the whole, the scores are {100 * abs(gap):.1f} points {sure}-confident."
@@ -461,7 +463,7 @@ def _by_group(clips: Clips, group_by: str | None) -> Plot | None:
     values = np.array(["" if column[row] is None else str(column[row]) for row in clips.rows], object)
     names, codes, counts = np.unique(values, return_inverse=True, return_counts=True)
     large = np.argsort(-counts, kind="stable")[:GROUPS]
-    slices = [clips.slice(names[number] or "(none)", np.flatnonzero(codes == number)) for number in large]
+    slices = [clips.slice(str(names[number]) or "(none)", np.flatnonzero(codes == number)) for number in large]
     slices.sort(key=lambda each: (-each.value, -each.clips))
     found = f"Best {shown(slices[0].name)} ({_percent(slices[0].value)}), worst {shown(slices[-1].name)}"
     found += f" ({_percent(slices[-1].value)})"
@@ -517,7 +519,7 @@ def _pairs(clips: Clips) -> list[dict[str, Any]]:
             "said": labels[cell % count],
             "clips": f"{often[cell]:,}",
             "share": float(often[cell] / totals[cell // count]),
-            "score": _percent(sums[cell] / often[cell]),
+            "score": _percent(float(sums[cell] / often[cell])),
         }
         for cell in np.argsort(-often, kind="stable")[:PAIRS].tolist()
         if often[cell]
@@ -538,8 +540,8 @@ def _worst(clips: Clips) -> list[dict[str, str]]:
             "id": shown(clip, 80),
             "truth": labels[clips.true[number]],
             "said": labels[clips.top[number]],
-            "score": _percent(clips.score[number]),
-            "truth_score": _percent(clips.scores[number, clips.true[number]]),
+            "score": _percent(float(clips.score[number])),
+            "truth_score": _percent(float(clips.scores[number, clips.true[number]])),
             "duration": f"{seconds:.1f} s" if np.isfinite(seconds := clips.duration[number]) else NONE,
             "text": shown(text, LETTERS),
         }
@@ -630,7 +632,7 @@ def _percent(fraction: float) -> str:
     return f"{100 * fraction:.1f}\xa0%"
 
 
-def _time(seconds: float) -> str:
+def _time(seconds: int | float) -> str:
     for unit, length in (("h", 3600), ("min", 60)):
         if seconds >= length:
             return f"{seconds / length:,.1f}\xa0{unit}"

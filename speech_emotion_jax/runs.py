@@ -46,7 +46,7 @@ class Run:
         try:
             record = json.loads(folder.read(RECORD))
             with folder.open_to_read(PREDICTIONS) as file:
-                table = pq.read_table(file)
+                table = pq.ParquetFile(file).read()
             if record["schema"] != SCHEMA:
                 raise ValueError(f"schema {record['schema']}")
             for label in record["labels"]:

@@ -12,7 +12,8 @@ from typing import Any, cast
 import numpy as np
 
 from .errors import UnreadableInput
-from .inputs.audio import AudioSource, describe
+from .inputs.audio import AudioSource, Cut, describe
+from .inputs.packed import Packed
 from .transcribe import Transcript
 
 REQUIRED = {"text", "language", "duration", "no_speech_probability"}  # of every Transcript
@@ -50,7 +51,11 @@ def kept(folder: Path, source: AudioSource, settings: Mapping[str, Any], make: C
 
 
 def _content(source: AudioSource) -> bytes:
-    """A digest of the bytes of a file, or of an array and its rate."""
+    """A digest of the bytes of a file, or of an array and its rate; of a cut with its bounds."""
+    if isinstance(source, Cut):
+        return hashlib.sha256(_content(source.source) + f"{source.start} {source.end}".encode()).digest()
+    if isinstance(source, Packed):
+        return hashlib.sha256(source.read()).digest()
     if isinstance(source, Mapping):
         array = np.asarray(source.get("array"))
         described = f"{array.dtype} {array.shape} {source.get('sampling_rate')}"

@@ -183,6 +183,42 @@ def test_without_labels_there_are_predictions_alone(job: Job, corpus: Path, publ
     assert (Path(job.output) / "report.html").exists()
 
 
+def test_where_no_clip_can_be_read(job: Job, corpus: Path):
+    rows = rows_of(corpus)
+    manifest = write_csv(corpus / "broken.csv", [rows[number] for number in BROKEN])
+    job = replace(job, manifest=str(manifest))
+    assert evaluate(job).errors == 2
+    assert evaluate(job).errors == 2
+    assert Run.read(job.output).column("top_label") == [None, None]
+    assert not (Path(job.output) / "metrics.json").exists()
+
+
+@pytest.mark.parametrize("change", [{"batch_size": 0}, {"limit": 0}])
+def test_sizes_of_nothing_are_refused(job: Job, change: dict[str, int]):
+    with pytest.raises(InvalidInput, match="is 0; it must be at least 1"):
+        evaluate(replace(job, **change))
+
+
+def test_an_interrupted_run_keeps_what_it_has(job: Job, corpus: Path):
+    """Interrupted from the keyboard, and by something that fails: where the second batch is read."""
+    evaluate(replace(job, output=job.output + "-whole"))
+    read = Batches.__getitem__
+    for failure in (KeyboardInterrupt, MemoryError):
+
+        def broken(batches: Batches, number: int, failure: type[BaseException] = failure) -> Any:
+            if number == 5:
+                raise failure
+            return read(batches, number)
+
+        with pytest.MonkeyPatch.context() as patched, pytest.raises(failure):
+            patched.setattr(Batches, "__getitem__", broken)
+            evaluate(job)
+
+        assert list(Path(job.output).glob("part-*"))
+    evaluate(job)
+    assert files(job.output)["predictions.parquet"][0] == files(job.output + "-whole")["predictions.parquet"][0]
+
+
 def test_cuts_and_packed_recordings_give_what_files_give(job: Job, corpus: Path, tmp_path: Path):
     rows = [row for number, row in enumerate(rows_of(corpus)) if number not in BROKEN][:12]
     bounds = [(0.0, 0.15) if number % 2 else (0.05, 0.19) for number in range(len(rows))]

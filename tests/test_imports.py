@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -75,6 +76,11 @@ def room(name: str) -> str:
 
 
 OURS = {name: {target for target, _ in imports(name) if target in MODULES} for name in MODULES}
+
+
+def test_every_package_is_installed():
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
+    assert set(settings["packages"]) == {PACKAGE, *(name.rpartition(".")[0] for name in MODULES if "." in name)}
 
 
 def test_the_parser_sees_the_imports():

@@ -10,7 +10,7 @@ import pytest
 import soundfile
 
 import speech_emotion_jax
-from scripts.kill_runs import Runs, digest, interrupted, kill, seconds_of_work
+from scripts.kill_runs import Runs, Span, digest, interrupted, kill, seconds_of_work
 
 DEMO = Path(speech_emotion_jax.__file__).parent / "demo_data" / "checkpoint"
 CLIPS = 48
@@ -31,7 +31,7 @@ def arguments(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
 
 
 @pytest.fixture(scope="module")
-def reference(arguments: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, tuple[float, float]]:
+def reference(arguments: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Span]:
     """An uninterrupted run, and when it had its first part and when it was done."""
     folder = tmp_path_factory.mktemp("reference")
     return folder / "out", seconds_of_work(Runs(arguments, folder), folder / "out")
@@ -40,7 +40,7 @@ def reference(arguments: tuple[str, ...], tmp_path_factory: pytest.TempPathFacto
 @pytest.mark.parametrize(("hosts", "one"), [(1, False), (2, True)])
 def test_killed_and_started_again_it_ends_as_if_nothing_had_been(
     arguments: tuple[str, ...],
-    reference: tuple[Path, tuple[float, float]],
+    reference: tuple[Path, Span],
     tmp_path: Path,
     hosts: int,
     one: bool,

@@ -1,6 +1,6 @@
 """Transcription with the real whisper-base, on the demo's recordings: Spanish, spoken by a machine."""
 
-import json
+import csv
 import subprocess
 import sys
 import tracemalloc
@@ -18,8 +18,9 @@ from speech_emotion_jax.inputs.windows import cut
 from speech_emotion_jax.transcribe import FALLBACK, Transcript, TranscriptionOptions, WhisperPipeline
 
 DEMO = Path(speech_emotion_jax.__file__).parent / "demo_data"
-RECORDINGS = json.loads((DEMO / "recordings.json").read_text())
-PATHS = [str(DEMO / each["file"]) for each in RECORDINGS]
+with (DEMO / "manifest.csv").open(encoding="utf-8", newline="") as _file:
+    RECORDINGS = list(csv.DictReader(_file))
+PATHS = [str(DEMO / each["filename"]) for each in RECORDINGS]
 SPANISH = TranscriptionOptions(language="es")
 
 
@@ -47,7 +48,7 @@ def similarity(one: str, two: str) -> float:
 
 
 def test_it_writes_what_is_said(alone: list[Transcript]):
-    said = " ".join(each["text"] for each in RECORDINGS)
+    said = " ".join(each["transcription"] for each in RECORDINGS)
     written = " ".join(each["text"] for each in alone)
     assert similarity(said, written) > 0.7
     assert all(each["language"] == "es" and each["no_speech_probability"] < 0.6 for each in alone)
@@ -106,7 +107,7 @@ def test_translation_is_another_text(pipeline: WhisperPipeline, alone: list[Tran
 
 @pytest.mark.parametrize("sequential", [False, True])
 def test_a_long_recording(pipeline: WhisperPipeline, joined: dict, sequential: bool):
-    said = " ".join([each["text"] for each in RECORDINGS] * 8)
+    said = " ".join([each["transcription"] for each in RECORDINGS] * 8)
     options = TranscriptionOptions(language="es", timestamps="word", sequential=sequential)
     seconds: list[float] = []
     (long,) = pipeline.transcribe_each([joined], options, seconds.append)
@@ -130,7 +131,7 @@ def test_a_long_recording(pipeline: WhisperPipeline, joined: dict, sequential: b
 def test_sequential_windows_may_be_prompted_with_the_text_before(pipeline: WhisperPipeline, joined: dict):
     options = TranscriptionOptions(language="es", sequential=True, condition_on_previous=True)
     (long,) = pipeline.transcribe([joined], options)
-    said = " ".join([each["text"] for each in RECORDINGS] * 8)
+    said = " ".join([each["transcription"] for each in RECORDINGS] * 8)
     assert similarity(said[: len(long["text"])], long["text"]) > 0.5
 
 

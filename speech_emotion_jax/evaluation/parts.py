@@ -149,7 +149,7 @@ class Merge:
 
     def _read(self, name: str) -> pa.Table:
         with self.parts.folder.open_to_read(name) as file:
-            return pq.read_table(file)
+            return pq.ParquetFile(file).read()
 
 
 def _predictions(given: pa.Table, found: pa.Table, labels: Sequence[str]) -> pa.Table:

@@ -13,6 +13,7 @@ from ..inputs.features import Clip
 from ..inputs.text import Tokens
 from ..manifest import Row
 from ..scoring import Scorer
+from .batches import Batches
 
 # Threads, no processes: decoding, resampling and tokenizing leave Python's lock (scripts/benchmark_reading.py).
 THREADS = 4
@@ -39,7 +40,7 @@ class Read:
 
 
 def read_ahead(
-    batches: Sequence[list[Row]],
+    batches: Batches,
     numbers: Sequence[int],
     scorer: Scorer,
     source: Callable[[Row], AudioSource | None],
