@@ -271,6 +271,20 @@ def _open(path: str) -> Any:
         raise UnreadableInput(f"{path} can't be read ({reason}); check its path") from error
 
 
+def _for_threads(path: str) -> Any:
+    """A file as Arrow's threads may read it: by its path, or from memory of Arrow's own.
+
+    Python's files hand out Python's memory, which the threads let go of a little late: a process that ends then aborts.
+    """
+    if not is_remote(path):
+        return path
+    copy = pa.BufferOutputStream()
+    with _open(path) as file:
+        for block in iter(lambda: file.read(BLOCK), b""):
+            copy.write(block)
+    return pa.BufferReader(copy.getvalue())
+
+
 def _digest(file: Any) -> str:
     digest = hashlib.sha256()
     while block := file.read(1 << 20):
@@ -298,7 +312,7 @@ def _read_csv(path: str, delimiter: str = ",") -> Iterator[pa.Table]:
     text = arrow_csv.ConvertOptions(
         column_types=dict.fromkeys(names, pa.string()), null_values=[""], strings_can_be_null=True
     )
-    with _open(path) as file, arrow_csv.open_csv(file, reading, parse, text) as reader:
+    with arrow_csv.open_csv(_for_threads(path), reading, parse, text) as reader:
         for batch in reader:
             yield pa.Table.from_batches([batch])
 

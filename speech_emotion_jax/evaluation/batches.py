@@ -7,7 +7,7 @@ k is found without planning those before it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from threading import Lock
@@ -21,7 +21,7 @@ WINDOW = 8192  # rows. Of a bucket there are then enough batches to keep eight d
 READERS = 16  # threads that read lengths from headers, which on network disks is all waiting
 
 
-class Batches(Sequence[list[Row]]):
+class Batches:
     """The batches of a manifest, each a list of at most `batch_size` rows; every row is in exactly one."""
 
     def __init__(
@@ -40,7 +40,7 @@ class Batches(Sequence[list[Row]]):
         full, rest = divmod(len(self.manifest), WINDOW)
         return full * self._a_window - (-rest // self.batch_size)
 
-    def __getitem__(self, number: int) -> list[Row]:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def __getitem__(self, number: int) -> list[Row]:
         window, batch = divmod(range(len(self))[number], self._a_window)
         with self._planning:  # one thread plans, the others want the same
             rows = self._sorted(window)

@@ -32,11 +32,12 @@ class Effort:
     compile_seconds: float = 0.0
 
     def __add__(self, other: Effort) -> Effort:
-        return Effort(*(a + b for a, b in zip(self._values, other._values, strict=True)))
-
-    @property
-    def _values(self) -> tuple[int, float, float, float]:
-        return self.clips, self.audio_seconds, self.seconds, self.compile_seconds
+        return Effort(
+            self.clips + other.clips,
+            self.audio_seconds + other.audio_seconds,
+            self.seconds + other.seconds,
+            self.compile_seconds + other.compile_seconds,
+        )
 
 
 @dataclass(frozen=True)
@@ -149,7 +150,7 @@ class Merge:
 
     def _read(self, name: str) -> pa.Table:
         with self.parts.folder.open_to_read(name) as file:
-            return pq.ParquetFile(file).read()
+            return pq.ParquetFile(file).read(use_threads=False)  # see Run.read
 
 
 def _predictions(given: pa.Table, found: pa.Table, labels: Sequence[str]) -> pa.Table:
