@@ -31,7 +31,7 @@ from jaxtyping import Bool, Int
 from pyarrow import csv as arrow_csv
 
 from .errors import InvalidInput, UnreadableInput
-from .runtime.storage import Folder, is_remote
+from .runtime.storage import Folder, in_arrow_memory, is_remote
 
 FIELDS: Mapping[str, pa.DataType] = {
     "id": pa.string(),  # tells clips apart; else the filename (with start and end), else the row's number
@@ -271,18 +271,8 @@ def _open(path: str) -> Any:
         raise UnreadableInput(f"{path} can't be read ({reason}); check its path") from error
 
 
-def _for_threads(path: str) -> Any:
-    """A file as Arrow's threads may read it: by its path, or from memory of Arrow's own.
-
-    Python's files hand out Python's memory, which the threads let go of a little late: a process that ends then aborts.
-    """
-    if not is_remote(path):
-        return path
-    copy = pa.BufferOutputStream()
-    with _open(path) as file:
-        for block in iter(lambda: file.read(BLOCK), b""):
-            copy.write(block)
-    return pa.BufferReader(copy.getvalue())
+def _open_to_arrow(path: str) -> Any:
+    return in_arrow_memory(_open(path)) if is_remote(path) else path
 
 
 def _digest(file: Any) -> str:
@@ -312,7 +302,7 @@ def _read_csv(path: str, delimiter: str = ",") -> Iterator[pa.Table]:
     text = arrow_csv.ConvertOptions(
         column_types=dict.fromkeys(names, pa.string()), null_values=[""], strings_can_be_null=True
     )
-    with arrow_csv.open_csv(_for_threads(path), reading, parse, text) as reader:
+    with arrow_csv.open_csv(_open_to_arrow(path), reading, parse, text) as reader:
         for batch in reader:
             yield pa.Table.from_batches([batch])
 
@@ -393,7 +383,7 @@ def _columns_of(lines: list[dict[str, str | None]]) -> pa.Table:
 
 
 def _read_parquet(path: str) -> Iterator[pa.Table]:
-    with _open(path) as file, pq.ParquetFile(file) as parquet:
+    with pq.ParquetFile(_open_to_arrow(path)) as parquet:
         _refuse_doubles(parquet.schema_arrow.names, path)
         for batch in parquet.iter_batches(batch_size=PART, use_threads=False):
             yield pa.Table.from_batches([batch])

@@ -45,9 +45,7 @@ class Run:
             )
         try:
             record = json.loads(folder.read(RECORD))
-            with folder.open_to_read(PREDICTIONS) as file:
-                # Arrow's threads would let go of Python's buffers a little late, and a process that ends then aborts.
-                table = pq.ParquetFile(file).read(use_threads=False)
+            table = pq.ParquetFile(folder.open_to_arrow(PREDICTIONS)).read()
             if record["schema"] != SCHEMA:
                 raise ValueError(f"schema {record['schema']}")
             for label in record["labels"]:

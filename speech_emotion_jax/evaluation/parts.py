@@ -63,8 +63,7 @@ class Parts:
             if not name.startswith(_PART):
                 continue
             try:
-                with self.folder.open_to_read(name) as file:
-                    meta = json.loads(pq.read_schema(file).metadata[_META])
+                meta = json.loads(pq.read_schema(self.folder.open_to_arrow(name)).metadata[_META])
                 found.append(Part(name, tuple(meta["batches"]), Effort(**meta["effort"])))
             except (pa.ArrowException, ValueError, KeyError, TypeError) as error:
                 raise UnreadableInput(
@@ -149,8 +148,7 @@ class Merge:
             yield pa.table(columns)
 
     def _read(self, name: str) -> pa.Table:
-        with self.parts.folder.open_to_read(name) as file:
-            return pq.ParquetFile(file).read(use_threads=False)  # see Run.read
+        return pq.ParquetFile(self.parts.folder.open_to_arrow(name)).read()
 
 
 def _predictions(given: pa.Table, found: pa.Table, labels: Sequence[str]) -> pa.Table:

@@ -19,13 +19,27 @@ from pathlib import Path
 from typing import IO, Any
 
 import fsspec
+import pyarrow as pa
 
 from ..errors import UnreadableInput
 from .checkpoint import whole_folder
 from .progress import progress
 
 MARKER = ".whole"
+_BLOCK = 1 << 22  # bytes
 _PARTIAL = ".partial-"  # what a killed run leaves of a file, on a disk
+
+
+def in_arrow_memory(file: Any) -> pa.BufferReader:
+    """The content of an open file as Arrow's threads may read it.
+
+    Python's files hand out Python's memory, which the threads let go of a little late: a process that ends then aborts.
+    """
+    copy = pa.BufferOutputStream()
+    with file:
+        for block in iter(lambda: file.read(_BLOCK), b""):
+            copy.write(block)
+    return pa.BufferReader(copy.getvalue())
 
 
 def is_remote(path: str) -> bool:
@@ -88,6 +102,10 @@ class Folder:
     def open_to_read(self, name: str) -> Any:
         """A binary file; those of fsspec's buckets are no IO to type checkers."""
         return self.files.open(self.path(name), "rb")
+
+    def open_to_arrow(self, name: str) -> Any:
+        """A file for Arrow, see `in_arrow_memory`: its path, or the content where Arrow knows no way."""
+        return self.path(name) if self.on_disk else in_arrow_memory(self.open_to_read(name))
 
     def write(self, name: str, content: bytes) -> None:
         """Write a file at once."""
