@@ -151,8 +151,9 @@ def evaluate(job: Job) -> Outcome:
             scorer.close()
         if not shared:
             return Outcome(False, 0, 0, _own_share(folder, len(mine)))
-        if jax.process_index() > 0:
-            return _await_report(folder, len(mine))
+    if jax.process_index() > 0:
+        return _await_report(folder)
+    if not folder.holds(PREDICTIONS):
         _await_parts(parts, len(batches))
         _merge(folder, Merge(parts, manifest, batches), config, job)
     _describe(folder, job, record, mesh.size)
@@ -320,11 +321,11 @@ def _await_parts(parts: Parts, count: int) -> None:
             time.sleep(POLL_SECONDS)
 
 
-def _await_report(folder: Folder, scored: int) -> Outcome:
+def _await_report(folder: Folder) -> Outcome:
     with progress("Waiting for host 0"):
         while not folder.holds(REPORT):
             time.sleep(POLL_SECONDS)
-    return Outcome(False, 0, 0, f"host {jax.process_index()} scored {scored} batches; host 0 has the results")
+    return Outcome(False, 0, 0, f"host {jax.process_index()} has done its share; host 0 has the results")
 
 
 def _own_share(folder: Folder, scored: int) -> str:

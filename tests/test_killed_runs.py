@@ -65,8 +65,9 @@ def test_two_hosts_divide_the_work(arguments: tuple[str, ...], tmp_path: Path):
     finally:
         kill(processes)
     logs = [(tmp_path / f"out-{host}.log").read_text() for host in range(2)]
-    assert "host 1 scored 8 batches" in logs[1]  # batches 8 to 15 of 24
-    assert f"{CLIPS} clips" in logs[0]
+    assert "Scoring 32 clips" in logs[0]
+    assert "Scoring 16 clips" in logs[1]  # batches 8 to 15 of 24
+    assert "host 1 has done its share" in logs[1]
 
 
 def test_hosts_without_a_common_disk(arguments: tuple[str, ...], tmp_path: Path):

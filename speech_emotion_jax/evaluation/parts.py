@@ -55,21 +55,22 @@ class Parts:
     def __init__(self, folder: Folder, labels: Sequence[str]):
         self.folder = folder
         self.labels = tuple(labels)
+        self._known: dict[str, Part] = {}  # a part that is there never changes
 
     def all(self) -> list[Part]:
         """The parts there are. Raises UnreadableInput for one that is broken."""
-        found = []
-        for name in self.folder.names():
-            if not name.startswith(_PART):
+        names = [name for name in self.folder.names() if name.startswith(_PART)]
+        for name in names:
+            if name in self._known:
                 continue
             try:
                 meta = json.loads(pq.read_schema(self.folder.open_to_arrow(name)).metadata[_META])
-                found.append(Part(name, tuple(meta["batches"]), Effort(**meta["effort"])))
+                self._known[name] = Part(name, tuple(meta["batches"]), Effort(**meta["effort"]))
             except (pa.ArrowException, ValueError, KeyError, TypeError) as error:
                 raise UnreadableInput(
                     f"{self.folder.path(name)} is broken ({error}); remove it, and its clips are scored again"
                 ) from error
-        return found
+        return [self._known[name] for name in names]
 
     def save(self, batches: Sequence[Scored], effort: Effort) -> None:
         """Write some batches as one part, at once."""
