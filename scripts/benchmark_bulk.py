@@ -21,6 +21,7 @@ from pathlib import Path
 import grain
 import jax
 import numpy as np
+from absl import flags
 from flax import nnx
 
 from speech_emotion_jax.checkpoints import Checkpoint
@@ -86,6 +87,7 @@ def reading_rates(paths: list[str], audio: float) -> None:
         options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=8)
         taken = seconds(lambda options=options: list(sources.to_iter_dataset(options)))
         print(f"reading, {threads} thread{'s' * (threads > 1)}: {audio / taken:,.0f} s of sound a second")
+    flags.FLAGS(["benchmark"])  # Grain's processes look at flags of absl
     for workers in (1, 2):
         processes = grain.MultiprocessingOptions(num_workers=workers)
         dataset = sources.to_iter_dataset().mp_prefetch(processes)

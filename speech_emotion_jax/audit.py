@@ -422,8 +422,8 @@ def render(found: Audit) -> str:
         "Labels and source",
         f"{found.pure:,} of {found.repeated:,} groups of two or more clips have one label only"
         f" ({_percent(found.pure, found.repeated)}; {_percent(found.pure_by_chance, found.repeated)} if labels were"
-        " dealt at random): to know the source is to know the label",
-        f"{100 * found.told:.1f} % of what there is to know of the label is told by the group, beyond chance"
+        " dealt at random)",
+        f"{100 * max(found.told, 0):.1f} % of what there is to know of the label is told by the group, beyond chance"
         " (adjusted mutual information / entropy of the labels)",
         "",
         *_aligned(

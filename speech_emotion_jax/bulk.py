@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Mapping
 from typing import Any
 
-from .console import PartlyFailed, as_json, show
+from .console import PartlyFailed, as_json, say, show
 from .errors import InvalidInput
 from .registry import LANGUAGES, MODES
 
@@ -27,7 +27,7 @@ def add_bulk_verbs(verbs: Any, checkpoint: argparse.ArgumentParser, common: argp
         parents=[checkpoint, table, labels, common],
         help="a manifest of clips: predictions, metrics, report",
     )
-    evaluate.add_argument("--manifest", required=True, metavar="FILE", help="csv, jsonl or parquet, a row a clip")
+    evaluate.add_argument("--manifest", required=True, metavar="FILE", help="csv, tsv, jsonl or parquet, a row a clip")
     evaluate.add_argument("--output", required=True, metavar="DIR", help="a new folder, or one to go on with")
     evaluate.add_argument("--audio-root", metavar="DIR", help="where filenames start (default: the manifest's folder)")
     evaluate.add_argument("--time-unit", default="s", metavar="UNIT", help="of start and end: s (default) or ms")
@@ -139,7 +139,11 @@ def _evaluate(options: argparse.Namespace) -> None:
         group_by=options.group_by,
         save_every=options.save_every,
     )
-    outcome = evaluate(job)
+    try:
+        outcome = evaluate(job)
+    except KeyboardInterrupt:
+        say("stopped; the same command goes on from here")
+        raise
     show(outcome.text)
     if outcome.finished:
         show(f"Results in {options.output}: report.html, predictions.parquet")

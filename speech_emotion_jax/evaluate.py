@@ -24,7 +24,7 @@ from typing import Any
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
-from .checkpoints import Request, described, digests, find, load_found
+from .checkpoints import Request, described, digests, find, find_whisper, load_found
 from .config import EmotionConfig
 from .errors import InvalidInput, SpeechEmotionError
 from .evaluation.batches import Batches
@@ -127,6 +127,8 @@ def evaluate(job: Job) -> Outcome:
             needs_text=config.text is not None and job.whisper is None,
             labels=config.labels,
         )
+    if config.text is not None and job.whisper is not None:
+        find_whisper(Request(job.whisper))  # said here if it is missing, and not when the first row needs it
     mesh = select_mesh(job.device)
     record = {
         "schema": SCHEMA,
@@ -184,6 +186,7 @@ def _settings(
     """All that the numbers depend on: a run that was begun with others is not continued."""
     return {
         "manifest": manifest.sha256,
+        "audio_root": job.root,
         "split": job.split,
         "time_unit": job.time_unit,
         "limit": job.limit,
@@ -242,7 +245,8 @@ def _share(count: int, parts: Parts) -> list[int]:
     """The batches that this host has to score still."""
     done = {number for part in parts.all() for number in part.batches}
     hosts, host = jax.process_count(), jax.process_index()
-    return [number for number in range(count) if number // BLOCK % hosts == host and number not in done]
+    block = min(BLOCK, -(-count // hosts))
+    return [number for number in range(count) if number // block % hosts == host and number not in done]
 
 
 def _score(

@@ -477,11 +477,13 @@ def _with_id(table: pa.Table, held: Mapping[str, str], data_rows: np.ndarray) ->
 
 
 def write_manifest(table: pa.Table, path: str) -> None:
-    """Write a table as CSV, whole or not at all. Raises InvalidInput for another kind of file."""
+    """Write a table as a new CSV, whole or not at all. Raises InvalidInput for another suffix, or where one is."""
     if not path.lower().endswith(".csv"):
         raise InvalidInput(f"{path} can't be written; name a file that ends in .csv")
     above, sign, name = path.rpartition("/")
     folder = Folder.open(above + sign or ".")
+    if folder.holds(name):
+        raise InvalidInput(f"{path} exists already; name another file, or remove it")
     try:
         folder.make()
         with folder.writing(name) as file:
@@ -559,8 +561,9 @@ def _column_problems(manifest: Manifest, needs_audio: bool, needs_text: bool) ->
         *(["transcription"] if needs_text and "transcription" not in held else []),
     ]
     if missing:
-        there = f"there are {', '.join(names)}"
-        yield Problem(f"missing columns; {there}; name others with --columns FIELD=COLUMN", len(missing), missing)
+        there = f"there are {', '.join(names[:-1] if manifest.id_added else names)}"
+        text = "; --whisper-model transcribes what has no text" if "transcription" in missing else ""
+        yield Problem(f"missing columns; {there}; name others with --columns FIELD=COLUMN{text}", len(missing), missing)
     taken = [
         name
         for name in names

@@ -280,7 +280,7 @@ def _notices(clips: Clips, metrics: Mapping[str, Any] | None, group_by: str | No
         )
     absent = [label for label in metrics["labels"] if not metrics["per_class"][label]["support"]]
     if absent:
-        notices.append(f"No clip has the label {', '.join(map(shown, absent))}; UAR and macro-F1 leave it out.")
+        notices.append(f"No scored clip has the label {', '.join(map(shown, absent))}; UAR and macro-F1 leave it out.")
     label, share = _majority(metrics)
     if metrics["accuracy"] < share:
         notices.append(f"Answering “{shown(label)}” always would be right more often ({_percent(share)}).")
@@ -364,7 +364,7 @@ def _reliability(metrics: Mapping[str, Any]) -> Plot:
     if ends is None:
         words = "There are too few clips to tell."
     elif not ends[0]:
-        words = "The scores are off by no more than chance would give."
+        words = "The scores are off by no more than chance would give with so many clips."
     else:
         sure = "higher than the accuracy: over" if gap > 0 else "lower than the accuracy: under"
         words = f"On the whole, the scores are {100 * abs(gap):.1f} points {sure}-confident."

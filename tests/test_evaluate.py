@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,7 +19,7 @@ import soundfile
 
 from speech_emotion_jax.checkpoints import Request
 from speech_emotion_jax.cli import main
-from speech_emotion_jax.errors import InvalidInput
+from speech_emotion_jax.errors import InvalidInput, SpeechEmotionError
 from speech_emotion_jax.evaluate import Job, evaluate
 from speech_emotion_jax.evaluation import batches as planning
 from speech_emotion_jax.evaluation.batches import Batches
@@ -217,6 +218,36 @@ def test_an_interrupted_run_keeps_what_it_has(job: Job, corpus: Path):
         assert list(Path(job.output).glob("part-*"))
     evaluate(job)
     assert files(job.output)["predictions.parquet"][0] == files(job.output + "-whole")["predictions.parquet"][0]
+
+
+def test_recordings_that_changed_meanwhile_are_noticed(job: Job, corpus: Path, tmp_path: Path):
+    """Their lengths decide what is scored together, so a half-done run can't take them."""
+    copy = tmp_path / "copy"
+    shutil.copytree(corpus, copy)
+    job = replace(job, manifest=str(copy / "manifest.csv"))
+    read = Batches.__getitem__
+
+    def broken(batches: Batches, number: int) -> Any:
+        if number == 5:
+            raise MemoryError
+        return read(batches, number)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Batches, "__getitem__", broken)
+        with pytest.raises(MemoryError):
+            evaluate(job)
+    (part,) = Path(job.output).glob("part-*")
+    done = pq.read_table(part).column("number").to_pylist()[0]
+    sound = np.random.default_rng(0).normal(0, 0.1, 16_000 * 9)
+    soundfile.write(copy / rows_of(corpus)[done]["filename"], sound, 16_000)
+    with pytest.raises(InvalidInput, match=r"recordings have changed.*another output"):
+        evaluate(job)
+
+
+def test_a_missing_transcriber_is_told_before_anything_is_scored(job: Job):
+    with pytest.raises(SpeechEmotionError, match="nowhere"):
+        evaluate(replace(job, whisper="/nowhere"))
+    assert not Path(job.output).exists()
 
 
 def test_cuts_and_packed_recordings_give_what_files_give(job: Job, corpus: Path, tmp_path: Path):

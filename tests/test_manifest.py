@@ -363,5 +363,7 @@ def test_a_table_is_written_as_it_is_read(tmp_path: Path):
     path = str(tmp_path / "new" / "m.csv")
     write_manifest(table, path)
     assert read_manifest(path).table.equals(table)
+    with pytest.raises(InvalidInput, match="exists already"):
+        write_manifest(table, path)
     with pytest.raises(InvalidInput, match=r"\.csv"):
         write_manifest(table, str(tmp_path / "m.txt"))

@@ -173,7 +173,7 @@ def test_one_clip(tmp_path: Path):
     page = report(tmp_path, run, measured(run))
     assert drawn(tmp_path) == MEASURED
     assert "no interval" in page.words
-    assert "No clip has the label b" in page.words
+    assert "No scored clip has the label b" in page.words
     assert "1 clip 1 scored 0 errors" in page.words
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..errors import UnreadableInput
+from ..errors import InvalidInput, UnreadableInput
 from ..manifest import Manifest
 from ..runs import SCORE
 from ..runtime.storage import Folder
@@ -130,7 +130,10 @@ class Merge:
             start = window * WINDOW
             wanted = np.arange(start, min(start + WINDOW, len(self.manifest)))
             if not np.array_equal(rows.column("number").to_numpy(), wanted):
-                raise AssertionError(f"window {window} is not whole: {len(rows)} rows for {len(wanted)}")
+                raise InvalidInput(
+                    f"recordings have changed since {self.parts.folder.name} was begun: their lengths, which decide "
+                    "what is scored together, are others; give another output, and leave the recordings as they are"
+                )
             yield self.manifest.table.slice(start, len(wanted)), rows
 
     def predictions(self) -> Iterator[pa.Table]:
