@@ -15,7 +15,8 @@ from ..manifest import Row
 from ..scoring import Scorer
 from .batches import Batches
 
-# Threads, no processes: decoding, resampling and tokenizing leave Python's lock (scripts/benchmark_reading.py).
+# Threads, no processes, which have to start and send what they decode (scripts/benchmark_bulk.py has figures). One is
+# enough for a local disk; the others wait for a network one.
 THREADS = 4
 
 
