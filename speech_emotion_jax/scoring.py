@@ -127,7 +127,7 @@ class Scorer:
         if program is None:
             started = time.perf_counter()
             batch, length = [*shapes[0], 1][:2]
-            logger.debug("compiling %s for %d x %d (%d programs so far)", name, batch, length, len(self._programs))
+            logger.debug("compiling %s for %d x %d (%d shapes so far)", name, batch, length, len(self._programs) + 1)
             with bar(f"Compiling {name} for {batch} x {length}"):
                 program = jax.jit(function).lower(*inputs, **named).compile()
             self._programs[name, shapes] = program

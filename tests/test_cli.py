@@ -498,13 +498,18 @@ def test_closed_streams_are_no_error():
 
 
 def test_interrupting_leaves_no_traceback():
-    process = start(*predict_line(AUDIO))
-    assert process.stderr is not None
-    assert process.stderr.readline() == b"Reading tensors ...\n"  # now it loads, then compiles for a second
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate()
+    for _ in range(
+        3
+    ):  # an interrupt that falls into a callback of the garbage collector is lost: Python drops it there
+        process = start(*predict_line(AUDIO))
+        assert process.stderr is not None
+        assert process.stderr.readline() == b"Reading tensors ...\n"  # now it loads, then compiles for a second
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate()
+        assert b"Traceback" not in err
+        if process.returncode != 0:
+            break
     assert (process.returncode, out) == (130, b"")
-    assert b"Traceback" not in err
 
 
 # Start
