@@ -84,9 +84,11 @@ def compare(name: str, ours: jax.Array, theirs: list[torch.Tensor]) -> list[tupl
 
 def test_probabilities_from_the_waveform(both, capsys):
     from speech_emotion_jax import EmotionPipeline
+    from speech_emotion_jax.runtime.devices import select_mesh
+    from speech_emotion_jax.scoring import Scorer
 
     original, checkpoint = both
-    pipeline = EmotionPipeline(checkpoint, jax.devices()[0], batch_size=1)
+    pipeline = EmotionPipeline(Scorer(checkpoint, select_mesh("cpu")), batch_size=1)
     has_audio, has_text = checkpoint.config.audio is not None, checkpoint.config.text is not None
     waveform = (np.random.default_rng(1).normal(size=5 * 16_000) * 0.1).astype(np.float32)
     [prediction] = pipeline.predict([{"audio": {"array": waveform, "sampling_rate": 16_000}, "text": TEXT}])
