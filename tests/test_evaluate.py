@@ -200,21 +200,26 @@ def test_sizes_of_nothing_are_refused(job: Job, change: dict[str, int]):
         evaluate(replace(job, **change))
 
 
-def test_an_interrupted_run_keeps_what_it_has(job: Job, corpus: Path):
-    """Interrupted from the keyboard, and by something that fails: while reading ahead."""
-    evaluate(replace(job, output=job.output + "-whole"))
+def break_off(job: Job, failure: type[BaseException]) -> None:
+    """A run that fails while it reads ahead, at the sixth batch."""
     read = Batches.__getitem__
+
+    def broken(batches: Batches, number: int) -> Any:
+        if number == 5:
+            raise failure
+        return read(batches, number)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Batches, "__getitem__", broken)
+        with pytest.raises(failure):
+            evaluate(job)
+
+
+def test_an_interrupted_run_keeps_what_it_has(job: Job, corpus: Path):
+    """Interrupted from the keyboard, and by something that fails."""
+    evaluate(replace(job, output=job.output + "-whole"))
     for failure in (KeyboardInterrupt, MemoryError):
-
-        def broken(batches: Batches, number: int, failure: type[BaseException] = failure) -> Any:
-            if number == 5:
-                raise failure
-            return read(batches, number)
-
-        with pytest.MonkeyPatch.context() as patched:
-            patched.setattr(Batches, "__getitem__", broken)
-            with pytest.raises(failure):
-                evaluate(job)
+        break_off(job, failure)
         assert list(Path(job.output).glob("part-*"))
     evaluate(job)
     assert files(job.output)["predictions.parquet"][0] == files(job.output + "-whole")["predictions.parquet"][0]
@@ -225,17 +230,7 @@ def test_recordings_that_changed_meanwhile_are_noticed(job: Job, corpus: Path, t
     copy = tmp_path / "copy"
     shutil.copytree(corpus, copy)
     job = replace(job, manifest=str(copy / "manifest.csv"))
-    read = Batches.__getitem__
-
-    def broken(batches: Batches, number: int) -> Any:
-        if number == 5:
-            raise MemoryError
-        return read(batches, number)
-
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(Batches, "__getitem__", broken)
-        with pytest.raises(MemoryError):
-            evaluate(job)
+    break_off(job, MemoryError)
     (part,) = Path(job.output).glob("part-*")
     done = pq.read_table(part).column("number").to_pylist()[0]
     sound = np.random.default_rng(0).normal(0, 0.1, 16_000 * 9)
