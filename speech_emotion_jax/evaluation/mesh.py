@@ -19,6 +19,8 @@ from ..inputs.features import feature_frames
 from ..scoring import Scorer
 from .reading import Read, Reading
 
+LONGEST_SHARED = 768  # frames, up to which buckets are narrow and neighbours share one
+
 Transcribe = Callable[[Sequence[Reading]], None]  # sets text and tokens of readings, or their errors
 
 
@@ -47,6 +49,7 @@ class Scored:
 class _Shape(NamedTuple):
     """What a batch on one device is padded to; None where the mode has no use for it."""
 
+    rows: int
     frames: int | None
     tokens: int | None
     truncated: bool  # clips of over 160 s are normalised by statistics that they bring
@@ -68,8 +71,8 @@ def score(batches: Iterable[Read], scorer: Scorer, batch_size: int, transcribe: 
     The devices work on one group of batches while the one before it is fetched and the next one is put together.
     """
     running: _Running | None = None
-    for group in _groups(batches, scorer, transcribe):
-        following = _Running(group, scorer, batch_size)
+    for group in _groups(batches, scorer, batch_size, transcribe):
+        following = _Running(group, scorer)
         if running is not None:
             yield from running.fetch()
         running = following
@@ -77,12 +80,12 @@ def score(batches: Iterable[Read], scorer: Scorer, batch_size: int, transcribe: 
         yield from running.fetch()
 
 
-def _groups(batches: Iterable[Read], scorer: Scorer, transcribe: Transcribe) -> Iterator[list[_Load]]:
+def _groups(batches: Iterable[Read], scorer: Scorer, batch_size: int, transcribe: Transcribe) -> Iterator[list[_Load]]:
     """Neighbours of one shape, at most one a device."""
     group: list[_Load] = []
     for batch in batches:
         transcribe([each for each in batch.readings if each.error is None and _lacks_text(each, scorer)])
-        for load in _loads(batch, scorer):
+        for load in _loads(batch, scorer, batch_size):
             if group and (group[0].shape != load.shape or len(group) == scorer.mesh.size):
                 yield group
                 group = []
@@ -95,21 +98,24 @@ def _lacks_text(reading: Reading, scorer: Scorer) -> bool:
     return scorer.config.text is not None and reading.tokens is None
 
 
-def _loads(batch: Read, scorer: Scorer) -> list[_Load]:
+def _loads(batch: Read, scorer: Scorer, batch_size: int) -> list[_Load]:
     scored = Scored(batch.number, [_result(each) for each in batch.readings])
+    pairs = [pair for pair in zip(batch.readings, scored.results, strict=True) if pair[0].error is None]
     loads: list[_Load] = []
-    for truncated in (False, True):
-        pairs = [
-            (reading, result)
-            for reading, result in zip(batch.readings, scored.results, strict=True)
-            if reading.error is None and (reading.clip is not None and reading.clip.truncated) == truncated
-        ]
-        if pairs:
-            readings, results = map(list, zip(*pairs, strict=True))
-            loads.append(_Load(_shape(readings, scorer, truncated), readings, results, scored, last=False))
+    for key in sorted({_apart(reading) for reading, _ in pairs}):
+        readings, results = map(list, zip(*(pair for pair in pairs if _apart(pair[0]) == key), strict=True))
+        loads.append(_Load(_shape(readings, scorer, batch_size), readings, results, scored, last=False))
     if not loads:
-        loads = [_Load(_Shape(None, None, False), [], [], scored, last=False)]
+        loads = [_Load(_Shape(0, None, None, False), [], [], scored, last=False)]
     return [*loads[:-1], loads[-1]._replace(last=True)]
+
+
+def _apart(reading: Reading) -> tuple[bool, int]:
+    """Rows of a batch that differ in this are not computed together: a long clip would make all others as long."""
+    if reading.clip is None:
+        return False, 0
+    frames = bucket(feature_frames(len(reading.clip.waveform)), FRAME_BUCKETS)
+    return reading.clip.truncated, frames if frames > LONGEST_SHARED else 0
 
 
 def _result(reading: Reading) -> Result:
@@ -118,25 +124,25 @@ def _result(reading: Reading) -> Result:
     return Result(reading.row.number, reading.text, duration, truncated, reading.error)
 
 
-def _shape(readings: Sequence[Reading], scorer: Scorer, truncated: bool) -> _Shape:
+def _shape(readings: Sequence[Reading], scorer: Scorer, batch_size: int) -> _Shape:
     frames = [feature_frames(len(each.clip.waveform)) for each in readings if each.clip is not None]
     tokens = [len(each.tokens.ids) for each in readings if each.tokens is not None]
     return _Shape(
+        min(batch_size, 1 << (len(readings) - 1).bit_length()),
         bucket(max(frames), FRAME_BUCKETS) if frames else None,
         scorer.token_bucket(max(tokens)) if tokens else None,
-        truncated,
+        _apart(readings[0])[0],
     )
 
 
 class _Running:
     """A group of loads of one shape that the devices are working on."""
 
-    def __init__(self, loads: list[_Load], scorer: Scorer, batch_size: int):
+    def __init__(self, loads: list[_Load], scorer: Scorer):
         self.loads = loads
-        self._batch_size = batch_size
         shape = loads[0].shape
         audio = spoken = None
-        rows = [row for load in filled(loads, scorer.mesh.size) for row in filled(load.readings, batch_size)]
+        rows = [row for load in filled(loads, scorer.mesh.size) for row in filled(load.readings, shape.rows)]
         if shape.frames is not None:
             audio = scorer.audio_vectors([row.clip for row in rows if row.clip is not None], shape.frames)
         if shape.tokens is not None:
@@ -148,7 +154,7 @@ class _Running:
         """Wait for the devices, put what they found into the results, and give the batches that are done by that."""
         scores, audio, spoken = (None if each is None else np.asarray(each) for each in self._found)
         for place, load in enumerate(self.loads):
-            for row, result in enumerate(load.results, start=place * self._batch_size):
+            for row, result in enumerate(load.results, start=place * load.shape.rows):
                 result.scores = None if scores is None else scores[row]
                 result.audio = None if audio is None else audio[row]
                 result.spoken = None if spoken is None else spoken[row]
