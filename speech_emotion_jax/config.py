@@ -24,8 +24,11 @@ def _known_fields(cls: type, source: Mapping[str, Any]) -> dict[str, Any]:
         fits = isinstance(value, (int, float)) if expected is float else isinstance(value, expected)
         if not fits or (isinstance(value, bool) and expected is not bool):
             raise InvalidInput(f"config.json has {name} {value!r}, which is no {expected.__name__}; fetch it again")
-        if expected is int and value < (0 if name.startswith(("pad_", "left_", "right_")) else 1):
+        least = 0 if name.startswith(("pad_", "left_", "right_")) or name.endswith("_min_masks") else 1
+        if expected is int and value < least:
             raise InvalidInput(f"config.json has {name} {value}, of which no model can be made; fetch it again")
+        if ("drop" in name or name.endswith("_prob")) and not 0 <= value < 1:
+            raise InvalidInput(f"config.json has {name} {value}, which is no rate from 0 to below 1; fetch it again")
     return known
 
 
@@ -62,6 +65,22 @@ class Wav2Vec2BertConfig:
     num_adapter_layers: int = 1
     output_hidden_size: int = 1024
     use_intermediate_ffn_before_adapter: bool = False
+    mask_embedding: bool = True  # whether there is a vector that SpecAugment puts in place of frames
+    # What follows is of training alone: rates of dropout, of dropped layers, and SpecAugment's spans.
+    feat_proj_dropout: float = 0.0
+    hidden_dropout: float = 0.0
+    activation_dropout: float = 0.0
+    attention_dropout: float = 0.0
+    conformer_conv_dropout: float = 0.1
+    final_dropout: float = 0.1
+    layerdrop: float = 0.1
+    apply_spec_augment: bool = True
+    mask_time_prob: float = 0.05
+    mask_time_length: int = 10
+    mask_time_min_masks: int = 2
+    mask_feature_prob: float = 0.0
+    mask_feature_length: int = 10
+    mask_feature_min_masks: int = 0
 
     def __post_init__(self) -> None:
         if self.position_embeddings_type != "relative_key":
@@ -111,6 +130,10 @@ class BertConfig:
     hidden_act: str = "gelu"
     pad_token_id: int = 0
     model_type: str = "bert"
+    # Rates of dropout, of training alone.
+    hidden_dropout_prob: float = 0.1
+    attention_probs_dropout_prob: float = 0.1
+    classifier_dropout: float = 0.1
 
     def __post_init__(self) -> None:
         if self.model_type not in ("bert", "roberta"):
@@ -138,8 +161,11 @@ class BertConfig:
                 f"config.json asks for position_embedding_type {source['position_embedding_type']!r}; "
                 "only 'absolute' is implemented"
             )
-        default = {"pad_token_id": 1} if source.get("model_type") == "roberta" else {}
-        return cls(**_known_fields(cls, {**default, **source}))
+        stated = {name: value for name, value in source.items() if value is not None}
+        if source.get("model_type") == "roberta":
+            stated.setdefault("pad_token_id", 1)
+        stated.setdefault("classifier_dropout", stated.get("hidden_dropout_prob", cls.hidden_dropout_prob))
+        return cls(**_known_fields(cls, stated))
 
 
 @dataclass(frozen=True)
@@ -156,6 +182,13 @@ class EmotionConfig:
     head_width: int = 768  # input and inner width of the classification head
     fusion_heads: int | None = None  # cross-attention heads, multihead only
     multi_label: bool = False  # sigmoid in place of softmax (text mode, problem_type multi_label_classification)
+
+    @property
+    def head_dropout(self) -> float:
+        """Rate of dropout before each layer of the classification head."""
+        if self.audio is not None:
+            return self.audio.final_dropout
+        return 0.0 if self.text is None else self.text.classifier_dropout
 
     @classmethod
     def published(cls, language: str, mode: str) -> EmotionConfig:
@@ -177,6 +210,36 @@ class EmotionConfig:
         if mode == "concat":
             return replace(model, head_width=2 * 768)
         return replace(model, fusion_heads=8) if mode == "multihead" else model
+
+    @classmethod
+    def of(
+        cls,
+        mode: str,
+        labels: tuple[str, ...],
+        audio: Wav2Vec2BertConfig | None,
+        text: BertConfig | None,
+        projection_width: int | None = None,
+    ) -> EmotionConfig:
+        """The model of a mode on given encoders, of which it takes those that it needs.
+
+        Without `projection_width` the pooled audio vector is as wide as the text vector, or alone as the published
+        ones. Raises InvalidInput where mean and multihead are to fuse vectors of two widths.
+        """
+        audio, text = (None if mode == "text" else audio), (None if mode == "audio" else text)
+        if audio is None:
+            assert text is not None, "a mode hears or reads"
+            return cls(mode, labels, None, text, None, head_width=text.hidden_size)
+        width = projection_width or (768 if text is None else text.hidden_size)
+        if text is None:
+            return cls(mode, labels, audio, None, width, head_width=width)
+        if mode == "concat":
+            return cls(mode, labels, audio, text, width, head_width=width + text.hidden_size)
+        if width != text.hidden_size:
+            raise InvalidInput(
+                f"mode {mode} fuses vectors of one width; the text encoder's is {text.hidden_size}, the projection's "
+                f"{width}; leave model.projection_width out"
+            )
+        return cls(mode, labels, audio, text, width, width, fusion_heads=8 if mode == "multihead" else None)
 
     @classmethod
     def tiny(cls, language: str, mode: str) -> EmotionConfig:

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Key
 
-from .layers import contract
+from .layers import contract, dropout
 
 QUERY_BLOCK = 64  # small enough for the scores of a block to stay in a CPU core's cache
 HEAD_BLOCK = 500  # the same, for a head at a time
@@ -27,11 +27,14 @@ def attend(
     dtype: jnp.dtype,
     distances: Float[Array, "positions width"] | None = None,
     left: int = 0,
+    drop: float = 0.0,
+    drop_key: Key[Array, ""] | None = None,
 ) -> Float[Array, "batch time heads width"]:
     """softmax((query . key + position bias) / sqrt(width)) value over the unmasked keys.
 
     `dtype` is that of the products; they are accumulated, and the softmax is taken, in float32. `distances` holds the
-    vectors of the clipped distances -left .. positions - 1 - left; without it there is no position bias.
+    vectors of the clipped distances -left .. positions - 1 - left; without it there is no position bias. While
+    learning, the weights are dropped at the rate `drop`. The way back computes the scores of a block again.
     """
     batch, time, heads, width = query.shape
     query = query * width**-0.5
@@ -42,7 +45,10 @@ def attend(
         if distances is not None:
             scores += _position_bias(contract("bqhd,pd->bhqp", queries, distances), start, time, left)
         scores = jnp.where(mask[:, None, None, :], scores, jnp.finfo(jnp.float32).min)
-        return contract("bhqk,bkhd->bqhd", jax.nn.softmax(scores, axis=-1), value)
+        weights = jax.nn.softmax(scores, axis=-1)
+        if drop_key is not None:
+            weights = dropout(weights, drop, jax.random.fold_in(drop_key, start))
+        return contract("bhqk,bkhd->bqhd", weights, value)
 
     if time <= QUERY_BLOCK:
         return block(jnp.int32(0), query)
@@ -50,7 +56,7 @@ def attend(
     query = jnp.pad(query, ((0, 0), (0, blocks * QUERY_BLOCK - time), (0, 0), (0, 0)))
     query = query.reshape(batch, blocks, QUERY_BLOCK, heads, width).swapaxes(0, 1)
     starts = jnp.arange(blocks, dtype=jnp.int32) * QUERY_BLOCK
-    attended = jax.lax.map(lambda each: block(*each), (starts, query))
+    attended = jax.lax.map(jax.checkpoint(lambda each: block(*each)), (starts, query))
     return attended.swapaxes(0, 1).reshape(batch, blocks * QUERY_BLOCK, heads, width)[:, :time]
 
 

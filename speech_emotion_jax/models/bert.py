@@ -10,11 +10,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from ..config import BertConfig
 from .attention import attend
-from .layers import ACTIVATIONS, Linear, layer_norm, scan_layers, stacked
+from .layers import ACTIVATIONS, Learning, Linear, dropout, layer_norm, scan_layers, split_key, stacked
 
 
 class TextStates(NamedTuple):
@@ -51,6 +51,7 @@ class BertLayer(nnx.Module):
     def __init__(self, config: BertConfig, *, rngs: nnx.Rngs):
         width, epsilon = config.hidden_size, config.layer_norm_eps
         self.heads, self.activation = config.num_attention_heads, config.hidden_act
+        self.drop, self.drop_weights = config.hidden_dropout_prob, config.attention_probs_dropout_prob
         self.query = Linear(width, width, rngs=rngs)
         self.key = Linear(width, width, rngs=rngs)
         self.value = Linear(width, width, rngs=rngs)
@@ -61,22 +62,37 @@ class BertLayer(nnx.Module):
         self.output_layer_norm = layer_norm(width, epsilon, rngs=rngs)
 
     def __call__(
-        self, x: Float[Array, "batch tokens width"], mask: Bool[Array, "batch tokens"]
+        self,
+        x: Float[Array, "batch tokens width"],
+        mask: Bool[Array, "batch tokens"],
+        key: Key[Array, ""] | None = None,
     ) -> Float[Array, "batch tokens width"]:
+        weights_key, attention_key, inner_key = split_key(key, 3)
+
         def split(y: jax.Array) -> jax.Array:
             return y.reshape(*y.shape[:-1], self.heads, -1)
 
         dtype = self.query.kernel[...].dtype
-        attended = attend(split(self.query(x)), split(self.key(x)), split(self.value(x)), mask, dtype=dtype)
-        x = self.attention_layer_norm(x + self.attention_output(attended.reshape(x.shape)))
-        inner = ACTIVATIONS[self.activation](self.intermediate(x))
-        return self.output_layer_norm(x + self.output(inner))
+        attended = attend(
+            split(self.query(x)),
+            split(self.key(x)),
+            split(self.value(x)),
+            mask,
+            dtype=dtype,
+            drop=self.drop_weights,
+            drop_key=weights_key,
+        )
+        attended = self.attention_output(attended.reshape(x.shape))
+        x = self.attention_layer_norm(x + dropout(attended, self.drop, attention_key))
+        inner = self.output(ACTIVATIONS[self.activation](self.intermediate(x)))
+        return self.output_layer_norm(x + dropout(inner, self.drop, inner_key))
 
 
 class Bert(nnx.Module):
     """The encoder: token ids and their mask in, hidden states out."""
 
     def __init__(self, config: BertConfig, *, rngs: nnx.Rngs):
+        self.drop = config.hidden_dropout_prob
         self.embeddings = Embeddings(config, rngs=rngs)
         self.layers = stacked(lambda rngs: BertLayer(config, rngs=rngs), config.num_hidden_layers, rngs=rngs)
 
@@ -86,11 +102,22 @@ class Bert(nnx.Module):
         mask: Bool[Array, "batch tokens"],
         *,
         hidden_states: bool = False,
+        learning: Learning | None = None,
     ) -> TextStates:
         """Encode padded token ids; `mask` is true at real tokens, which stand before the padding.
 
-        At most `BertConfig.max_tokens` tokens: there are no positions for more.
+        At most `BertConfig.max_tokens` tokens: there are no positions for more. `learning` is what differs in training.
         """
         x = self.embeddings(ids)
-        last, states = scan_layers(self.layers, lambda layer, x: layer(x, mask), x, hidden_states=hidden_states)
+        if learning is not None:
+            embeddings_key, layers_key = split_key(learning.key, 2)
+            x = dropout(x, self.drop, embeddings_key)
+            learning = learning._replace(key=layers_key)
+        last, states = scan_layers(
+            self.layers,
+            lambda layer, x, key: layer(x, mask, key),
+            x,
+            hidden_states=hidden_states,
+            learning=learning,
+        )
         return TextStates(last, states)

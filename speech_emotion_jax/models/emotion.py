@@ -5,12 +5,12 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from ..config import EmotionConfig
 from . import fusion
 from .bert import Bert
-from .layers import Linear
+from .layers import Learning, Linear, split_key
 from .wav2vec2_bert import Wav2Vec2Bert
 
 
@@ -34,15 +34,20 @@ class EmotionModel(nnx.Module):
             self.text_encoder = Bert(config.text, rngs=rngs)
         if config.fusion_heads is not None and config.projection_width is not None:
             self.fusion = fusion.Multihead(config.fusion_heads, config.projection_width, rngs=rngs)
-        self.classifier = fusion.ClassificationHead(config.head_width, len(config.labels), rngs=rngs)
+        self.classifier = fusion.ClassificationHead(
+            config.head_width, len(config.labels), drop=config.head_dropout, rngs=rngs
+        )
 
     def encode_audio(
-        self, features: Float[Array, "batch frames features"], mask: Bool[Array, "batch frames"]
+        self,
+        features: Float[Array, "batch frames features"],
+        mask: Bool[Array, "batch frames"],
+        learning: Learning | None = None,
     ) -> Float[Array, "batch width"]:
         """One vector a clip: the projection of the encoder's states, averaged over the unmasked frames."""
         if self.audio_encoder is None or self.projector is None:
             raise TypeError(f"a model of mode {self.config.mode!r} has no audio encoder")
-        states = self.audio_encoder(features, mask, hidden_states=self.layer_weights is not None)
+        states = self.audio_encoder(features, mask, hidden_states=self.layer_weights is not None, learning=learning)
         x = states.last
         if self.layer_weights is not None and states.hidden_states is not None:
             weights = jax.nn.softmax(self.layer_weights[...])
@@ -51,17 +56,28 @@ class EmotionModel(nnx.Module):
         return x.sum(axis=1) / states.mask.sum(axis=1)[:, None]
 
     def encode_text(
-        self, ids: Int[Array, "batch tokens"], mask: Bool[Array, "batch tokens"]
+        self,
+        ids: Int[Array, "batch tokens"],
+        mask: Bool[Array, "batch tokens"],
+        learning: Learning | None = None,
     ) -> Float[Array, "batch width"]:
         """One vector a text: the last layer's state of the first token."""
         if self.text_encoder is None:
             raise TypeError(f"a model of mode {self.config.mode!r} has no text encoder")
-        return self.text_encoder(ids, mask).last[:, 0]
+        return self.text_encoder(ids, mask, learning=learning).last[:, 0]
 
     def fuse(
-        self, audio: Float[Array, "batch audio_width"] | None, text: Float[Array, "batch text_width"] | None
+        self,
+        audio: Float[Array, "batch audio_width"] | None,
+        text: Float[Array, "batch text_width"] | None,
+        *,
+        across_batch: bool = False,
+        key: Key[Array, ""] | None = None,
     ) -> Float[Array, "batch head_width"]:
-        """The vector that is classified: the one modality of mode text or audio, else both as the mode has it."""
+        """The vector that is classified: the one modality of mode text or audio, else both as the mode has it.
+
+        `across_batch`, of mode multihead, is explained in `fusion.CrossAttentionHead`. `key` draws its dropout.
+        """
         wants_audio, wants_text = self.audio_encoder is not None, self.text_encoder is not None
         if (audio is not None, text is not None) != (wants_audio, wants_text):
             wanted = [name for name, wants in (("audio", wants_audio), ("text", wants_text)) if wants]
@@ -70,14 +86,20 @@ class EmotionModel(nnx.Module):
             (vector,) = (each for each in (audio, text) if each is not None)
             return vector
         if self.fusion is not None:
-            return self.fusion(audio, text)
+            return self.fusion(audio, text, across_batch=across_batch, key=key)
         return fusion.concat(audio, text) if self.config.mode == "concat" else fusion.mean(audio, text)
 
     def classify(
-        self, audio: Float[Array, "batch audio_width"] | None, text: Float[Array, "batch text_width"] | None
+        self,
+        audio: Float[Array, "batch audio_width"] | None,
+        text: Float[Array, "batch text_width"] | None,
+        *,
+        across_batch: bool = False,
+        key: Key[Array, ""] | None = None,
     ) -> Float[Array, "batch labels"]:
-        """Logits from the vectors of the modalities that the mode uses; the other is None."""
-        return self.classifier(self.fuse(audio, text))
+        """Logits from the vectors of the modalities that the mode uses; the other is None. `key` draws dropout."""
+        fusion_key, head_key = split_key(key, 2)
+        return self.classifier(self.fuse(audio, text, across_batch=across_batch, key=fusion_key), head_key)
 
     def __call__(
         self,

@@ -7,9 +7,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Key
 
-from .layers import Linear, contract, layer_norm, stacked
+from .layers import Linear, contract, dropout, layer_norm, split_key, stacked
+
+MULTIHEAD_DROPOUT = 0.3  # of the original's attention weights, and of what Multihead gives
 
 
 def concat(
@@ -49,21 +51,26 @@ class CrossAttentionHead(nnx.Module):
         text: Float[Array, "batch width"],
         *,
         across_batch: bool = False,
+        key: Key[Array, ""] | None = None,
     ) -> Float[Array, "batch width"]:
         value, value_reverse = self.value(audio), self.value_reverse(text)
+        forward_key, reverse_key = split_key(key, 2)
         if across_batch:
-            attended = _attend_across(
-                self.query_key_norm(self.query(text)), self.query_key_norm(self.key(audio)), value
+            weights = _weights(self.query_key_norm(self.query(text)), self.query_key_norm(self.key(audio)))
+            weights_reverse = _weights(self.query_reverse(audio), self.key_reverse(text))
+            attended = contract("qk,kd->qd", dropout(weights, MULTIHEAD_DROPOUT, forward_key), value)
+            attended_reverse = contract(
+                "qk,kd->qd", dropout(weights_reverse, MULTIHEAD_DROPOUT, reverse_key), value_reverse
             )
-            attended_reverse = _attend_across(self.query_reverse(audio), self.key_reverse(text), value_reverse)
         else:
-            attended, attended_reverse = value, value_reverse
+            weight = jnp.ones((len(value), 1), jnp.float32)  # softmax over the one key
+            attended = dropout(weight, MULTIHEAD_DROPOUT, forward_key) * value
+            attended_reverse = dropout(weight, MULTIHEAD_DROPOUT, reverse_key) * value_reverse
         return self.output(jnp.concatenate([attended + value, attended_reverse + value_reverse], axis=-1))
 
 
-def _attend_across(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
-    scores = contract("qd,kd->qk", query, key) * query.shape[-1] ** -0.5
-    return contract("qk,kd->qd", jax.nn.softmax(scores, axis=-1), value)
+def _weights(query: jax.Array, key: jax.Array) -> jax.Array:
+    return jax.nn.softmax(contract("qd,kd->qk", query, key) * query.shape[-1] ** -0.5, axis=-1)
 
 
 class Multihead(nnx.Module):
@@ -79,23 +86,31 @@ class Multihead(nnx.Module):
         text: Float[Array, "batch width"],
         *,
         across_batch: bool = False,
+        key: Key[Array, ""] | None = None,
     ) -> Float[Array, "batch width"]:
-        """Fuse the vectors of each clip; `across_batch` is explained in `CrossAttentionHead`."""
+        """Fuse the vectors of each clip; `across_batch` is explained in `CrossAttentionHead`. `key` draws dropout."""
         graph, parameters = nnx.split(self.heads)
+        proj_key, heads_key = split_key(key, 2)
+        keys = None if heads_key is None else jax.random.split(heads_key, len(jax.tree.leaves(parameters)[0]))
 
-        def head(parameters: Any) -> jax.Array:
-            return nnx.merge(graph, parameters)(audio, text, across_batch=across_batch)
+        def head(parameters: Any, key: jax.Array | None) -> jax.Array:
+            return nnx.merge(graph, parameters)(audio, text, across_batch=across_batch, key=key)
 
-        outputs = jax.vmap(head)(parameters)
-        return self.proj(jnp.concatenate(list(outputs), axis=-1))
+        outputs = jax.vmap(head)(parameters, keys)
+        return dropout(self.proj(jnp.concatenate(list(outputs), axis=-1)), MULTIHEAD_DROPOUT, proj_key)
 
 
 class ClassificationHead(nnx.Module):
-    """dense, tanh, out_proj: one logit a label."""
+    """dense, tanh, out_proj: one logit a label. While learning, dropout of the rate `drop` before each layer."""
 
-    def __init__(self, width: int, labels: int, *, rngs: nnx.Rngs):
+    def __init__(self, width: int, labels: int, *, drop: float = 0.0, rngs: nnx.Rngs):
+        self.drop = drop
         self.dense = Linear(width, width, rngs=rngs)
         self.out_proj = Linear(width, labels, rngs=rngs)
 
-    def __call__(self, x: Float[Array, "batch width"]) -> Float[Array, "batch labels"]:
-        return self.out_proj(jnp.tanh(self.dense(x)))
+    def __call__(
+        self, x: Float[Array, "batch width"], key: Key[Array, ""] | None = None
+    ) -> Float[Array, "batch labels"]:
+        dense_key, out_key = split_key(key, 2)
+        x = jnp.tanh(self.dense(dropout(x, self.drop, dense_key)))
+        return self.out_proj(dropout(x, self.drop, out_key))

@@ -8,12 +8,12 @@ accumulation. Activations between layers, norms and softmax are float32 in both 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Key
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "gelu": lambda x: jax.nn.gelu(x, approximate=False),
@@ -24,6 +24,30 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 }
 
 Layer = TypeVar("Layer", bound=nnx.Module)
+
+
+class Learning(NamedTuple):
+    """What differs in an encoder while it learns.
+
+    `key` draws what is dropped and masked, None for nothing at all. `remat` computes each layer a second time on the
+    way back, in place of keeping what is inside it. The lowest `frozen` layers don't learn: they run as in inference.
+    """
+
+    key: Key[Array, ""] | None = None
+    remat: bool = False
+    frozen: int = 0
+
+
+def split_key(key: Key[Array, ""] | None, count: int) -> list[Any]:
+    """`count` keys for `count` draws, or as many None for none."""
+    return [None] * count if key is None else list(jax.random.split(key, count))
+
+
+def dropout(x: Float[Array, "*any"], rate: float, key: Key[Array, ""] | None) -> Float[Array, "*any"]:
+    """Zero each element with probability `rate` and scale the rest up by 1 / (1 - rate); without a key do nothing."""
+    if key is None or rate == 0:
+        return x
+    return jnp.where(jax.random.bernoulli(key, 1 - rate, x.shape), x / (1 - rate), 0)
 
 
 def contract(spec: str, activation: jax.Array, weight: jax.Array) -> jax.Array:
@@ -45,7 +69,9 @@ class Linear(nnx.Module):
         self.bias = nnx.Param(jnp.zeros(outputs, jnp.float32)) if bias else nnx.data(None)
 
     def __call__(self, x: Float[Array, "*batch inputs"]) -> Float[Array, "*batch outputs"]:
-        y = contract("...i,io->...o", x, self.kernel[...])
+        # One row axis: with several, XLA's CPU takes three times as long for the gradient of the kernel.
+        rows = contract("ni,io->no", x.reshape(-1, x.shape[-1]), self.kernel[...])
+        y = rows.reshape(*x.shape[:-1], -1)
         return y if self.bias is None else y + jnp.expand_dims(self.bias[...], tuple(range(y.ndim - 1)))
 
 
@@ -67,20 +93,45 @@ def layer_at(layers: Layer, index: int) -> Layer:
 
 def scan_layers(
     layers: Layer,
-    apply: Callable[[Layer, jax.Array], jax.Array],
+    apply: Callable[[Layer, jax.Array, jax.Array | None], jax.Array],
     x: Float[Array, "batch time width"],
     *,
     hidden_states: bool,
+    learning: Learning | None = None,
+    layerdrop: float = 0.0,
 ) -> tuple[Float[Array, "batch time width"], Float[Array, "states batch time width"] | None]:
     """Run a stack of layers one after the other, compiled once.
 
-    Returns the last output and, on request, all hidden states: the input and each layer's output, layers + 1 in all.
+    `apply` takes a layer, its input and a key for what it drops, or None. While learning, `layerdrop` is the
+    probability that a layer is left out (Fan et al. 2019). Returns the last output and, on request, all hidden states:
+    the input and each layer's output, layers + 1 in all.
     """
     graph, parameters = nnx.split(layers)
 
-    def step(x: jax.Array, layer: Any) -> tuple[jax.Array, jax.Array | None]:
-        y = apply(nnx.merge(graph, layer), x)
+    def step(x: jax.Array, layer: tuple[Any, jax.Array | None]) -> tuple[jax.Array, jax.Array | None]:
+        weights, key = layer
+
+        def run(x: jax.Array) -> jax.Array:
+            return apply(nnx.merge(graph, weights), x, key)
+
+        if key is not None and layerdrop > 0:
+            key, left_out = jax.random.split(key)
+            y = jax.lax.cond(jax.random.bernoulli(left_out, layerdrop), lambda x: x, run, x)
+        else:
+            y = run(x)
         return y, y if hidden_states else None
 
-    last, outputs = jax.lax.scan(step, x, parameters)
-    return last, None if outputs is None else jnp.concatenate([x[None], outputs])
+    if learning is None:
+        last, outputs = jax.lax.scan(step, x, (parameters, None))
+        return last, None if outputs is None else jnp.concatenate([x[None], outputs])
+
+    count, frozen = len(jax.tree.leaves(parameters)[0]), learning.frozen
+    states = [x[None]]
+    if frozen:
+        lower = jax.lax.stop_gradient(jax.tree.map(lambda leaf: leaf[:frozen], parameters))
+        x, outputs = jax.lax.scan(step, x, (lower, None))
+        states += [] if outputs is None else [outputs]
+    keys = None if learning.key is None else jax.random.split(learning.key, count - frozen)
+    learn = jax.checkpoint(step, prevent_cse=False) if learning.remat else step
+    x, outputs = jax.lax.scan(learn, x, (jax.tree.map(lambda leaf: leaf[frozen:], parameters), keys))
+    return x, None if outputs is None else jnp.concatenate([*states, outputs])

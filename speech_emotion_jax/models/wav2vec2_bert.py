@@ -12,11 +12,24 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Key
 
 from ..config import Wav2Vec2BertConfig
 from .attention import attend
-from .layers import ACTIVATIONS, Linear, contract, layer_at, layer_norm, scan_layers, stacked
+from .depthwise import depthwise
+from .layers import (
+    ACTIVATIONS,
+    Learning,
+    Linear,
+    contract,
+    dropout,
+    layer_at,
+    layer_norm,
+    scan_layers,
+    split_key,
+    stacked,
+)
+from .spec_augment import masked_spans
 
 
 class AudioStates(NamedTuple):
@@ -33,13 +46,20 @@ class AudioStates(NamedTuple):
 
 
 class FeedForward(nnx.Module):
-    def __init__(self, width: int, inner: int, activation: str, *, rngs: nnx.Rngs):
+    def __init__(
+        self, width: int, inner: int, activation: str, *, drops: tuple[float, float] = (0.0, 0.0), rngs: nnx.Rngs
+    ):
         self.activation = activation
+        self.inner_drop, self.output_drop = drops
         self.intermediate_dense = Linear(width, inner, rngs=rngs)
         self.output_dense = Linear(inner, width, rngs=rngs)
 
-    def __call__(self, x: Float[Array, "batch frames width"]) -> Float[Array, "batch frames width"]:
-        return self.output_dense(ACTIVATIONS[self.activation](self.intermediate_dense(x)))
+    def __call__(
+        self, x: Float[Array, "batch frames width"], key: Key[Array, ""] | None = None
+    ) -> Float[Array, "batch frames width"]:
+        inner_key, output_key = split_key(key, 2)
+        inner = dropout(ACTIVATIONS[self.activation](self.intermediate_dense(x)), self.inner_drop, inner_key)
+        return dropout(self.output_dense(inner), self.output_drop, output_key)
 
 
 class SelfAttention(nnx.Module):
@@ -48,6 +68,7 @@ class SelfAttention(nnx.Module):
     def __init__(self, config: Wav2Vec2BertConfig, width: int, *, positions: bool = True, rngs: nnx.Rngs):
         self.heads = config.num_attention_heads
         self.left = config.left_max_position_embeddings
+        self.drop = config.attention_dropout
         self.linear_q = Linear(width, width, rngs=rngs)
         self.linear_k = Linear(width, width, rngs=rngs)
         self.linear_v = Linear(width, width, rngs=rngs)
@@ -59,8 +80,13 @@ class SelfAttention(nnx.Module):
             self.distance_embedding = nnx.data(None)
 
     def __call__(
-        self, x: Float[Array, "batch frames width"], mask: Bool[Array, "batch frames"]
+        self,
+        x: Float[Array, "batch frames width"],
+        mask: Bool[Array, "batch frames"],
+        key: Key[Array, ""] | None = None,
     ) -> Float[Array, "batch frames width"]:
+        weights_key, output_key = split_key(key, 2)
+
         def split(y: jax.Array) -> jax.Array:
             return y.reshape(*y.shape[:-1], self.heads, -1)
 
@@ -72,35 +98,36 @@ class SelfAttention(nnx.Module):
             dtype=self.linear_q.kernel[...].dtype,
             distances=None if self.distance_embedding is None else self.distance_embedding[...],
             left=self.left,
+            drop=self.drop,
+            drop_key=weights_key,
         )
-        return self.linear_out(attended.reshape(x.shape))
+        return dropout(self.linear_out(attended.reshape(x.shape)), self.drop, output_key)
 
 
 class Convolution(nnx.Module):
     """Pointwise, GLU, causal depthwise, LayerNorm, activation, pointwise; no biases."""
 
     def __init__(self, config: Wav2Vec2BertConfig, *, rngs: nnx.Rngs):
-        width, self.taps = config.hidden_size, config.conv_depthwise_kernel_size
-        self.activation = config.hidden_act
+        width, taps = config.hidden_size, config.conv_depthwise_kernel_size
+        self.activation, self.drop = config.hidden_act, config.conformer_conv_dropout
         self.layer_norm = layer_norm(width, config.layer_norm_eps, rngs=rngs)
         self.pointwise_conv1 = Linear(width, 2 * width, bias=False, rngs=rngs)
-        taps = nnx.initializers.normal(self.taps**-0.5)(rngs.params(), (self.taps, width), jnp.float32)
-        self.depthwise_kernel = nnx.Param(taps)
+        kernel = nnx.initializers.normal(taps**-0.5)(rngs.params(), (taps, width), jnp.float32)
+        self.depthwise_kernel = nnx.Param(kernel)
         self.depthwise_layer_norm = layer_norm(width, config.layer_norm_eps, rngs=rngs)
         self.pointwise_conv2 = Linear(width, width, bias=False, rngs=rngs)
 
     def __call__(
-        self, x: Float[Array, "batch frames width"], mask: Bool[Array, "batch frames"]
+        self,
+        x: Float[Array, "batch frames width"],
+        mask: Bool[Array, "batch frames"],
+        key: Key[Array, ""] | None = None,
     ) -> Float[Array, "batch frames width"]:
-        frames = x.shape[1]
         x = jnp.where(mask[..., None], self.layer_norm(x), 0.0)
         signal, gate = jnp.split(self.pointwise_conv1(x), 2, axis=-1)
-        x = jnp.pad(signal * jax.nn.sigmoid(gate), ((0, 0), (self.taps - 1, 0), (0, 0)))
-        # Shifted multiply-adds fuse into one pass; XLA's grouped convolution is slower on CPUs.
-        kernel = self.depthwise_kernel[...][:, None, None, :]
-        x = sum((x[:, tap : tap + frames] * kernel[tap] for tap in range(self.taps)), start=jnp.zeros_like(signal))
+        x = depthwise(signal * jax.nn.sigmoid(gate), self.depthwise_kernel[...])
         x = ACTIVATIONS[self.activation](self.depthwise_layer_norm(x))
-        return self.pointwise_conv2(x)
+        return dropout(self.pointwise_conv2(x), self.drop, key)
 
 
 class ConformerLayer(nnx.Module):
@@ -108,22 +135,27 @@ class ConformerLayer(nnx.Module):
 
     def __init__(self, config: Wav2Vec2BertConfig, *, rngs: nnx.Rngs):
         width, inner, epsilon = config.hidden_size, config.intermediate_size, config.layer_norm_eps
+        drops = (config.activation_dropout, config.hidden_dropout)
         self.ffn1_layer_norm = layer_norm(width, epsilon, rngs=rngs)
-        self.ffn1 = FeedForward(width, inner, config.hidden_act, rngs=rngs)
+        self.ffn1 = FeedForward(width, inner, config.hidden_act, drops=drops, rngs=rngs)
         self.self_attn_layer_norm = layer_norm(width, epsilon, rngs=rngs)
         self.self_attn = SelfAttention(config, width, rngs=rngs)
         self.conv_module = Convolution(config, rngs=rngs)
         self.ffn2_layer_norm = layer_norm(width, epsilon, rngs=rngs)
-        self.ffn2 = FeedForward(width, inner, config.hidden_act, rngs=rngs)
+        self.ffn2 = FeedForward(width, inner, config.hidden_act, drops=drops, rngs=rngs)
         self.final_layer_norm = layer_norm(width, epsilon, rngs=rngs)
 
     def __call__(
-        self, x: Float[Array, "batch frames width"], mask: Bool[Array, "batch frames"]
+        self,
+        x: Float[Array, "batch frames width"],
+        mask: Bool[Array, "batch frames"],
+        key: Key[Array, ""] | None = None,
     ) -> Float[Array, "batch frames width"]:
-        x = x + 0.5 * self.ffn1(self.ffn1_layer_norm(x))
-        x = x + self.self_attn(self.self_attn_layer_norm(x), mask)
-        x = x + self.conv_module(x, mask)
-        x = x + 0.5 * self.ffn2(self.ffn2_layer_norm(x))
+        ffn1_key, attention_key, convolution_key, ffn2_key = split_key(key, 4)
+        x = x + 0.5 * self.ffn1(self.ffn1_layer_norm(x), ffn1_key)
+        x = x + self.self_attn(self.self_attn_layer_norm(x), mask, attention_key)
+        x = x + self.conv_module(x, mask, convolution_key)
+        x = x + 0.5 * self.ffn2(self.ffn2_layer_norm(x), ffn2_key)
         return self.final_layer_norm(x)
 
 
@@ -210,6 +242,7 @@ class Wav2Vec2Bert(nnx.Module):
 
     def __init__(self, config: Wav2Vec2BertConfig, *, rngs: nnx.Rngs):
         inputs, width = config.feature_projection_input_dim, config.hidden_size
+        self.config = config
         self.feature_layer_norm = layer_norm(inputs, config.layer_norm_eps, rngs=rngs)
         self.feature_projection = Linear(inputs, width, rngs=rngs)
         self.layers = stacked(lambda rngs: ConformerLayer(config, rngs=rngs), config.num_hidden_layers, rngs=rngs)
@@ -219,6 +252,11 @@ class Wav2Vec2Bert(nnx.Module):
             else nnx.data(None)
         )
         self.adapter = Adapter(config, rngs=rngs) if config.add_adapter else nnx.data(None)
+        self.masked_spec_embed = (
+            nnx.Param(jax.random.uniform(rngs.params(), (width,), jnp.float32))
+            if config.mask_embedding
+            else nnx.data(None)
+        )
 
     def __call__(
         self,
@@ -226,13 +264,61 @@ class Wav2Vec2Bert(nnx.Module):
         mask: Bool[Array, "batch frames"],
         *,
         hidden_states: bool = False,
+        learning: Learning | None = None,
     ) -> AudioStates:
-        """Encode padded features; `mask` is true at real frames. See `AudioStates` for what comes back."""
+        """Encode padded features; `mask` is true at real frames. See `AudioStates` for what comes back.
+
+        `learning` is what differs in training: dropout, SpecAugment, LayerDrop.
+        """
+        config = self.config
         x = self.feature_projection(self.feature_layer_norm(features))
+        if learning is not None:
+            projection_key, mask_key, input_key, layers_key = split_key(learning.key, 4)
+            x = dropout(x, config.feat_proj_dropout, projection_key)
+            if mask_key is not None and config.apply_spec_augment:
+                x = self._mask_spans(x, mask, mask_key)
+            # Padding is zeroed below in any case, so what is dropped of it makes no difference.
+            x = dropout(x, config.hidden_dropout, input_key)
+            learning = learning._replace(key=layers_key)
         x = jnp.where(mask[..., None], x, 0.0)
-        last, states = scan_layers(self.layers, lambda layer, x: layer(x, mask), x, hidden_states=hidden_states)
+        last, states = scan_layers(
+            self.layers,
+            lambda layer, x, key: layer(x, mask, key),
+            x,
+            hidden_states=hidden_states,
+            learning=learning,
+            layerdrop=config.layerdrop,
+        )
         if self.intermediate_ffn is not None:
             last = last + 0.5 * self.intermediate_ffn(last)
         if self.adapter is not None:
             last, mask = self.adapter(last, mask)
         return AudioStates(last, mask, states)
+
+    def _mask_spans(
+        self, x: Float[Array, "batch frames width"], mask: Bool[Array, "batch frames"], key: Key[Array, ""]
+    ) -> Float[Array, "batch frames width"]:
+        """SpecAugment (Park et al. 2019): a learned vector in place of spans of frames, zeros in spans of channels."""
+        config, (batch, frames, width) = self.config, x.shape
+        time_key, channel_key = jax.random.split(key)
+        if config.mask_time_prob > 0 and self.masked_spec_embed is not None:
+            spans = masked_spans(
+                time_key,
+                mask.sum(axis=1),
+                frames,
+                share=config.mask_time_prob,
+                span=config.mask_time_length,
+                least=config.mask_time_min_masks,
+            )
+            x = jnp.where(spans[..., None], self.masked_spec_embed[...][None, None], x)
+        if config.mask_feature_prob > 0:
+            spans = masked_spans(
+                channel_key,
+                jnp.full(batch, width),
+                width,
+                share=config.mask_feature_prob,
+                span=config.mask_feature_length,
+                least=config.mask_feature_min_masks,
+            )
+            x = jnp.where(spans[:, None, :], 0.0, x)
+        return x

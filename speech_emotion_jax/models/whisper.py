@@ -133,7 +133,7 @@ class WhisperEncoder(nnx.Module):
         Padding is part of the input: Whisper was trained on clips padded with silence to 30 s, and attends to it.
         """
         return self.layer_norm(
-            scan_layers(self.layers, EncoderLayer.__call__, self.embed(log_mel), hidden_states=False)[0]
+            scan_layers(self.layers, lambda layer, x, _: layer(x), self.embed(log_mel), hidden_states=False)[0]
         )
 
     def embed(self, log_mel: Float[Array, "batch frames bins"]) -> Float[Array, "batch states width"]:
