@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ..errors import InvalidInput, UnreadableInput
 from ..runtime import hub
-from ..runtime.checkpoint import is_converted
+from ..runtime.checkpoint import SCHEMA, is_converted
 from .engine import convert
 from .published import Published
 
@@ -42,7 +42,7 @@ def cached(wanted: Wanted, open_source: Callable[[], Published]) -> Path:
 
     Where the hub can't be reached, the one that answered last for the revision.
     """
-    home = cache_folder() / f"{wanted.model_id.replace('/', '--')}-{wanted.settings}"
+    home = cache_folder() / f"{wanted.model_id.replace('/', '--')}-{wanted.settings}-{SCHEMA}"
     last = home / f"{(wanted.revision or 'main').replace('/', '--')}.txt"
     commit = hub.current_revision(wanted.model_id, wanted.revision)
     if commit is None:

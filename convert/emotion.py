@@ -7,6 +7,7 @@ import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from ..config import BertConfig, EmotionConfig, Wav2Vec2BertConfig
@@ -67,20 +68,23 @@ def open_emotion(
 def _assets(model: Origin, mode: str) -> list[str]:
     if mode == "text":
         return [CONFIG, *tokenizer_files(model)]
-    check_preprocessor(model.folder, {"feature_size": 80, "num_mel_bins": 80, "stride": 2, "sampling_rate": 16_000})
-    padding = read_json(model.folder / PREPROCESSOR).get("padding_value", 0.0)
-    if not isinstance(padding, int | float):
-        raise InvalidInput(
-            f"{model.folder / PREPROCESSOR} has padding_value {padding!r}, which is no number; fetch it again"
-        )
+    check_features(model.folder)
     return [CONFIG, PREPROCESSOR]
+
+
+def check_features(folder: Path) -> None:
+    """Raises InvalidInput where preprocessor_config.json asks for other features than there are."""
+    check_preprocessor(folder, {"feature_size": 80, "num_mel_bins": 80, "stride": 2, "sampling_rate": 16_000})
+    padding = read_json(folder / PREPROCESSOR).get("padding_value", 0.0)
+    if not isinstance(padding, int | float):
+        raise InvalidInput(f"{folder / PREPROCESSOR} has padding_value {padding!r}, which is no number; fetch it again")
 
 
 def fitting_modes(tensors: Mapping[str, TensorInfo]) -> tuple[str, ...]:
     """The modes whose weights these can be. Audio and mean have the same tensors."""
     if any(name.startswith("roberta.") for name in tensors):
         return ("text",)
-    projections, heads = _sizes(tensors, PROJECTION), _sizes(tensors, HEAD)
+    projections, heads = sizes(tensors, PROJECTION), sizes(tensors, HEAD)
     if not projections or not heads:
         return ()
     if any(name.startswith("mult_attn_model.") for name in tensors):
@@ -112,11 +116,11 @@ HEAD = (
 OUTPUTS = (("classifier.out_proj.weight", 0), ("classifier.out_proj.bias", 0))
 
 
-def _sizes(tensors: Mapping[str, TensorInfo], axes: Sequence[tuple[str, int]]) -> list[int]:
+def sizes(tensors: Mapping[str, TensorInfo], axes: Sequence[tuple[str, int]]) -> list[int]:
     return [tensors[name].shape[axis] for name, axis in axes if name in tensors and axis < len(tensors[name].shape)]
 
 
-def _agreed(sizes: Sequence[int]) -> int:
+def agreed(sizes: Sequence[int]) -> int:
     """What most say, the first of them in a tie: a tensor that differs is then named as broken, and not believed."""
     return Counter(sizes).most_common(1)[0][0]
 
@@ -134,12 +138,12 @@ def _architecture(
         multi_label = settings.get("problem_type") == "multi_label_classification"
         return EmotionConfig(mode, (), None, text, None, head_width=text.hidden_size, multi_label=multi_label)
     text = None if text_settings is None else _bert_config(f"the text encoder of {where}", text_settings, "bert")
-    projections, heads = _sizes(tensors, PROJECTION), _sizes(tensors, HEAD)
+    projections, heads = sizes(tensors, PROJECTION), sizes(tensors, HEAD)
     if mode == "concat" and text is not None:
-        head_width = _agreed(heads)
-        projection_width = _agreed([*projections, head_width - text.hidden_size])
+        head_width = agreed(heads)
+        projection_width = agreed([*projections, head_width - text.hidden_size])
     else:
-        head_width = projection_width = _agreed(projections + heads)
+        head_width = projection_width = agreed(projections + heads)
     if text is not None:
         needed = head_width - projection_width if mode == "concat" else projection_width
         if text.hidden_size != needed:
@@ -151,12 +155,17 @@ def _architecture(
     return EmotionConfig(
         mode,
         (),
-        audio=Wav2Vec2BertConfig.from_json(settings),
+        audio=audio_config(settings, "wav2vec2_bert.masked_spec_embed" in tensors),
         text=text,
         projection_width=projection_width,
         head_width=head_width,
         fusion_heads=max(len(fusion_heads), 1) if mode == "multihead" else None,
     )
+
+
+def audio_config(settings: Mapping[str, Any], mask_embedding: bool) -> Wav2Vec2BertConfig:
+    """The encoder of a config.json, with SpecAugment's vector where the file has one."""
+    return replace(Wav2Vec2BertConfig.from_json(settings), mask_embedding=mask_embedding)
 
 
 def _bert_config(where: str, settings: Mapping[str, Any], model_type: str) -> BertConfig:
@@ -182,7 +191,7 @@ def _labels(
         raise InvalidInput(
             f"{where} has an id2label in config.json that does not number labels from 0; name the outputs with --labels"
         ) from error
-    outputs = _agreed([*_sizes(tensors, OUTPUTS), len(given or named or published)])
+    outputs = agreed([*sizes(tensors, OUTPUTS), len(given or named or published)])
     if given is not None:
         if len(set(given)) != len(given) or len(given) != outputs or not all(given):
             raise InvalidInput(

@@ -56,7 +56,7 @@ def convert(published: Published, destination: Path) -> None:
             place.mkdir(exist_ok=True)
             for asset in part.assets:
                 shutil.copyfile(part.origin.folder / asset, place / asset)
-            _save({key: np.array(tensor) for key, tensor in published.unused(part)}, place / UNUSED)
+            save_tensors({key: np.array(tensor) for key, tensor in part.unused()}, place / UNUSED)
             tensors = {key: (info.dtype, info.shape) for key, info in part.source.tensors.items()}
             with progress(f"Taking checksums of {part.origin.id}"):
                 parts[name] = Part(part.origin.id, part.origin.revision, part.source.sha256(), tensors)
@@ -88,10 +88,11 @@ def export(folder: Path, destination: Path) -> None:
                 if asset.is_file() and asset.name not in (RECORD, UNUSED):
                     shutil.copyfile(asset, place / asset.name)
             with progress(f"Writing {_place(destination, name) / SINGLE}"):
-                _save(_tensors(record, name, matching, parameters, _place(folder, name)), place / SINGLE)
+                save_tensors(_tensors(record, name, matching, parameters, _place(folder, name)), place / SINGLE)
 
 
-def _save(tensors: dict[str, np.ndarray], path: Path) -> None:
+def save_tensors(tensors: dict[str, np.ndarray], path: Path) -> None:
+    """Write a safetensors file. Raises OSError where it can't be written."""
     try:
         save_file(tensors, path, METADATA)
         path.chmod(0o666 & ~umask())  # safetensors makes private files

@@ -57,6 +57,31 @@ class PublishedPart:
     matching: Matching
     assets: tuple[str, ...]  # names of the files that are carried along
 
+    def parameters(self, advance: Callable[[int], None] = lambda tensors: None) -> Iterator[tuple[str, np.ndarray]]:
+        """Read (path, array) one parameter at a time, in the dtypes of the file.
+
+        `advance` is told how many tensors were read. Raises InvalidInput, at the end, that names every tensor with a
+        value that is not finite.
+        """
+        broken: list[str] = []
+        for filled in self.matching.filled:
+            parameter = np.empty(filled.shape, common_dtype([self.source.tensors[name] for name in filled.names]))
+            items = parameter if filled.stacked else parameter[None]
+            for item, name, tensor in zip(items, filled.names, self.source.read(filled.names), strict=True):
+                if not np.isfinite(tensor).all():
+                    broken.append(name)
+                item[...] = filled.transform.forward(tensor)
+            yield filled.target, parameter
+            advance(len(filled.names))
+        broken += [name for name, tensor in self.unused() if not np.isfinite(tensor).all()]
+        if broken:
+            raise complain(self.origin.id, [f"{name} is not finite" for name in broken])
+
+    def unused(self) -> Iterator[tuple[str, np.ndarray]]:
+        """The tensors that are only carried along, in their own dtypes."""
+        names = list(self.matching.unused)
+        return zip(names, self.source.read(names), strict=True)
+
 
 @dataclass(frozen=True)
 class Published:
@@ -67,31 +92,9 @@ class Published:
     parts: Mapping[str, PublishedPart]
 
     def parameters(self, advance: Callable[[int], None] = lambda tensors: None) -> Iterator[tuple[str, np.ndarray]]:
-        """Read (path, array) one parameter at a time, in the dtypes of the file.
-
-        `advance` is told how many tensors were read. Raises InvalidInput, at the end, that names every tensor with a
-        value that is not finite.
-        """
+        """Read the (path, array) of all parts, as `PublishedPart.parameters` does."""
         for part in self.parts.values():
-            broken: list[str] = []
-            for filled in part.matching.filled:
-                parameter = np.empty(filled.shape, common_dtype([part.source.tensors[name] for name in filled.names]))
-                items = parameter if filled.stacked else parameter[None]
-                for item, name, tensor in zip(items, filled.names, part.source.read(filled.names), strict=True):
-                    if not np.isfinite(tensor).all():
-                        broken.append(name)
-                    item[...] = filled.transform.forward(tensor)
-                yield filled.target, parameter
-                advance(len(filled.names))
-            broken += [name for name, tensor in self.unused(part) if not np.isfinite(tensor).all()]
-            if broken:
-                raise complain(part.origin.id, [f"{name} is not finite" for name in broken])
-
-    @staticmethod
-    def unused(part: PublishedPart) -> Iterator[tuple[str, np.ndarray]]:
-        """The tensors of a part that are only carried along, in their own dtypes."""
-        names = list(part.matching.unused)
-        return zip(names, part.source.read(names), strict=True)
+            yield from part.parameters(advance)
 
 
 @dataclass(frozen=True)

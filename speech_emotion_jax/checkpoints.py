@@ -16,9 +16,10 @@ import jax
 import numpy as np
 from jax.sharding import Sharding, SingleDeviceSharding
 
-from .config import Architecture, EmotionConfig, WhisperConfig
+from .config import Architecture, BertConfig, EmotionConfig, Wav2Vec2BertConfig, WhisperConfig
 from .convert.cache import Wanted, cache_folder, cached
 from .convert.emotion import open_emotion
+from .convert.encoder import Encoder, check_encoder, open_encoder
 from .convert.published import CONFIG, Origin, Published
 from .convert.sources import read_json
 from .convert.whisper import check_whisper, is_whisper, open_whisper
@@ -111,6 +112,76 @@ def load_whisper(
     assert isinstance(config, WhisperConfig)
     model = with_parameters(config, _arrays(found, config, sharding, precision))
     return WhisperCheckpoint(model, config, folder, model_id)
+
+
+class EncoderStart(NamedTuple):
+    """A pretrained encoder, {path: float32 array} as in an emotion model, and its tokenizer or preprocessor folder."""
+
+    config: Wav2Vec2BertConfig | BertConfig
+    parameters: dict[str, np.ndarray]
+    folder: Path
+
+
+def encoder_parameters(name: str, kind: str) -> EncoderStart:
+    """The encoder of "audio" or "text" that a hub id, a published folder or a converted one holds, alone or inside.
+
+    An audio encoder from an emotion checkpoint brings its projector along (and layer_weights where there are some).
+    Raises UnreadableInput for what is missing or broken and InvalidInput for what holds no such encoder.
+    """
+    request = Request(name)
+    folder = _local(request)
+    if folder is not None and is_converted(folder):
+        return _converted_encoder(folder, kind)
+    encoder = _published_encoder(request, kind)
+    with progress(f"Reading the encoder of {kind}", len(encoder.part.source.tensors)) as advance:
+        parameters = {path: np.asarray(array, np.float32) for path, array in encoder.parameters(advance)}
+    return EncoderStart(encoder.config, parameters, encoder.folder)
+
+
+def encoder_digests(name: str, kind: str) -> dict[str, str]:
+    """{weight file: sha256} of the published weights that such an encoder is read from."""
+    request = Request(name)
+    folder = _local(request)
+    if folder is not None and is_converted(folder):
+        parts = read_record(folder).parts
+        return dict(parts[TEXT_ENCODER if kind == "text" and TEXT_ENCODER in parts else MODEL].sha256)
+    return _published_encoder(request, kind).sha256()
+
+
+def _published_encoder(request: Request, kind: str) -> Encoder:
+    """An emotion checkpoint's frozen text encoder is in a folder of its own, where it is there at all."""
+    name, settings = request.model_id, _settings(request)
+    inside = kind == "text" and settings.get("model_type") == "wav2vec2-bert"
+    if not inside:
+        check_encoder(name, kind, settings)  # before gigabytes are downloaded
+    origin = _origin(name, None, None)
+    if not inside:
+        return open_encoder(origin, kind)
+    if not (origin.folder / TEXT_ENCODER / CONFIG).is_file():
+        raise InvalidInput(f"{name} holds no text encoder; name the one it was trained with")
+    return open_encoder(Origin(origin.folder / TEXT_ENCODER, f"{name}/{TEXT_ENCODER}", origin.revision), kind)
+
+
+def _converted_encoder(folder: Path, kind: str) -> EncoderStart:
+    record = read_record(folder)
+    config = record.config
+    if not isinstance(config, EmotionConfig):
+        raise InvalidInput(f"{folder} is a Whisper checkpoint, whose encoder has another task; name another checkpoint")
+    encoder = config.audio if kind == "audio" else config.text
+    if encoder is None:
+        raise InvalidInput(f"{folder} is of mode {config.mode!r} and has no encoder of {kind}; name another checkpoint")
+    taken = ("audio_encoder.", "projector.", "layer_weights") if kind == "audio" else ("text_encoder.",)
+    on_host = SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
+    wanted = {
+        path: jax.ShapeDtypeStruct(shape, np.float32, sharding=on_host)
+        for path, shape in parameter_shapes(config).items()
+        if path.startswith(taken)
+    }
+    with progress(f"Loading the encoder of {kind} from {folder.name}"):
+        arrays = load_parameters(folder, wanted)
+    inside = kind == "text" and TEXT_ENCODER in record.parts
+    parameters = {path: np.asarray(array) for path, array in arrays.items()}
+    return EncoderStart(encoder, parameters, folder / TEXT_ENCODER if inside else folder)
 
 
 class Description(NamedTuple):

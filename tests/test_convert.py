@@ -15,9 +15,11 @@ import jax
 import numpy as np
 import pytest
 import torch
+from jax.sharding import SingleDeviceSharding
 from safetensors.torch import load_file, save_file
 
 from speech_emotion_jax.checkpoints import Request, load_checkpoint
+from speech_emotion_jax.config import EmotionConfig
 from speech_emotion_jax.convert.engine import convert, export
 from speech_emotion_jax.convert.published import (
     MODEL,
@@ -26,7 +28,7 @@ from speech_emotion_jax.convert.published import (
 from speech_emotion_jax.errors import UnreadableInput
 from speech_emotion_jax.models.parameters import parameters_of
 from speech_emotion_jax.registry import FUSION_MODES, LABELS, LANGUAGES, MODES
-from speech_emotion_jax.runtime.checkpoint import is_converted, read_record
+from speech_emotion_jax.runtime.checkpoint import is_converted, load_parameters, read_record, save_parameters
 
 from .checkpoints import write_audio_checkpoint, write_bert
 from .folders import (
@@ -40,6 +42,7 @@ from .folders import (
     predict,
     refusal,
     rewrite,
+    rewrite_json,
     round_trip,
 )
 from .parity.reference import TorchOriginal
@@ -186,6 +189,42 @@ def test_variants_of_the_audio_encoder(tmp_path: Path, overrides: dict[str, Any]
     _, exported = round_trip(model, "audio", None, tmp_path, "en")
     assert_same(model / WEIGHTS, exported / WEIGHTS)
     TorchOriginal(exported, "audio")
+
+
+def test_the_vector_for_masked_frames_is_a_parameter(published: Folders, tmp_path: Path) -> None:
+    """Training goes on with it; a file without it is as good."""
+    path, name = "audio_encoder.masked_spec_embed", "wav2vec2_bert.masked_spec_embed"
+    model = copied(published("audio", "es"), tmp_path / "model")
+    source = opened(model, "audio")
+    assert isinstance(source.config, EmotionConfig)
+    assert source.config.audio is not None
+    assert source.config.audio.mask_embedding
+    np.testing.assert_array_equal(dict(source.parameters())[path], load_file(model / WEIGHTS)[name])
+    rewrite(model, lambda tensors: tensors.pop(name))
+    _, exported = round_trip(model, "audio", None, tmp_path)
+    assert_same(model / WEIGHTS, exported / WEIGHTS)
+    config = read_record(tmp_path / "converted").config
+    assert isinstance(config, EmotionConfig)
+    assert config.audio is not None
+    assert not config.audio.mask_embedding
+
+
+def test_a_folder_of_before_that_vector_is_refused(published: Folders, tmp_path: Path) -> None:
+    convert(opened(published("audio", "es"), "audio"), tmp_path / "converted")
+    rewrite_json(tmp_path / "converted" / "record.json", schema=1)
+    message = refusal(lambda: load_checkpoint(Request(str(tmp_path / "converted")), jax.devices()[0], "float32"))
+    assert "schema 1" in message
+    assert "convert the source again" in message
+
+
+def test_an_array_that_was_never_written_does_not_load(tmp_path: Path) -> None:
+    save_parameters(tmp_path, {"a.b": np.ones(2, np.float32), "a.c": np.ones(2, np.float32)})
+    wanted = {
+        name: jax.ShapeDtypeStruct((2,), np.float32, sharding=SingleDeviceSharding(jax.devices()[0]))
+        for name in ("a.b", "a.d")
+    }
+    assert load_parameters(tmp_path, {"a.b": wanted["a.b"]}).keys() == {"a.b"}  # some of all may be asked for
+    assert "has no a.d" in refusal(lambda: load_parameters(tmp_path, wanted), UnreadableInput)
 
 
 def test_relative_paths(published: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

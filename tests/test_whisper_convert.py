@@ -352,7 +352,7 @@ def test_the_command_line(whisper_tiny: Path, tmp_path: Path, capsys: pytest.Cap
     for path in whisper_tiny.iterdir():
         assert_same(path, back / path.name)
     expected = {"kind": "Whisper, a transcriber", "languages": "3", "mel bins": "80", "parameters": "189,048"}
-    for folder, form in ((whisper_tiny, "published layout"), (converted, "converted, schema 1")):
+    for folder, form in ((whisper_tiny, "published layout"), (converted, "converted, schema 2")):
         report = info(folder, capsys)
         assert report["folder"] == f"{folder} ({form})"
         assert report["size"] == "none of the published ones (2 + 3 layers, 32 wide)"
@@ -413,7 +413,7 @@ def test_downloaded_and_converted_once(hub: LoopbackHub, whisper_tiny: Path, tmp
     assert checkpoint.name == TURBO
     assert (
         checkpoint.folder
-        == tmp_path / "cache" / "openai--whisper-large-v3-turbo-whisper" / hub.refs[TURBO]["main"][:12]
+        == tmp_path / "cache" / "openai--whisper-large-v3-turbo-whisper-2" / hub.refs[TURBO]["main"][:12]
     )
     assert hub.files_sent() == sorted(path.name for path in whisper_tiny.iterdir())
     part = read_record(checkpoint.folder).parts[MODEL]

@@ -26,6 +26,7 @@ UNUSED = (
     Unused("pooler.*", "the [CLS] state is taken before the pooler"),
     Unused("embeddings.position_ids", "positions are counted, not stored"),
     Unused("cls.*", "heads of the pre-training tasks"),
+    Unused("classifier.*", "head of a classifier of texts"),
 )
 
 LAYOUT = Layout(

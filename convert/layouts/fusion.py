@@ -1,7 +1,5 @@
 """The toolkit's audio and fusion checkpoints: Wav2Vec2-BERT, projector, fusion, classification head."""
 
-from dataclasses import replace
-
 from ..rules import Layout, Rule, Unused, under
 from . import wav2vec2_bert
 from .wav2vec2_bert import linear, norm
@@ -27,8 +25,5 @@ LAYOUT = Layout(
         *linear("classifier.dense", "classifier.dense"),
         *linear("classifier.out_proj", "classifier.out_proj"),
     ),
-    unused=(
-        *(replace(each, source=f"wav2vec2_bert.{each.source}") for each in wav2vec2_bert.UNUSED),
-        Unused("classifier.layernorm.*", "in the file, and not in the original's forward pass"),
-    ),
+    unused=(Unused("classifier.layernorm.*", "in the file, and not in the original's forward pass"),),
 )

@@ -1,6 +1,6 @@
-"""transformers' Wav2Vec2BertModel."""
+"""transformers' Wav2Vec2BertModel, alone or inside a Wav2Vec2BertFor... or an emotion checkpoint."""
 
-from ..rules import CONVOLUTION, DEPTHWISE, KEEP, POINTWISE, TRANSPOSE, Rule, Unused, under
+from ..rules import CONVOLUTION, DEPTHWISE, KEEP, POINTWISE, TRANSPOSE, Layout, Rule, Unused, under
 
 
 def linear(source: str, target: str) -> tuple[Rule, ...]:
@@ -56,6 +56,7 @@ ADAPTER_LAYER = (
 )
 
 ENCODER = (
+    Rule("masked_spec_embed", "masked_spec_embed"),
     *norm("feature_projection.layer_norm", "feature_layer_norm"),
     *linear("feature_projection.projection", "feature_projection"),
     *under(LAYER, "encoder.layers.{i}.", "layers."),
@@ -65,4 +66,17 @@ ENCODER = (
     *under(ADAPTER_LAYER, "adapter.layers.{i}.", "adapter.layers."),
 )
 
-UNUSED = (Unused("masked_spec_embed", "replaces masked spans in training (SpecAugment)"),)
+# An encoder as it was pretrained, or inside a model for one task.
+LAYOUT = Layout(
+    rules=(
+        *under(ENCODER, "", "audio_encoder."),
+        Rule("layer_weights", "layer_weights"),
+        *linear("projector", "projector"),
+    ),
+    unused=(
+        Unused("classifier.*", "head of a classifier"),
+        Unused("mult_attn_model.*", "fusion of an emotion checkpoint"),
+        Unused("lm_head.*", "head of a transcriber (CTC)"),
+    ),
+    optional_prefix="wav2vec2_bert.",
+)

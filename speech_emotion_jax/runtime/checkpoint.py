@@ -31,7 +31,7 @@ import numpy as np
 from ..config import Architecture, EmotionConfig, WhisperConfig
 from ..errors import InvalidInput, SpeechEmotionError, UnreadableInput
 
-SCHEMA = 1
+SCHEMA = 2  # since which SpecAugment's vector is a parameter
 RECORD = "record.json"
 WEIGHTS = "weights"
 MODEL, TEXT_ENCODER = "model", "text_encoder"
@@ -184,16 +184,33 @@ def save_parameters(folder: Path, parameters: dict[str, np.ndarray]) -> None:
     context.array.saving.use_ocdbt = False
     context.array.saving.use_compression = False
     try:
-        with context, _quiet_orbax():
+        with context, quiet_orbax():
             ocp.save(os.path.abspath(folder / WEIGHTS), _nested(parameters))
-    except ValueError as error:  # Orbax hides in its text what the operating system said
-        if code := re.search(r"os_error_code='(\d+)'", str(error)):
-            raise OSError(int(code[1]), os.strerror(int(code[1]))) from error
-        raise
+    except ValueError as error:
+        raise as_os_error(error) from error
+
+
+def as_os_error(error: Exception) -> Exception:
+    """What the operating system said, which Orbax hides in its text; else the error itself."""
+    code = re.search(r"os_error_code='(\d+)'", str(error))
+    return error if code is None else OSError(int(code[1]), os.strerror(int(code[1])))
+
+
+def _alone() -> Any:
+    """Orbax's settings for loading what the other hosts may not need: it would wait for all of them."""
+    from orbax.checkpoint import v1 as ocp
+
+    context = ocp.Context()
+    if jax.process_count() > 1:
+        host = jax.process_index()
+        context.multiprocessing.primary_host = host
+        context.multiprocessing.active_processes = {host}
+        context.multiprocessing.barrier_sync_key_prefix = f"host-{host}"
+    return context
 
 
 @contextmanager
-def _quiet_orbax() -> Iterator[None]:
+def quiet_orbax() -> Iterator[None]:
     """Orbax warns of the absence of packed files, which are not wanted, and logs what it raises."""
     logger = logging.getLogger("absl")
     level = logger.level
@@ -205,11 +222,13 @@ def _quiet_orbax() -> Iterator[None]:
 
 
 def load_parameters(folder: Path, wanted: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, jax.Array]:
-    """Read the parameters straight into the dtypes and shardings of `wanted`."""
+    """Read these parameters, all that there are or some, straight into the dtypes and shardings of `wanted`."""
     from orbax.checkpoint import v1 as ocp
 
+    context = _alone()
+    context.pytree.loading.partial_load = True
     try:
-        with _quiet_orbax():
+        with context, quiet_orbax():
             tree = ocp.load(os.path.abspath(folder / WEIGHTS), _nested(dict(wanted)))  # it knows no ".."
     except jax.errors.JaxRuntimeError:  # no room on the device
         raise
@@ -217,7 +236,10 @@ def load_parameters(folder: Path, wanted: Mapping[str, jax.ShapeDtypeStruct]) ->
         raise UnreadableInput(
             f"{folder / WEIGHTS} can't be read ({_first_line(error)[:200]}); convert the source again"
         ) from error
-    return _flat(tree)
+    arrays = {path: array for path, array in _flat(tree).items() if isinstance(array, jax.Array)}
+    if missing := sorted(wanted.keys() - arrays.keys()):  # which a partial load passes over
+        raise UnreadableInput(f"{folder / WEIGHTS} has no {', '.join(missing)}; convert the source again")
+    return arrays
 
 
 def _nested(flat: dict[str, Any]) -> dict[str, Any]:

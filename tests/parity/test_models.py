@@ -154,7 +154,7 @@ def encoder_with(config: Wav2Vec2BertConfig, tensors: dict[str, np.ndarray]) -> 
     encoder = Wav2Vec2Bert(config, rngs=nnx.Rngs(0))
     shapes = {path: leaf.shape for path, leaf in parameters_of(encoder).items()}
     infos = {name: TensorInfo("F32", tensor.shape) for name, tensor in tensors.items()}
-    matching, problems = match(Layout(layout.ENCODER, layout.UNUSED), infos, shapes)
+    matching, problems = match(Layout(layout.ENCODER), infos, shapes)
     assert problems == []
     graph, state = nnx.split(encoder)
     flat = dict(nnx.to_flat_state(state))

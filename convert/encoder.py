@@ -1,0 +1,99 @@
+"""Pretrained encoders: where training starts that goes on from no emotion checkpoint, or from its encoder alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..config import BertConfig, EmotionConfig, Wav2Vec2BertConfig
+from ..errors import InvalidInput
+from ..models.parameters import parameter_shapes
+from .emotion import PROJECTION, agreed, audio_config, check_features, sizes
+from .layouts import bert, roberta, wav2vec2_bert
+from .published import CONFIG, PREPROCESSOR, Origin, PublishedPart, Table, open_part, tokenizer_files
+from .rules import TensorInfo
+from .sources import open_as_transformers, read_json
+
+MODEL_TYPES = {"audio": ("wav2vec2-bert",), "text": ("bert", "roberta")}  # of config.json
+EXAMPLES = {"audio": "facebook/w2v-bert-2.0", "text": "dccuchile/bert-base-spanish-wwm-uncased"}
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """An encoder that fits its architecture in every tensor, and its folder, with a tokenizer or a preprocessor."""
+
+    config: Wav2Vec2BertConfig | BertConfig
+    part: PublishedPart
+
+    @property
+    def folder(self) -> Path:
+        return self.part.origin.folder
+
+    def parameters(self, advance: Callable[[int], None] = lambda tensors: None) -> Iterator[tuple[str, np.ndarray]]:
+        """Read (path, array) one parameter at a time, in the dtypes of the file; see `PublishedPart.parameters`.
+
+        The paths are those in an emotion model: below "audio_encoder." or "text_encoder.". An audio encoder from an
+        emotion checkpoint brings its "projector." and, where it has them, its "layer_weights" along.
+        """
+        return self.part.parameters(advance)
+
+    def sha256(self) -> dict[str, str]:
+        """{weight file: hex digest}."""
+        return self.part.source.sha256()
+
+
+def check_encoder(name: str, kind: str, settings: Mapping[str, Any]) -> None:
+    """Raises InvalidInput where a config.json is of no encoder of this kind ("audio" or "text")."""
+    if settings.get("model_type") not in MODEL_TYPES[kind]:
+        raise InvalidInput(
+            f"{name} is of model_type {settings.get('model_type')!r}, and the encoder of {kind} has to be "
+            f"{' or '.join(MODEL_TYPES[kind])}; name one such as {EXAMPLES[kind]}"
+        )
+
+
+def open_encoder(origin: Origin, kind: str, weights: str | None = None) -> Encoder:
+    """Open the encoder of "audio" or "text" that a folder holds alone or inside a model for one task.
+
+    Without `weights` ("safetensors" or "bin") the file is the one that transformers would read. A text encoder must
+    have its tokenizer; an audio encoder may have no preprocessor. Raises UnreadableInput for files that are missing or
+    broken and InvalidInput for what does not fit; all tensors that do not are named at once.
+    """
+    settings = read_json(origin.folder / CONFIG)
+    check_encoder(origin.id, kind, settings)
+    source = open_as_transformers(origin.folder, weights)
+    if kind == "text":
+        config = BertConfig.from_json(settings)
+        assets = tokenizer_files(origin)
+        table = _text_table(config)
+    else:
+        names = map(wav2vec2_bert.LAYOUT.canonical, source.tensors)
+        tensors = dict(zip(names, source.tensors.values(), strict=True))
+        config = audio_config(settings, "masked_spec_embed" in tensors)
+        assets = [PREPROCESSOR] if (origin.folder / PREPROCESSOR).is_file() else []
+        if assets:
+            check_features(origin.folder)
+        table = _audio_table(config, tensors)
+    return Encoder(config, open_part(origin, source, table, [CONFIG, *assets]))
+
+
+def _text_table(config: BertConfig) -> Table:
+    model = EmotionConfig("text", ("any",), None, config, None, head_width=config.hidden_size)
+    shapes = {path: shape for path, shape in parameter_shapes(model).items() if path.startswith("text_encoder.")}
+    return Table(roberta.ENCODER_LAYOUT if config.model_type == "roberta" else bert.LAYOUT, shapes)
+
+
+def _audio_table(config: Wav2Vec2BertConfig, tensors: Mapping[str, TensorInfo]) -> Table:
+    """The encoder's own parameters, and of what follows it those that the file has."""
+    width = agreed([*sizes(tensors, PROJECTION), *([] if _any(tensors, "projector.") else [1])])
+    model = EmotionConfig("audio", ("any",), config, None, projection_width=width, head_width=width)
+    taken = ["audio_encoder.", *(name for name in ("projector.", "layer_weights") if _any(tensors, name))]
+    shapes = {path: shape for path, shape in parameter_shapes(model).items() if path.startswith(tuple(taken))}
+    return Table(wav2vec2_bert.LAYOUT, shapes)
+
+
+def _any(tensors: Mapping[str, TensorInfo], prefix: str) -> bool:
+    return any(name.startswith(prefix) for name in tensors)
