@@ -31,7 +31,7 @@ PREDICTIONS = "predictions.parquet"
 
 @dataclass(frozen=True)
 class Runs:
-    """How the command is run."""
+    """How the command is run: its verb and arguments, but for the output and the hosts."""
 
     arguments: tuple[str, ...]
     work: Path
@@ -47,7 +47,7 @@ class Runs:
             "JAX_COMPILATION_CACHE_DIR": str(self.work / "compiled"),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         }
-        command = [str(COMMAND), "evaluate", *self.arguments, "--save-every=0.2"]
+        command = [str(COMMAND), *self.arguments]
         port = _free_port()
         started = []
         for host in range(self.hosts):
@@ -150,6 +150,8 @@ def main() -> None:
     chance = random.Random(options.seed)
     options.work.mkdir(parents=True, exist_ok=True)
     arguments = (
+        "evaluate",
+        "--save-every=0.2",
         f"--manifest={options.manifest}",
         f"--audio-root={options.audio_root}",
         f"--model-id={options.model}",

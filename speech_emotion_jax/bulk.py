@@ -17,6 +17,11 @@ def add_bulk_verbs(verbs: Any, checkpoint: argparse.ArgumentParser, common: argp
     table.add_argument("--columns", metavar="FIELD=NAME,...", help="the manifest's own names: label=emotion,...")
     labels = argparse.ArgumentParser(add_help=False)
     labels.add_argument("--label-map", metavar="FROM=TO,...", help="labels renamed (calm=neutral), or a JSON file")
+    hosts = argparse.ArgumentParser(add_help=False)
+    hosts.add_argument("--distributed", action="store_true", help="join the other hosts of a TPU pod or cluster")
+    hosts.add_argument("--coordinator", metavar="ADDRESS:PORT", help="of host 0, where no cluster says it")
+    hosts.add_argument("--hosts", type=int, metavar="N", help="how many there are")
+    hosts.add_argument("--host", type=int, metavar="K", help="which one this is, from 0")
     draws = argparse.ArgumentParser(add_help=False)
     draws.add_argument("--group-by", metavar="COLUMN", help="speaker or video, by which intervals are resampled")
     draws.add_argument("--resamples", type=int, default=1000, metavar="N", help="of the bootstrap (default: 1000)")
@@ -24,7 +29,7 @@ def add_bulk_verbs(verbs: Any, checkpoint: argparse.ArgumentParser, common: argp
 
     evaluate = verbs.add_parser(
         "evaluate",
-        parents=[checkpoint, table, labels, common],
+        parents=[checkpoint, table, labels, hosts, common],
         help="a manifest of clips: predictions, metrics, report",
     )
     evaluate.add_argument("--manifest", required=True, metavar="FILE", help="csv, tsv, jsonl or parquet, a row a clip")
@@ -46,11 +51,30 @@ def add_bulk_verbs(verbs: Any, checkpoint: argparse.ArgumentParser, common: argp
     evaluate.add_argument(
         "--save-every", type=float, default=30.0, metavar="SECONDS", help="what a kill loses at most (default: 30)"
     )
-    evaluate.add_argument("--distributed", action="store_true", help="join the other hosts of a TPU pod or cluster")
-    evaluate.add_argument("--coordinator", metavar="ADDRESS:PORT", help="of host 0, where no cluster says it")
-    evaluate.add_argument("--hosts", type=int, metavar="N", help="how many there are")
-    evaluate.add_argument("--host", type=int, metavar="K", help="which one this is, from 0")
     evaluate.set_defaults(verb=_evaluate)
+
+    train = verbs.add_parser(
+        "train", parents=[table, labels, hosts, common], help="a recipe and a manifest: a checkpoint"
+    )
+    train.add_argument("recipe", metavar="RECIPE", help="a file like those in configs/")
+    train.add_argument("--manifest", required=True, metavar="FILE", help="csv, tsv, jsonl or parquet, a row a clip")
+    train.add_argument("--output", required=True, metavar="DIR", help="a new folder, or one to go on with")
+    train.add_argument("--audio-root", metavar="DIR", help="where filenames start (default: the manifest's folder)")
+    train.add_argument("--time-unit", default="s", metavar="UNIT", help="of start and end: s (default) or ms")
+    train.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="TABLE.FIELD=VALUE",
+        help="in place of the recipe's; may be repeated",
+    )
+    train.add_argument("--init", help="pretrained or scratch, in place of the recipe's start.init")
+    train.add_argument("--seed", type=int, metavar="N", help="in place of the recipe's training.seed")
+    train.add_argument("--group-by", metavar="COLUMN", help="speaker or video, in place of the recipe's data.group_by")
+    train.add_argument(
+        "--folds", type=_folds, metavar="N|groups", help="train a model a fold: N, or one a group; splits don't count"
+    )
+    train.set_defaults(verb=_train)
 
     compare = verbs.add_parser("compare", parents=[draws, common], help="two runs on the same clips, clip by clip")
     compare.add_argument("run_a", metavar="RUN_A", help="a folder that evaluate wrote")
@@ -101,12 +125,8 @@ def _evaluate(options: argparse.Namespace) -> None:
     from .checkpoints import Request
     from .evaluate import Job, evaluate
     from .registry import read_registry
-    from .runtime.hosts import connect
 
-    if options.distributed or options.coordinator is not None:
-        connect(options.coordinator, options.hosts, options.host)
-    elif options.hosts is not None or options.host is not None:
-        raise InvalidInput("--hosts and --host need --coordinator, which names the address and port of host 0")
+    _connect(options)
     registry = read_registry(options.model_config)
     model_id, mode, language = options.model_id, options.mode, options.language
     if model_id is None:
@@ -149,6 +169,50 @@ def _evaluate(options: argparse.Namespace) -> None:
         show(f"Results in {options.output}: report.html, predictions.parquet")
     if outcome.errors:
         raise PartlyFailed(f"{outcome.errors} of {outcome.clips} clips could not be scored; see {options.output}")
+
+
+def _folds(text: str) -> int | str:
+    if text != "groups" and not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a number nor groups")
+    return text if text == "groups" else int(text)
+
+
+def _train(options: argparse.Namespace) -> None:
+    from .folds import cross_validate
+    from .train import TrainJob, train
+    from .training.recipe import read_recipe
+
+    overrides = list(options.set)
+    if options.init is not None:
+        overrides.append(f"start.init={options.init}")
+    if options.seed is not None:
+        overrides.append(f"training.seed={options.seed}")
+    if options.group_by is not None:
+        overrides.append(f"data.group_by={as_json(options.group_by)}")
+    recipe = read_recipe(options.recipe, overrides)
+    _connect(options)
+    job = TrainJob(
+        recipe,
+        manifest=options.manifest,
+        output=options.output,
+        audio_root=options.audio_root,
+        columns=_columns(options),
+        label_map=_label_map(options),
+        time_unit=options.time_unit,
+    )
+    try:
+        if options.folds is not None:
+            outcome = cross_validate(job, None if options.folds == "groups" else options.folds)
+        else:
+            outcome = train(job)
+    except KeyboardInterrupt:
+        say("stopped; the same command goes on from the last state that was saved")
+        raise
+    show(outcome.text)
+    if outcome.finished and options.folds is not None:
+        show(f"Results in {options.output}: folds.json, predictions.parquet, fold-1/, ...")
+    elif outcome.finished:
+        show(f"Results in {options.output}: best, best-published, metrics.json, evaluation/report.html, curves.png")
 
 
 def _compare(options: argparse.Namespace) -> None:
@@ -240,6 +304,16 @@ def _pack(options: argparse.Namespace) -> None:
         shard_bytes=options.shard_mb << 20,
     )
     show(f"wrote {options.output}: {summary}")
+
+
+def _connect(options: argparse.Namespace) -> None:
+    """Join the other hosts, where there are some."""
+    from .runtime.hosts import connect
+
+    if options.distributed or options.coordinator is not None:
+        connect(options.coordinator, options.hosts, options.host)
+    elif options.hosts is not None or options.host is not None:
+        raise InvalidInput("--hosts and --host need --coordinator, which names the address and port of host 0")
 
 
 def _columns(options: argparse.Namespace) -> Mapping[str, str]:

@@ -7,6 +7,7 @@ import errno
 import json
 import logging
 import os
+import signal
 import sys
 import warnings
 from collections import Counter
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from .bulk import add_bulk_verbs
 from .console import PROGRAM, Parser, PartlyFailed, as_json, names, say, show
-from .errors import InvalidInput, SpeechEmotionError
+from .errors import Interrupted, InvalidInput, SpeechEmotionError
 from .registry import LANGUAGES, MODES
 
 if TYPE_CHECKING:
@@ -31,7 +32,8 @@ FORMATS = ("text", "json", *SUBTITLES)
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit code.
 
-    0: done; 2: the input can't be used; 3: some of it can't, and the rest is done; 130: interrupted.
+    0: done; 2: the input can't be used; 3: some of it can't, and the rest is done; 130: interrupted; 143:
+    ended by SIGTERM, what was done being saved.
     """
     sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115, None where the shell closed it
     sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
@@ -43,6 +45,9 @@ def main(arguments: list[str] | None = None) -> int:
     except PartlyFailed as error:
         say(str(error))
         return 3
+    except Interrupted as error:
+        say(str(error))
+        return 128 + signal.SIGTERM
     except SpeechEmotionError as error:
         return _refuse(str(error))
     except BrokenPipeError:  # the reader of our output has had enough

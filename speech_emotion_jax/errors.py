@@ -15,3 +15,7 @@ class InvalidInput(SpeechEmotionError, ValueError):
 
 class UnreadableInput(SpeechEmotionError, OSError):
     """A file, folder or download that is missing or broken."""
+
+
+class Interrupted(SpeechEmotionError):
+    """A signal asked for the end; what was done is saved, and the same command goes on from there."""

@@ -16,7 +16,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from typing import Any
@@ -30,13 +30,12 @@ from .errors import InvalidInput, SpeechEmotionError
 from .evaluation.batches import Batches
 from .evaluation.mesh import Scored, score
 from .evaluation.parts import Effort, Merge, Parts, write_tables
-from .evaluation.reading import Reading, read_ahead
-from .inputs.audio import AudioSource, Cut, describe
-from .inputs.packed import Packed
-from .manifest import Manifest, Row, locate, read_manifest, validate
+from .evaluation.reading import Reading, read_ahead, recording
+from .inputs.audio import describe
+from .manifest import Manifest, read_manifest, validate
 from .metrics import measure
 from .report import summary, write_report
-from .runs import PREDICTIONS, RECORD, SCHEMA, Run
+from .runs import PREDICTIONS, RECORD, SCHEMA, Run, claim
 from .runtime.devices import select_mesh
 from .runtime.hosts import share
 from .runtime.progress import progress
@@ -137,13 +136,13 @@ def evaluate(job: Job) -> Outcome:
         "label_map": dict(manifest.label_map),
         "settings": _settings(job, manifest, config, language, digests(found), mesh.devices.flat[0]),
     }
-    _claim(folder, record)
+    claim(folder, RECORD, record)
     shared = share(folder)
     if _finished(folder, job):
         return _outcome(folder)
 
     parts = Parts(folder, config.labels)
-    batches = Batches(manifest, job.batch_size, lambda row: _source(row, job.root), hears=config.audio is not None)
+    batches = Batches(manifest, job.batch_size, lambda row: recording(row, job.root), hears=config.audio is not None)
     if not folder.holds(PREDICTIONS):
         mine = _share(len(batches), parts)
         if mine:
@@ -161,18 +160,6 @@ def evaluate(job: Job) -> Outcome:
     _describe(folder, job, record, mesh.size)
     parts.remove()
     return _outcome(folder)
-
-
-def _source(row: Row, root: str) -> AudioSource | None:
-    if row.shard is not None and row.record is not None:
-        recording = Packed(locate(row.shard, root), row.record)
-    elif row.filename is not None:
-        recording = locate(row.filename, root)
-    else:
-        return None
-    if row.start is None and row.end is None:
-        return recording
-    return Cut(recording, row.start or 0.0, row.end)
 
 
 def _settings(
@@ -201,37 +188,6 @@ def _settings(
         "device": device.device_kind,
         "versions": {name: version(name) for name in ("speech_emotion_jax", "jax")},
     }
-
-
-def _claim(folder: Folder, record: Mapping[str, Any]) -> None:
-    """Make the folder this run's. Raises InvalidInput where it is another's."""
-    if not folder.holds(RECORD):
-        if others := folder.names():
-            raise InvalidInput(f"{folder.name} is no run and not empty ({others[0]}, ...); name another output")
-        folder.make()
-        folder.write(RECORD, json.dumps(record, indent=1, ensure_ascii=False).encode())
-        return
-    try:
-        begun = json.loads(folder.read(RECORD))
-    except ValueError as error:
-        raise InvalidInput(f"{folder.path(RECORD)} is broken ({error}); name another output") from error
-    differences = [
-        f"{name}: {json.dumps(then, ensure_ascii=False)} then, {json.dumps(now, ensure_ascii=False)} now"
-        for name, then, now in _differences(begun, json.loads(json.dumps(record)))
-    ]
-    if differences:
-        raise InvalidInput(
-            f"{folder.name} was begun with other settings; give the same ones, or name another output\n  "
-            + "\n  ".join(differences)
-        )
-
-
-def _differences(then: Any, now: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:
-    if isinstance(then, dict) and isinstance(now, dict):
-        for key in sorted(then.keys() | now.keys()):
-            yield from _differences(then.get(key), now.get(key), f"{name}.{key}" if name else key)
-    elif then != now:
-        yield name, then, now
 
 
 def _finished(folder: Folder, job: Job) -> bool:

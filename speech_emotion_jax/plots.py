@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import wraps
 from typing import TYPE_CHECKING, Any, ParamSpec
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 WIDTH = 4.8  # inches, of every figure: small, so that the letters stay readable on a phone
 LONGEST = 18  # characters of a name in a figure
 SHADED = 40  # the most labels of a confusion matrix whose cells are numbered
+MOST_POINTS = 1000  # of a curve that are drawn one by one
+BANDS = 200  # that more of them are drawn as
 
 # Okabe and Ito's colours.
 BLUE, ORANGE, GREEN, SKY, GREY = "#0072B2", "#E69F00", "#009E73", "#56B4E9", "#8A8A8A"
@@ -255,6 +257,71 @@ def scores(top: Float[np.ndarray, " clips"]) -> Figure:
     _percent(axes, "x")
     axes.legend(loc="upper left", fontsize=8)
     return figure
+
+
+@_drawn
+def curves(
+    steps: Int[np.ndarray, " steps"],
+    losses: Float[np.ndarray, " steps"],
+    validated: Int[np.ndarray, " validations"],
+    valid_losses: Float[np.ndarray, " validations"],
+    quality: Mapping[str, Float[np.ndarray, " validations"]],
+) -> Figure:
+    """A run of training: the loss of its steps and validations and, below, the metrics of the validations, fractions.
+
+    Of many steps the spread is drawn instead of each. The best validation of each metric, the first of equal ones, is
+    marked. There is at least one step; without validations there is the loss alone.
+    """
+    figure = _figure(4.4 if len(validated) else 2.8)
+    axes, *below = figure.subplots(2 if len(validated) else 1, sharex=True, squeeze=False)[:, 0]
+    mean = _moving_mean(losses, max(len(losses) // 50, 1))
+    if len(steps) > MOST_POINTS:
+        bins = np.array_split(losses, BANDS)
+        low, high = (np.array([np.quantile(each, share) for each in bins]) for share in (0.05, 0.95))
+        middle = [each.mean() for each in np.array_split(steps, BANDS)]
+        axes.fill_between(middle, low, high, color=SKY, alpha=0.35, linewidth=0, label="90 % of steps")
+    else:
+        axes.plot(steps, losses, ".-" if len(steps) <= 50 else "-", color=SKY, linewidth=0.8, alpha=0.7, label="step")
+    if len(steps) > 20:
+        some = np.linspace(0, len(steps) - 1, min(len(steps), MOST_POINTS)).astype(int)
+        axes.plot(steps[some], mean[some], color=BLUE, linewidth=1.4, label="moving mean")
+    points = "-" if len(validated) > 50 else "o-"
+    if len(validated):
+        axes.plot(validated, valid_losses, points, color=ORANGE, markersize=3.5, linewidth=1.2, label="validation")
+    # A few wild steps would press all others flat.
+    axes.set_ylim(0, 1.05 * float(np.nanmax([np.quantile(losses, 0.99), mean.max(), *valid_losses, 1e-9])))
+    axes.set_ylabel("loss")
+    axes.grid(axis="y")
+    _legend_above(axes)
+    for lower in below:
+        for (name, values), color, marker in zip(quality.items(), (BLUE, GREEN), "os", strict=False):
+            percent = 100 * values
+            lower.plot(validated, percent, points.replace("o", marker), color=color, markersize=3.5, linewidth=1.2)
+            best = int(np.argmax(np.nan_to_num(percent, nan=-1.0)))
+            label = f"{name}, best {percent[best]:.1f} % at {validated[best]:,}"
+            lower.plot(validated[best], percent[best], marker, color=color, markersize=9, fillstyle="none", label=label)
+        _percent(lower, "y")
+        lower.set_ylabel("validation")
+        _legend_above(lower)
+    bottom = below[-1] if below else axes
+    bottom.set_xlabel("step")
+    bottom.set_xlim(0, 1.02 * max(int(steps[-1]), 5))
+    bottom.xaxis.set_major_locator(_few_whole())
+    bottom.xaxis.set_major_formatter("{x:,.0f}")
+    figure.align_ylabels()
+    return figure
+
+
+def _moving_mean(values: Float[np.ndarray, " values"], width: int) -> Float[np.ndarray, " values"]:
+    """The mean of the `width` values around each; of those there are at the ends."""
+    sums = np.concatenate([[0.0], np.cumsum(values)])
+    places = np.arange(len(values))
+    first, last = np.maximum(places - width // 2, 0), np.minimum(places + (width + 1) // 2, len(values))
+    return (sums[last] - sums[first]) / (last - first)
+
+
+def _legend_above(axes: Axes) -> None:
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.2, ncols=3, columnspacing=1.2, fontsize=7.5)
 
 
 def _points(slices: Sequence[Slice]) -> tuple[Float[np.ndarray, " slices"], Float[np.ndarray, "2 slices"]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -89,3 +89,37 @@ class Run:
         if name not in self.table.column_names:
             raise InvalidInput(f"{self.name} has no column {name!r}; there are {', '.join(self.table.column_names)}")
         return self.table.column(name).to_pylist()
+
+
+def claim(folder: Folder, name: str, record: Mapping[str, Any]) -> None:
+    """Make the folder that of the run which `record` describes, kept in the file `name`.
+
+    Raises InvalidInput, with the differences, where it is another's.
+    """
+    if not folder.holds(name):
+        if others := folder.names():
+            raise InvalidInput(f"{folder.name} is no run and not empty ({others[0]}, ...); name another output")
+        folder.make()
+        folder.write(name, json.dumps(record, indent=1, ensure_ascii=False).encode())
+        return
+    try:
+        begun = json.loads(folder.read(name))
+    except ValueError as error:
+        raise InvalidInput(f"{folder.path(name)} is broken ({error}); name another output") from error
+    differences = [
+        f"{field}: {json.dumps(then, ensure_ascii=False)} then, {json.dumps(now, ensure_ascii=False)} now"
+        for field, then, now in _differences(begun, json.loads(json.dumps(record)))
+    ]
+    if differences:
+        raise InvalidInput(
+            f"{folder.name} was begun with other settings; give the same ones, or name another output\n  "
+            + "\n  ".join(differences)
+        )
+
+
+def _differences(then: Any, now: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:
+    if isinstance(then, dict) and isinstance(now, dict):
+        for key in sorted(then.keys() | now.keys()):
+            yield from _differences(then.get(key), now.get(key), f"{name}.{key}" if name else key)
+    elif then != now:
+        yield name, then, now

@@ -25,8 +25,10 @@ FLOORS = (
     ("whisper_jax", "transcripts"),
     ("manifest", "runs"),
     ("evaluation", "plots"),
-    ("report",),
+    ("report", "training"),
     ("predict", "demo", "info", "evaluate", "compare", "calibrate", "audit", "corpora", "pack"),
+    ("train",),
+    ("folds",),
     ("bulk",),
     ("cli",),
 )

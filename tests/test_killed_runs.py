@@ -27,7 +27,8 @@ def arguments(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
             soundfile.write(folder / f"{number}.wav", noise.normal(0, 0.1, noise.integers(8000, 48000)), 16_000)
             writer.writerow([f"{number}.wav", "joy", "no me lo puedo creer"])
     (folder / "7.wav").write_bytes(b"no sound")
-    return f"--manifest={folder / 'manifest.csv'}", f"--model-id={DEMO}", "--mode=concat", "--language=es"
+    clips = f"--manifest={folder / 'manifest.csv'}"
+    return "evaluate", "--save-every=0.2", clips, f"--model-id={DEMO}", "--mode=concat", "--language=es"
 
 
 @pytest.fixture(scope="module")

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import grain
 
 from ..errors import SpeechEmotionError
-from ..inputs.audio import AudioSource
+from ..inputs.audio import AudioSource, Cut
 from ..inputs.features import Clip
+from ..inputs.packed import Packed
 from ..inputs.text import Tokens
-from ..manifest import Row
+from ..manifest import Row, locate
 from ..scoring import Scorer
 from .batches import Batches
 
@@ -69,3 +70,16 @@ def _read(row: Row, source: AudioSource | None, scorer: Scorer) -> Reading:
     except SpeechEmotionError as error:
         reading.error = str(error)
     return reading
+
+
+def recording(row: Row, root: str) -> AudioSource | None:
+    """What a row names below the audio root: a file, a record of a shard, or a cut of either; None where nothing."""
+    if row.shard is not None and row.record is not None:
+        whole = Packed(locate(row.shard, root), row.record)
+    elif row.filename is not None:
+        whole = locate(row.filename, root)
+    else:
+        return None
+    if row.start is None and row.end is None:
+        return whole
+    return Cut(whole, row.start or 0.0, row.end)

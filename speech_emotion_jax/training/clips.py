@@ -1,0 +1,252 @@
+"""The clips of a corpus as the model takes them, read ahead of the devices and put onto them.
+
+What no step changes is computed once, before the first: features where a clip is always the same, vectors where the
+encoder is frozen, too. The rest is read anew for each step, by Grain's threads. Everything random is drawn from the
+seed, the step and the clip's place in it, so a step is the same after an interruption.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import grain
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Float, Int
+
+from ..errors import SpeechEmotionError
+from ..inputs.audio import SAMPLE_RATE, AudioSource, stated_seconds
+from ..inputs.batches import pad_tokens
+from ..inputs.features import FEATURES, MAX_SAMPLES, feature_frames, features, read_clip, samples_for
+from ..runtime.progress import progress
+from ..runtime.sharding import BATCH
+from .augment import augmented, crop
+from .batches import Batch, in_order
+from .recipe import Augment
+
+logger = logging.getLogger("speech_emotion_jax")
+
+THREADS = 4
+MOST_KEPT = 4 << 30  # bytes of features kept in memory; a corpus with more is read anew each epoch
+UNREADABLE = np.zeros(SAMPLE_RATE, np.float32)  # stands for a clip that can't be read, and counts for nothing
+
+Arrays = dict[str, Any]  # of numpy or on the devices; the names are those of the model's inputs
+
+
+@dataclass
+class Clips:
+    """Clips with their labels' numbers.
+
+    `sources` and `ids` are None where the mode has no use for them. `vectors` holds what was computed once: "audio",
+    "text" (clips, width); `kept` the features of each clip, None at those that can't be read.
+    """
+
+    labels: Int[np.ndarray, " clips"]
+    sources: Sequence[AudioSource] | None
+    ids: Sequence[Sequence[int]] | None
+    pad_token: int
+    padding_value: float
+    max_seconds: float
+    augment: Augment
+    samples: Int[np.ndarray, " clips"] | None = None  # as the headers state them
+    vectors: dict[str, Float[np.ndarray, "clips width"]] = field(default_factory=dict)
+    kept: list[Float[np.ndarray, "frames 160"] | None] | None = None
+    unreadable: set[int] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        if self.sources is not None:
+            self.samples = np.array([_stated_samples(source) for source in self.sources])
+
+    @property
+    def limit(self) -> int:
+        """The most samples of a clip that the model is given."""
+        return min(round(self.max_seconds * SAMPLE_RATE), MAX_SAMPLES)
+
+    @property
+    def fixed(self) -> bool:
+        """Whether a clip is the same at every step."""
+        return self.samples is not None and not (
+            self.augment.speed or self.augment.noise or (self.samples > self.limit).any()
+        )
+
+    def frames(self) -> Int[np.ndarray, " clips"] | None:
+        """The most frames of each clip, the slowest speed allowed for."""
+        if self.samples is None:
+            return None
+        longest = np.minimum(self.samples / (1 - self.augment.speed), self.limit)
+        return np.array([max(1, feature_frames(int(np.ceil(each)))) for each in longest])
+
+    def tokens(self) -> Int[np.ndarray, " clips"] | None:
+        return None if self.ids is None else np.array([len(each) for each in self.ids])
+
+    def seconds(self, batch: Batch) -> float:
+        """How much sound the clips of a batch have."""
+        if self.samples is None:
+            return 0.0
+        return float(np.minimum(self.samples[batch.clips[: batch.real]], self.limit).sum() / SAMPLE_RATE)
+
+    def waveform(self, clip: int, rng: np.random.Generator | None) -> Float[np.ndarray, " samples"] | None:
+        """A clip as this step hears it, as it is recorded without a generator; None where it can't be read."""
+        assert self.sources is not None
+        if clip in self.unreadable:
+            return None
+        try:
+            waveform = read_clip(self.sources[clip]).waveform
+        except SpeechEmotionError as error:
+            self.unreadable.add(clip)
+            logger.warning("left out: %s", error)
+            return None
+        if rng is None:
+            return waveform[: self.limit]
+        return crop(augmented(waveform, self.augment, rng), self.limit / SAMPLE_RATE, rng)
+
+
+def _stated_samples(source: AudioSource) -> int:
+    """As many as the header says; the most there can be where it says nothing."""
+    seconds = stated_seconds(source)
+    return MAX_SAMPLES if seconds is None else round(seconds * SAMPLE_RATE)
+
+
+class Feed:
+    """Batches of clips onto the devices of a mesh, in `accumulation` parts: arrays (parts, clips a part, ...)."""
+
+    def __init__(self, clips: Clips, mesh: Mesh, accumulation: int = 1):
+        self.clips = clips
+        self.mesh = mesh
+        self.accumulation = accumulation
+        self.sharding = NamedSharding(mesh, PartitionSpec(None, BATCH))
+        self._features = jax.jit(jax.vmap(partial(features, padding_value=clips.padding_value)))
+
+    def read(self, batch: Batch, draws: Sequence[int] | None) -> Arrays:
+        """What this host's devices need of a batch. `draws` seeds what is random; None for nothing random."""
+        shape = (self.accumulation, len(batch.clips) // self.accumulation)
+        columns = self._columns(shape)
+        places = np.arange(len(batch.clips)).reshape(shape)[:, columns]
+        clips, valid = batch.clips[places], places < batch.real
+        arrays: Arrays = {}
+        if batch.frames is not None:
+            valid &= self._heard(batch, clips, places, draws, arrays)
+        if batch.tokens is not None:
+            self._worded(batch, clips, arrays)
+        arrays["labels"] = self.clips.labels[clips].astype(np.int32)
+        arrays["valid"] = valid
+        return arrays
+
+    def put(self, arrays: Arrays) -> Arrays:
+        """Onto the devices, waveforms turned into features."""
+        placed = {
+            name: jax.make_array_from_process_local_data(
+                self.sharding, array, (self.accumulation, self._whole(array.shape[1]), *array.shape[2:])
+            )
+            for name, array in arrays.items()
+        }
+        if "waveforms" in placed:
+            heard = self._features(placed.pop("waveforms"), placed.pop("lengths"))
+            placed["features"], placed["frame_mask"] = heard
+        return placed
+
+    def ahead(self, batches: Any, random: Callable[[int], Sequence[int] | None], depth: int = 4) -> Any:
+        """A Grain iterator over `batches[0], batches[1], ...`, read ahead by threads; its state is a position."""
+        options = grain.ReadOptions(num_threads=min(THREADS, depth), prefetch_buffer_size=depth)
+        numbers = grain.MapDataset.range(len(batches))
+        return iter(
+            numbers.map(lambda number: self.read(batches[int(number)], random(int(number)))).to_iter_dataset(options)
+        )
+
+    def _columns(self, shape: tuple[int, int]) -> Int[np.ndarray, " columns"]:
+        """Which clips of each part this host's devices hold."""
+        held = self.sharding.addressable_devices_indices_map(shape).values()
+        return np.unique(np.concatenate([np.arange(shape[1])[index[1]] for index in held if index is not None]))
+
+    def _whole(self, columns: int) -> int:
+        return columns * jax.process_count()
+
+    def _heard(
+        self, batch: Batch, clips: np.ndarray, places: np.ndarray, draws: Sequence[int] | None, arrays: Arrays
+    ) -> np.ndarray:
+        """Put in what of the sound was computed already, else the waveforms; returns which clips could be read."""
+        assert batch.frames is not None
+        given = self.clips
+        readable = np.ones(clips.shape, bool)
+        if "audio" in given.vectors:
+            vectors = given.vectors["audio"][clips]
+            readable = np.asarray(~np.isnan(vectors).any(axis=-1))
+            arrays["audio"] = np.nan_to_num(vectors)
+        elif given.kept is not None:
+            arrays["features"] = np.zeros((*clips.shape, batch.frames, FEATURES), np.float32)
+            arrays["frame_mask"] = np.zeros((*clips.shape, batch.frames), bool)
+            for place in np.ndindex(clips.shape):
+                found = given.kept[clips[place]]
+                readable[place] = found is not None
+                if found is not None:
+                    arrays["features"][place][: len(found)] = found
+                arrays["frame_mask"][place][: 1 if found is None else len(found)] = True
+        else:
+            arrays["waveforms"] = np.zeros((*clips.shape, samples_for(batch.frames)), np.float32)
+            arrays["lengths"] = np.zeros(clips.shape, np.int32)
+            for place in np.ndindex(clips.shape):
+                rng = None if draws is None else np.random.default_rng([*draws, int(places[place])])
+                found = given.waveform(int(clips[place]), rng)
+                readable[place] = found is not None
+                waveform = (UNREADABLE if found is None else found)[: arrays["waveforms"].shape[-1]]
+                arrays["waveforms"][place][: len(waveform)] = waveform
+                arrays["lengths"][place] = len(waveform)
+        return readable
+
+    def _worded(self, batch: Batch, clips: np.ndarray, arrays: Arrays) -> None:
+        assert batch.tokens is not None
+        given = self.clips
+        if "text" in given.vectors:
+            arrays["text"] = given.vectors["text"][clips]
+            return
+        assert given.ids is not None
+        ids, mask = pad_tokens([given.ids[clip] for clip in clips.reshape(-1)], batch.tokens, given.pad_token)
+        arrays["ids"] = ids.reshape(*clips.shape, -1)
+        arrays["token_mask"] = mask.reshape(*clips.shape, -1)
+
+
+def keep_features(clips: Clips, mesh: Mesh, batch_size: int) -> None:
+    """Compute the features of all clips once and keep them, where that is possible: see `Clips.fixed`, `MOST_KEPT`.
+
+    Only where one process has all the clips; of several hosts each reads its share of each step.
+    """
+    frames = clips.frames()
+    if frames is None or not clips.fixed or jax.process_count() > 1 or frames.sum() * FEATURES * 4 > MOST_KEPT:
+        return
+    feed = Feed(clips, mesh)
+    batches = in_order(frames, None, batch_size)
+    kept: list[np.ndarray | None] = [None] * len(frames)
+    with progress("Computing features", len(frames)) as advance:
+        for batch, arrays in zip(batches, feed.ahead(batches, lambda number: None), strict=True):
+            heard = feed.put(arrays)
+            values, masks, valid = (np.asarray(heard[name])[0] for name in ("features", "frame_mask", "valid"))
+            for place in np.flatnonzero(valid[: batch.real]):
+                # Copied, so that the batch's padding is not kept; an odd last frame, which is masked, is left out.
+                kept[batch.clips[place]] = values[place, : masks[place].sum()].copy()
+            advance(batch.real)
+    clips.kept = kept
+
+
+def keep_vectors(clips: Clips, name: str, encode: Callable[[Arrays], jax.Array], mesh: Mesh, batch_size: int) -> None:
+    """Compute once the vectors "audio" or "text" of a frozen encoder.
+
+    `encode` takes a batch's arrays on the mesh and gives (1, clips, width), NaN for a clip that could not be read.
+    """
+    heard = name == "audio"
+    batches = in_order(clips.frames() if heard else None, None if heard else clips.tokens(), batch_size)
+    feed = Feed(clips, mesh)
+    found: np.ndarray | None = None
+    with progress(f"Computing {name} vectors", len(clips.labels)) as advance:
+        for batch, arrays in zip(batches, feed.ahead(batches, lambda number: None), strict=True):
+            vectors = np.asarray(encode(feed.put(arrays)))[0]
+            if found is None:
+                found = np.zeros((len(clips.labels), vectors.shape[1]), np.float32)
+            found[batch.clips[: batch.real]] = vectors[: batch.real]
+            advance(batch.real)
+    assert found is not None
+    clips.vectors[name] = found

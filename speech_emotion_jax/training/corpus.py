@@ -1,0 +1,187 @@
+"""Which clips of a manifest are learned from, which choose the best state, and which are only scored at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pyarrow as pa
+from jaxtyping import Int
+
+from ..errors import InvalidInput
+from ..manifest import Manifest
+from ..metrics import group_codes
+from .recipe import Data
+
+TRAIN, VALID, TEST = "train", "valid", "test"
+ROLE = "role"  # the column that says so in the manifest beside a trained model
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A manifest and the role of each of its rows: "train", "valid", "test", or None for those that have none."""
+
+    manifest: Manifest
+    roles: tuple[str | None, ...]
+
+    def rows(self, role: str) -> list[int]:
+        """The numbers of the rows in this role."""
+        return [number for number, each in enumerate(self.roles) if each == role]
+
+    def used(self) -> Manifest:
+        """The rows that have a role."""
+        rows = [number for number, role in enumerate(self.roles) if role is not None]
+        return replace(self.manifest, table=self.manifest.table.take(rows), data_rows=self.manifest.data_rows[rows])
+
+    def table(self) -> pa.Table:
+        """The manifest with the roles as a column, in place of one of that name."""
+        table = self.manifest.table
+        if ROLE in table.column_names:
+            table = table.drop_columns(ROLE)
+        return table.append_column(ROLE, pa.array(self.roles, pa.string()))
+
+    def columns(self) -> dict[str, str]:
+        """{field: column} of that table, the role being the split."""
+        return {**self.manifest.columns, "split": ROLE}
+
+
+def divide(manifest: Manifest, data: Data, seed: int) -> Corpus:
+    """Give each labelled row its role.
+
+    The splits of the manifest decide; without a column of splits all is for training. Where no split is named for
+    validation, a share of the training rows is taken. Raises InvalidInput where a split is to serve for two things or
+    has no labelled row, and where nothing is left to learn from.
+    """
+    truth = manifest.truth()
+    has_splits = "split" in manifest.columns
+    splits = manifest.column("split").to_pylist() if has_splits else [data.train] * len(manifest)
+    chosen = [(split, role) for split, role in ((data.train, TRAIN), (data.valid, VALID), (data.test, TEST)) if split]
+    named = dict(chosen)
+    if len(named) < len(chosen):
+        raise InvalidInput(
+            f"data.train, data.valid and data.test are {', '.join(split for split, _ in chosen)}; name each split once"
+        )
+    roles = [None if label is None else named.get(split) for split, label in zip(splits, truth, strict=True)]
+    there = ", ".join(sorted({str(split) for split in splits if split}))
+    for split, role in chosen:
+        if role != TEST and role not in roles:
+            raise InvalidInput(f"{manifest.name} has no labelled rows of the split {split!r}; there are {there}")
+    corpus = Corpus(manifest, tuple(roles))
+    return corpus if data.valid is not None else with_validation(corpus, data, seed)
+
+
+def with_validation(corpus: Corpus, data: Data, seed: int) -> Corpus:
+    """Make a share of the training rows the validation's, the labels in proportion and no group on both sides.
+
+    Of few groups it is more than the share: one at least. Raises InvalidInput where they are not two.
+    """
+    rows, manifest = corpus.rows(TRAIN), corpus.manifest
+    groups = _groups(manifest, rows, data.group_by)
+    if groups.max(initial=-1) < 1:
+        what = "row" if data.group_by is None else f"group in {data.group_by!r}"
+        raise InvalidInput(
+            f"{manifest.name} has no second {what} to learn from beside that of the validation; add some, or name a "
+            "split with data.valid"
+        )
+    parts = _cut(manifest, rows, groups, [data.valid_share, 1 - data.valid_share], seed)
+    roles = list(corpus.roles)
+    for row in parts[0]:
+        roles[row] = VALID
+    return replace(corpus, roles=tuple(roles))
+
+
+def folds(manifest: Manifest, rows: Sequence[int], count: int, group_by: str | None, seed: int) -> list[list[int]]:
+    """Cut labelled rows into `count` parts of about one size and one share of each label, no group in two of them.
+
+    Raises InvalidInput where there is no such column, or there are fewer groups, or rows, than parts.
+    """
+    groups = _groups(manifest, rows, group_by)
+    there = int(groups.max(initial=-1)) + 1
+    if there < count:
+        what = "labelled rows" if group_by is None else f"groups in {group_by!r}"
+        raise InvalidInput(f"{manifest.name} has {there} {what}, fewer than {count} folds; ask for fewer folds")
+    return _cut(manifest, rows, groups, [1 / count] * count, seed)
+
+
+def by_group(manifest: Manifest, rows: Sequence[int], group_by: str) -> dict[str, list[int]]:
+    """{group: its rows}, groups in the order of their first rows. Raises InvalidInput where a row has no group."""
+    column = _group_column(manifest, group_by)
+    found: dict[str, list[int]] = {}
+    for row in rows:
+        if (group := column[row]) is None:
+            raise InvalidInput(
+                f"row {manifest.data_rows[row]} of {manifest.name} has nothing in {group_by!r}, and a group is to be "
+                "left out at a time; give it one, or ask for a number of folds"
+            )
+        found.setdefault(group, []).append(row)
+    return found
+
+
+def _cut(
+    manifest: Manifest, rows: Sequence[int], groups: Int[np.ndarray, " rows"], shares: Sequence[float], seed: int
+) -> list[list[int]]:
+    """Parts of about these shares of each label, none empty where there are so many groups; rows in order.
+
+    The larger groups come first, then the order is drawn. Each goes where the labels' clips stay nearest to the shares:
+    what grows least is the sum of clips² / (share * all clips of the label), which for single rows is the rule by which
+    Sainte-Laguë gives out seats.
+    """
+    truth = manifest.truth()
+    names, labels = np.unique([str(truth[row]) for row in rows], return_inverse=True)
+    clips = np.zeros((groups.max() + 1, len(names)))  # of each group and label
+    np.add.at(clips, (groups, labels), 1)
+    drawn = np.random.default_rng(seed).permutation(len(clips))
+    # Single rows label after label: the remainders of one label then fill what those of the last left open.
+    order = drawn[np.lexsort((clips[drawn].argmax(axis=1), -clips[drawn].sum(axis=1)))]
+    share, total = np.array(shares), clips.sum(axis=0)
+    filled = np.zeros((len(shares), len(names)))
+    part_of = np.empty(len(clips), np.int64)
+    for left, group in zip(range(len(order), 0, -1), order, strict=True):
+        sizes = filled.sum(axis=1)
+        growth = ((2 * filled + clips[group]) * (clips[group] / total)).sum(axis=1) / share
+        if left <= (sizes == 0).sum():  # as many groups as empty parts
+            growth[sizes > 0] = np.inf
+        part = np.lexsort((sizes / share, growth))[0]
+        filled[part] += clips[group]
+        part_of[group] = part
+    chosen = part_of[groups].tolist()
+    return [[row for row, each in zip(rows, chosen, strict=True) if each == part] for part in range(len(shares))]
+
+
+def _groups(manifest: Manifest, rows: Sequence[int], group_by: str | None) -> Int[np.ndarray, " rows"]:
+    """The number of each row's group; without a column, and where it is empty, a row is a group of its own."""
+    if group_by is None:
+        return np.arange(len(rows))
+    column = _group_column(manifest, group_by)
+    return group_codes([column[row] for row in rows], len(rows)).astype(np.int64)
+
+
+def _group_column(manifest: Manifest, group_by: str) -> list[str | None]:
+    """The group of each row of the manifest, None where it has none."""
+    names = manifest.table.column_names
+    if group_by not in names:
+        raise InvalidInput(f"{manifest.name} has no column {group_by!r} to group by; there are {', '.join(names)}")
+    return [None if cell in (None, "") else str(cell) for cell in manifest.table.column(group_by).to_pylist()]
+
+
+def label_set(corpus: Corpus, data: Data, checkpoint: Sequence[str] | None, *, kept: bool) -> tuple[str, ...]:
+    """The labels of the model's outputs, in order.
+
+    Those the recipe names, else those of the checkpoint it goes on from where they cover the corpus's (and always where
+    the checkpoint's head is `kept`), else the corpus's own, sorted. The corpus's are those of its training rows.
+    """
+    truth = corpus.manifest.truth()
+    own = tuple(sorted({label for row in corpus.rows(TRAIN) if (label := truth[row]) is not None}))
+    chosen = data.labels
+    if not chosen and checkpoint is not None and (kept or set(own) <= set(checkpoint)):
+        chosen = tuple(checkpoint)
+    if kept and checkpoint is not None and chosen != tuple(checkpoint):
+        raise InvalidInput(
+            f"data.labels are {', '.join(chosen)}, those of the kept head {', '.join(checkpoint)}; leave data.labels "
+            'out, or start with a fresh head (start.head = "fresh")'
+        )
+    chosen = chosen or own
+    if len(chosen) < 2:
+        raise InvalidInput(f"{corpus.manifest.name} has one label to learn, {', '.join(chosen)}; two are needed")
+    return chosen

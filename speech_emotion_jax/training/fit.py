@@ -1,0 +1,224 @@
+"""The loop: step after step, validation, states to disk; an end after the last, at a signal, or where it diverges."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import NamedSharding, PartitionSpec
+
+from ..errors import Interrupted, InvalidInput
+from ..metrics import measure
+from ..runtime.progress import progress
+from .batches import Steps, in_order
+from .clips import Feed
+from .history import History
+from .recipe import Training
+from .saving import Saves, Standing
+from .step import Measured, Method, Parameters, State, compiled_step
+
+logger = logging.getLogger("speech_emotion_jax")
+
+DIVERGED = 20.0  # times the loss of a guess: what no model that learns comes to
+LOG_SECONDS = 30.0
+
+
+@dataclass
+class Fit:
+    """All that the loop works with. `names` are the training clips' ids, by their numbers."""
+
+    method: Method
+    settings: Training
+    rate: Callable[[int], float]
+    feed: Feed
+    steps: Steps
+    validation: Validation
+    frozen: Parameters
+    names: Sequence[str]
+    saves: Saves
+    history: History
+
+    def run(self, state: State, standing: Standing | None) -> Standing:
+        """From a state, and where the run stood then, to the end.
+
+        Raises Interrupted at SIGTERM, when the state is saved, and InvalidInput, naming the clips, where the loss is no
+        number or a multiple of a guess's; the states saved before are good then.
+        """
+        begun = int(state.step)
+        reader = self.feed.ahead(self.steps, lambda step: [self.settings.seed, step])
+        if standing is None:
+            standing = Standing(reader.get_state())
+        elif not standing.ended:
+            reader.set_state(standing.reader)
+        with _asked_to_stop() as asked, progress("Training", len(self.steps)) as advance:
+            advance(begun)
+            watch = _Watch(self, advance)
+            program = compiled_step(self.method, jax.tree.map(lambda leaf: leaf.sharding, state), self.feed.mesh)
+            key = jax.random.key(self.settings.seed)
+            for step in range(begun, len(self.steps)):
+                if standing.ended:
+                    break
+                batch = self.feed.put(next(reader))
+                state, measured = program(state, self.frozen, batch, jax.random.fold_in(key, step))
+                watch.started(step, measured)
+                standing = replace(standing, reader=_plain(reader.get_state()))
+                standing = self._after(step + 1, state, standing, watch, asked)
+        return standing
+
+    def _after(
+        self, done: int, state: State, standing: Standing, watch: _Watch, asked: Callable[[int], bool]
+    ) -> Standing:
+        """Validate and save where it is time to."""
+        last = done == len(self.steps)
+        every = self.settings.validate_every or self.steps.per_epoch
+        stop = asked(done)
+        metric = None
+        if last or done % every == 0:
+            watch.finish()
+            metric, standing = self._validated(done, state, standing)
+        if metric is not None or stop or done % (self.settings.save_every or self.steps.per_epoch) == 0:
+            watch.finish()  # what is not finite is not saved
+            self.history.write()
+            self.saves.save(done, state, standing, metric)
+        if stop and not standing.ended:
+            self.saves.wait()
+            raise Interrupted(f"stopped after step {done}, which is saved; the same command goes on from there")
+        return standing
+
+    def _validated(self, done: int, state: State, standing: Standing) -> tuple[float, Standing]:
+        found = self.validation.measure(state.average or state.learning, self.frozen)
+        self.history.validated(done, {name: found[name] for name in ("loss", "accuracy", "uar", "macro_f1")})
+        value = found[self.settings.metric]
+        logger.info("step %d: validation %s %.4f, loss %.4f", done, self.settings.metric, value, found["loss"])
+        if standing.best is None or value > standing.best:
+            standing = replace(standing, best=value, best_step=done, waiting=0)
+        else:
+            standing = replace(standing, waiting=standing.waiting + 1)
+        tired = 0 < self.settings.patience <= standing.waiting
+        if tired:
+            logger.info("no better %s for %d validations: it ends here", self.settings.metric, standing.waiting)
+        return value, replace(standing, ended=tired or done == len(self.steps))
+
+
+@dataclass
+class Validation:
+    """Clips that are scored and not learned from, and their labels."""
+
+    method: Method
+    feed: Feed
+    truth: Sequence[str]
+    batch_size: int
+
+    def __post_init__(self) -> None:
+        everywhere = NamedSharding(self.feed.mesh, PartitionSpec())
+        self._program = jax.jit(
+            lambda learning, frozen, batch: self.method.probabilities(learning | frozen, batch),
+            out_shardings=everywhere,
+        )
+
+    def measure(self, learning: Parameters, frozen: Parameters) -> dict[str, Any]:
+        """Metrics of the parameters, as `metrics.measure` names them, and the "loss": the mean of -log p."""
+        clips = self.feed.clips
+        batches = in_order(clips.frames(), clips.tokens(), self.batch_size)
+        probabilities = np.full((len(self.truth), len(self.method.config.labels)), np.nan, np.float32)
+        for batch, arrays in zip(batches, self.feed.ahead(batches, lambda number: None), strict=True):
+            found = np.asarray(self._program(learning, frozen, self.feed.put(arrays)))
+            probabilities[batch.clips[: batch.real]] = found[: batch.real]
+        readable = np.flatnonzero(~np.isnan(probabilities).any(axis=1))
+        truth = [self.truth[clip] for clip in readable.tolist()]
+        metrics = measure(truth, probabilities[readable], self.method.config.labels, resamples=1)
+        return {**metrics, "loss": metrics["log_loss"]}
+
+
+class _Watch:
+    """Looks at each step's figures while the next one runs, and keeps them."""
+
+    def __init__(self, fit: Fit, advance: Callable[..., None]):
+        self._fit = fit
+        self._advance = advance
+        self._open: tuple[int, Measured] | None = None
+        self._before = self._logged = time.perf_counter()
+        self._heard = 0.0  # seconds of sound since the last log line
+
+    def started(self, step: int, measured: Measured) -> None:
+        self.finish()
+        self._open = step, measured
+
+    def finish(self) -> None:
+        """Wait for the step that is running, if any is."""
+        if self._open is None:
+            return
+        fit, (step, measured) = self._fit, self._open
+        self._open = None
+        loss, norm, accuracy = (float(each) for each in measured)
+        batch = fit.steps[step]
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            raise self._diverged(step, f"the loss is {loss}, the gradient's norm {norm}")
+        if loss > DIVERGED * (guess := math.log(len(fit.method.config.labels))):
+            raise self._diverged(step, f"the loss is {loss:.1f}, where a guess has {guess:.2f}")
+        now, seconds = time.perf_counter(), fit.feed.clips.seconds(batch)
+        fit.history.add(
+            step=step + 1,
+            epoch=(step + 1) / fit.steps.per_epoch,
+            loss=loss,
+            accuracy=accuracy,
+            gradient_norm=norm,
+            learning_rate=fit.rate(step),
+            clips=batch.real,
+            audio_seconds=seconds,
+            seconds=now - self._before,
+        )
+        rate = (
+            f"{seconds / (now - self._before):.1f} s of sound/s"
+            if seconds
+            else f"{batch.real / (now - self._before):.1f} texts/s"
+        )
+        self._advance(1, f"loss {loss:.3f}, {rate}")
+        if now - self._logged > LOG_SECONDS:
+            logger.info("step %d of %d: loss %.3f, %s", step + 1, len(fit.steps), loss, rate)
+            self._logged = now
+        self._before = now
+
+    def _diverged(self, step: int, what: str) -> InvalidInput:
+        fit = self._fit
+        batch = fit.steps[step]
+        names = ", ".join(fit.names[int(clip)] for clip in batch.clips[: batch.real])
+        saved = fit.saves.latest()
+        kept = f"the state after step {saved} is kept" if saved else "no state was saved before"
+        return InvalidInput(
+            f"it diverges at step {step + 1}: {what}; its clips are {names}; {kept}; lower optimizer.learning_rate, "
+            "set optimizer.clip_norm, or look at these clips"
+        )
+
+
+@contextmanager
+def _asked_to_stop() -> Iterator[Callable[[int], bool]]:
+    """A function that says after a step whether SIGTERM came; of several hosts to any, and to all at the same step."""
+    if jax.process_count() > 1:
+        yield lambda step: bool(multihost_utils.reached_preemption_sync_point(step))
+        return
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda step: False
+        return
+    came = threading.Event()
+    before = signal.signal(signal.SIGTERM, lambda number, frame: came.set())
+    try:
+        yield lambda step: came.is_set()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _plain(state: Any) -> dict[str, Any]:
+    """A reader's state as JSON has it."""
+    return json.loads(json.dumps(state))

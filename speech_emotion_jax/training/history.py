@@ -1,0 +1,183 @@
+"""The curve of a run: kept while it runs, written whenever its state is, and continued where the state is restored.
+
+OUT/history.parquet    a row a step, see `History.add`; valid_... are null where there was no validation
+OUT/curves.png         the losses and the validations' metrics
+OUT/tensorboard/       the same numbers as TensorBoard's events, where OUT is on a disk
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ..errors import UnreadableInput
+from ..plots import curves
+from ..runtime.storage import Folder
+
+HISTORY, CURVES, TENSORBOARD = "history.parquet", "curves.png", "tensorboard"
+SHOWN_SECONDS = 30.0  # between what TensorBoard gets to see
+
+TRAIN = ("loss", "accuracy", "gradient_norm", "learning_rate", "clips", "audio_seconds", "seconds")
+VALID = ("loss", "accuracy", "uar", "macro_f1")
+WHOLE = ("step", "clips")  # the columns that are no float
+SCHEMA = pa.schema(
+    [(name, pa.int64() if name in WHOLE else pa.float64()) for name in ("step", "epoch", *TRAIN)]
+    + [(f"valid_{name}", pa.float64()) for name in VALID]
+)
+
+
+class History:
+    """What the steps of a run came to. Of several hosts the first one writes.
+
+    Nothing is written by `add` but, now and then, the events.
+    """
+
+    def __init__(self, folder: Folder):
+        self._folder = folder
+        self._columns: dict[str, list[float | None]] = {name: [] for name in SCHEMA.names}
+        self._events: _Events | None = None
+
+    @classmethod
+    def resume(cls, folder: Folder, step: int) -> History:
+        """What was written of the steps up to this one, or of none; what came later is dropped.
+
+        Raises UnreadableInput for a broken history.
+        """
+        history = cls(folder)
+        if folder.holds(HISTORY):
+            try:
+                table = pq.ParquetFile(folder.open_to_arrow(HISTORY)).read().select(SCHEMA.names).cast(SCHEMA)
+            except (KeyError, pa.ArrowException) as error:
+                raise UnreadableInput(
+                    f"{folder.path(HISTORY)} can't be read ({error}); remove it, and the curve begins anew"
+                ) from error
+            kept = table.filter(pa.array(table.column("step").to_numpy() <= step, pa.bool_()))
+            history._columns = kept.to_pydict()
+        if folder.on_disk and jax.process_index() == 0:
+            history._events = _Events(Path(folder.root, TENSORBOARD), first=step + 1)
+        return history
+
+    def __len__(self) -> int:
+        return len(self._columns["step"])
+
+    def add(
+        self,
+        *,
+        step: int,
+        epoch: float,
+        loss: float,
+        accuracy: float,
+        gradient_norm: float,
+        learning_rate: float,
+        clips: int,
+        audio_seconds: float,
+        seconds: float,
+    ) -> None:
+        """Keep a step, counted from 1; `epoch` is how many there were after it.
+
+        `accuracy` is a fraction; of `clips` clips there were `audio_seconds` of sound; it took `seconds`.
+        """
+        row = {
+            "step": step,
+            "epoch": epoch,
+            "loss": loss,
+            "accuracy": accuracy,
+            "gradient_norm": gradient_norm,
+            "learning_rate": learning_rate,
+            "clips": clips,
+            "audio_seconds": audio_seconds,
+            "seconds": seconds,
+        }
+        for name, column in self._columns.items():
+            column.append(row.get(name))
+        if self._events is not None:
+            self._events.add(step, {f"train/{name}": row[name] for name in TRAIN} | {"epoch": epoch})
+
+    def validated(self, step: int, found: Mapping[str, float]) -> None:
+        """Keep the validation after the last step that was added: its loss, accuracy, uar and macro_f1."""
+        if not len(self) or self._columns["step"][-1] != step:
+            raise ValueError(f"step {step} is validated, and it is not the last step of the history")
+        for name in VALID:
+            self._columns[f"valid_{name}"][-1] = found[name]
+        if self._events is not None:
+            self._events.add(step, {f"valid/{name}": found[name] for name in VALID})
+
+    def table(self) -> pa.Table:
+        """All steps."""
+        return pa.table(self._columns, schema=SCHEMA)
+
+    def write(self) -> None:
+        """Write what there is, each file whole or not at all."""
+        if jax.process_index() != 0 or not len(self):
+            return
+        if self._events is not None:
+            self._events.write()
+        table = self.table()
+        with self._folder.writing(HISTORY) as file:
+            pq.write_table(table, file)
+        validated = table.filter(table.column("valid_loss").is_valid())
+        self._folder.write(
+            CURVES,
+            curves(
+                table.column("step").to_numpy(),
+                table.column("loss").to_numpy(),
+                validated.column("step").to_numpy(),
+                validated.column("valid_loss").to_numpy(),
+                {
+                    "macro-F1": validated.column("valid_macro_f1").to_numpy(),
+                    "UAR": validated.column("valid_uar").to_numpy(),
+                },
+            ),
+        )
+
+
+class _Events:
+    """A file of TensorBoard's events, begun anew with each start of a run.
+
+    It is appended to at times and closed again, so a process that is killed leaves nothing open. Its beginning tells
+    TensorBoard to forget what earlier files have of the steps from `first` on.
+    """
+
+    def __init__(self, folder: Path, first: int):
+        # They take a second to import, and their names are made then.
+        from tensorboardX.proto import event_pb2, summary_pb2
+
+        self._protocol: tuple[Any, Any] = event_pb2, summary_pb2
+        event, session = self._protocol[0].Event, self._protocol[0].SessionLog
+        folder.mkdir(parents=True, exist_ok=True)
+        self._path = folder / f"events.out.tfevents.{time.time_ns()}.{socket.gethostname()}"
+        self._waiting = [
+            event(wall_time=time.time(), file_version="brain.Event:2"),
+            event(wall_time=time.time(), step=first, session_log=session(status=session.START)),
+        ]
+        self._next = 0.0
+
+    def add(self, step: int, scalars: Mapping[str, float]) -> None:
+        event, summary = self._protocol[0].Event, self._protocol[1].Summary
+        values = [summary.Value(tag=tag, simple_value=value) for tag, value in scalars.items()]
+        self._waiting.append(event(wall_time=time.time(), step=step, summary=summary(value=values)))
+        if time.monotonic() > self._next:
+            self.write()
+
+    def write(self) -> None:
+        """Append what waits, each event framed as a TFRecord: its length, and a checksum of that and of itself."""
+        from tensorboardX.record_writer import masked_crc32c
+
+        frames = []
+        for event in self._waiting:
+            content = event.SerializeToString()
+            length = struct.pack("<Q", len(content))
+            frames += [length, struct.pack("<I", masked_crc32c(length)), content]
+            frames += [struct.pack("<I", masked_crc32c(content))]
+        with open(self._path, "ab") as file:
+            file.write(b"".join(frames))
+        self._waiting = []
+        self._next = time.monotonic() + SHOWN_SECONDS

@@ -1,0 +1,162 @@
+"""AdamW with a rate for each part of a model: encoder, head, each layer of a stack; and what is frozen.
+
+Parameters are a flat {path: array}. The layers of an encoder are stacked, one array with a leading layer axis, so a
+layer's own rate is an entry of an array along that axis.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Collection, Mapping
+from difflib import get_close_matches
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from ..errors import InvalidInput
+from .recipe import Optimizer
+
+ENCODERS = ("audio_encoder", "text_encoder")
+ABOVE_LAYERS = ("intermediate_ffn", "adapter")  # parts of an encoder that stand on its layers
+LOWEST = re.compile(r"(?P<encoder>\w+)\.layers\[:(?P<count>\d+)\]")
+
+Shape = tuple[int, ...]
+
+
+def make_optimizer(
+    settings: Optimizer, shapes: Mapping[str, Shape], steps: int
+) -> optax.GradientTransformationExtraArgs:
+    """The optimizer of {path: array} of the parameters that learn, for a run of `steps` steps.
+
+    `shapes` are those of all parameters of the model, float32. It is torch.optim.AdamW with parameter groups: the
+    gradients are clipped by their norm over all that learns, then Adam, then weight_decay times the parameter is added,
+    and the sum is multiplied by the part's rate (`rates`) and by the schedule (`schedule`). As Hugging Face's Trainer
+    has it, biases and the scales of norms do not decay; embeddings do, those of distances too. Frozen layers of a stack
+    count as zero in the norm and get updates of exactly zero. The moments have the shapes of the parameters.
+
+    Raises InvalidInput for a pattern of `freeze` that matches nothing, and where nothing is left to learn.
+    """
+    learning = trainable(shapes, settings.freeze)
+    rate_of = {path: rate for path, rate in rates(settings, shapes).items() if path in learning}
+    return optax.chain(
+        _each(lambda path, gradient: jnp.where(_along(rate_of[path], gradient) > 0, gradient, 0)),
+        optax.identity() if settings.clip_norm is None else optax.clip_by_global_norm(settings.clip_norm),
+        optax.scale_by_adam(settings.beta1, settings.beta2, settings.epsilon),
+        optax.add_decayed_weights(settings.weight_decay, mask={path: decays(path) for path in learning}),
+        _each(lambda path, update: _along(rate_of[path], update) * update),
+        optax.scale_by_learning_rate(schedule(settings, steps)),
+    )
+
+
+def schedule(settings: Optimizer, steps: int) -> Callable[[jax.typing.ArrayLike], Any]:
+    """The factor of all rates at a step, counted from 0: up from 0 to 1 in the warm-up, then as `schedule` says.
+
+    The warm-up is ceil(warmup * steps) steps; "linear" and "cosine" come to 0 after the last step.
+    """
+    warmup = math.ceil(settings.warmup * steps)
+    rest = max(steps - warmup, 1)
+    after = {
+        "linear": optax.linear_schedule(1.0, 0.0, rest),
+        "cosine": optax.cosine_decay_schedule(1.0, rest),
+        "constant": optax.constant_schedule(1.0),
+    }[settings.schedule]
+    return optax.join_schedules([optax.linear_schedule(0.0, 1.0, warmup), after], [warmup]) if warmup else after
+
+
+def rates(settings: Optimizer, shapes: Mapping[str, Shape]) -> dict[str, np.ndarray]:
+    """{path: highest rate} of all parameters, float32: () or, for an encoder's layers, (layers,); 0 where frozen.
+
+    An encoder's highest layer, and what stands on it, has learning_rate; each layer below has layer_decay times the
+    rate of the one above, and what stands under the lowest layer, the embeddings or the feature projection, that of one
+    layer more. What is no encoder has head_learning_rate.
+    """
+    full, decay = settings.learning_rate, settings.layer_decay
+    head = full if settings.head_learning_rate is None else settings.head_learning_rate
+    found: dict[str, np.ndarray] = {}
+    for path in shapes:
+        encoder, _, inner = path.partition(".")
+        part = inner.partition(".")[0]
+        layers = layer_count(shapes, encoder) if encoder in ENCODERS else 0
+        if encoder not in ENCODERS:
+            rate = np.array(head)
+        elif part == "layers":
+            rate = full * decay ** np.arange(layers - 1, -1, -1.0)
+            rate[: frozen_layers(shapes, settings.freeze, encoder)] = 0
+        else:
+            rate = np.array(full if part in ABOVE_LAYERS else full * decay**layers)
+        found[path] = rate.astype(np.float32)
+    learning = trainable(shapes, settings.freeze)
+    return {path: rate if path in learning else np.zeros_like(rate) for path, rate in found.items()}
+
+
+def decays(path: str) -> bool:
+    """Whether weight decay acts on a parameter: not on biases, nor on the scales of norms."""
+    return path.rpartition(".")[2] not in ("bias", "scale")
+
+
+def trainable(shapes: Mapping[str, Shape], freeze: Collection[str]) -> frozenset[str]:
+    """The paths that have anything to learn: all but those frozen as a whole.
+
+    A pattern is a path or its beginning up to a dot ("text_encoder", "audio_encoder.feature_projection"), or the lowest
+    layers of an encoder ("audio_encoder.layers[:12]"). Raises InvalidInput for one that matches nothing, naming the
+    nearest that does, and where nothing is left.
+    """
+    left = set(shapes)
+    for pattern in freeze:
+        left -= _frozen_whole(shapes, pattern)
+    if not left:
+        raise InvalidInput(f"optimizer.freeze = {list(freeze)} leaves nothing to learn; take a pattern out")
+    return frozenset(left)
+
+
+def frozen_layers(shapes: Mapping[str, Shape], freeze: Collection[str], encoder: str) -> int:
+    """How many of the lowest layers of an encoder ("audio_encoder") are frozen, in all their parameters."""
+    frozen = 0
+    for pattern in freeze:
+        lowest = LOWEST.fullmatch(pattern)
+        if lowest and lowest["encoder"] == encoder:
+            frozen = max(frozen, int(lowest["count"]))
+        elif pattern in (encoder, f"{encoder}.layers"):
+            frozen = layer_count(shapes, encoder)
+    return frozen
+
+
+def layer_count(shapes: Mapping[str, Shape], encoder: str) -> int:
+    """The layers of an encoder; 0 of one that isn't there."""
+    return next((shape[0] for path, shape in shapes.items() if path.startswith(f"{encoder}.layers.")), 0)
+
+
+def _frozen_whole(shapes: Mapping[str, Shape], pattern: str) -> set[str]:
+    """The paths that a pattern freezes in all their layers."""
+    if lowest := LOWEST.fullmatch(pattern):
+        encoder, count = lowest["encoder"], int(lowest["count"])
+        layers = layer_count(shapes, encoder) if encoder in ENCODERS else 0
+        if layers and 1 <= count <= layers:
+            return {path for path in shapes if path.startswith(f"{encoder}.layers.") and count == layers}
+        if layers:
+            raise InvalidInput(
+                f"optimizer.freeze has {pattern!r}, and {encoder} has {layers} layers; write [:1] to [:{layers}]"
+            )
+    elif matched := {path for path in shapes if f"{path}.".startswith(f"{pattern}.")}:
+        return matched
+    beginnings = {path[: dot.start()] for path in shapes for dot in re.finditer(r"\.|$", path)}
+    nearest = get_close_matches(pattern.partition("[")[0], sorted(beginnings), n=1, cutoff=0.0)[0]
+    raise InvalidInput(f"optimizer.freeze has {pattern!r}, which is no part of this model; the nearest is {nearest!r}")
+
+
+def _each(change: Callable[[str, jax.Array], jax.Array]) -> optax.GradientTransformation:
+    """A transformation without state, of each path's array by itself."""
+
+    def update(updates: Any, parameters: Any) -> Any:
+        return {path: change(path, each) for path, each in updates.items()}
+
+    return optax.stateless(update)
+
+
+def _along(rate: np.ndarray, array: jax.Array) -> jax.Array:
+    """One rate, or one for each entry of the leading axis, in the rank of an array."""
+    return jnp.asarray(rate).reshape(rate.shape + (1,) * (array.ndim - rate.ndim))
