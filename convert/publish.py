@@ -67,7 +67,7 @@ def publish(
     """
     if odd := parameters.keys() ^ parameter_shapes(config).keys():
         raise KeyError(f"parameters missing or unknown: {sorted(odd)}")
-    _check_text_encoder(config)
+    check_text_encoder(config)
     with whole_folder(destination) as folder:
         for name, table in tables_of(config).items():
             place = folder if name == MODEL else folder / TEXT_ENCODER
@@ -106,7 +106,8 @@ def publish_and_convert(
     convert(open_emotion(source, config.mode, language, text_encoder=text_encoder, labels=config.labels), converted)
 
 
-def _check_text_encoder(config: EmotionConfig) -> None:
+def check_text_encoder(config: EmotionConfig) -> None:
+    """Raises InvalidInput where the published layout of a mode has no place for the kind of its text encoder."""
     needed = "roberta" if config.mode == "text" else "bert"
     if config.text is not None and config.text.model_type != needed:
         raise InvalidInput(

@@ -9,12 +9,13 @@ import logging
 import os
 import signal
 import sys
+import threading
 import warnings
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .bulk import add_bulk_verbs
 from .console import PROGRAM, Parser, PartlyFailed, as_json, names, say, show
@@ -37,6 +38,11 @@ def main(arguments: list[str] | None = None) -> int:
     """
     sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115, None where the shell closed it
     sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
+    with _interrupts_heard():
+        return _run(arguments)
+
+
+def _run(arguments: list[str] | None) -> int:
     try:
         options = _parser().parse_args(arguments)
         with _messages_on_stderr(verbose=options.verbose):
@@ -353,6 +359,34 @@ def _messages_on_stderr(*, verbose: bool) -> Iterator[None]:
         logger.removeHandler(handler)
         logger.setLevel(level)
         logger.propagate = True
+
+
+@contextmanager
+def _interrupts_heard() -> Iterator[None]:
+    """Ctrl-C is heard wherever it falls.
+
+    Python drops an exception in a callback, as JAX has one of the garbage collector. An interrupt that was dropped is
+    raised again a moment later.
+    """
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
+        yield
+        return
+    before = sys.unraisablehook
+
+    def again(dropped: Any) -> None:
+        if dropped.exc_type is KeyboardInterrupt:
+            signal.setitimer(signal.ITIMER_REAL, 0.05)
+        else:
+            before(dropped)
+
+    alarm = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    sys.unraisablehook = again
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        sys.unraisablehook = before
+        signal.signal(signal.SIGALRM, alarm)
 
 
 def _refuse(sentence: str) -> int:

@@ -18,7 +18,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -115,16 +115,22 @@ def train(job: TrainJob, corpus: Corpus | None = None) -> Outcome:
     outcome = _evaluated(job, corpus)
     if jax.process_index() == 0 and not folder.holds(METRICS):
         folder.write(METRICS, Folder.open(str(Path(job.output, EVALUATION))).read(METRICS))
-    return outcome
+    return replace(outcome, text=f"{_of_which(corpus)}\n\n{outcome.text}") if outcome.finished else outcome
+
+
+def _of_which(corpus: Corpus) -> str:
+    if corpus.rows(TEST):
+        return "The best state on the test clips:"
+    return "The best state on the validation clips, which chose it: expect less of others. There are no test clips."
 
 
 def _check(corpus: Corpus, job: TrainJob, labels: Sequence[str]) -> None:
     """That every clip which has a role can be used."""
-    mode, manifest = job.recipe.model.mode, corpus.manifest
-    rows = [number for number, role in enumerate(corpus.roles) if role is not None]
-    used = replace(manifest, table=manifest.table.take(rows), data_rows=manifest.data_rows[rows])
+    mode = job.recipe.model.mode
     with progress("Checking the manifest"):
-        validate(used, audio_root=job.root, needs_audio=mode != "text", needs_text=mode != "audio", labels=labels)
+        validate(
+            corpus.used(), audio_root=job.root, needs_audio=mode != "text", needs_text=mode != "audio", labels=labels
+        )
 
 
 def _check_batch(recipe: Recipe, mesh: Mesh) -> None:
@@ -170,6 +176,7 @@ def _learn(job: TrainJob, corpus: Corpus, beginning: Beginning, mesh: Mesh, fold
         tokens=clips.tokens(),
         batch_size=settings.batch_size,
         epochs=settings.epochs,
+        pool=settings.pool,
         balanced=recipe.data.balanced,
         seed=settings.seed,
     )

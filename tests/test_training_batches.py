@@ -7,10 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from speech_emotion_jax.inputs.batches import FRAME_BUCKETS
-from speech_emotion_jax.training.batches import POOL, Steps, in_order
+from speech_emotion_jax.training.batches import Steps, in_order
 
 
-def steps(count: int, batch_size: int, *, balanced: bool = False, seed: int = 0, epochs: int = 3) -> Steps:
+def steps(
+    count: int, batch_size: int, *, pool: int = 4, balanced: bool = False, seed: int = 0, epochs: int = 3
+) -> Steps:
     rng = np.random.default_rng(count)
     return Steps(
         labels=rng.integers(0, 3, count),
@@ -18,6 +20,7 @@ def steps(count: int, batch_size: int, *, balanced: bool = False, seed: int = 0,
         tokens=rng.integers(2, 60, count),
         batch_size=batch_size,
         epochs=epochs,
+        pool=pool,
         balanced=balanced,
         seed=seed,
     )
@@ -52,17 +55,25 @@ def test_a_step_is_the_same_without_those_before_it():
 
 
 def test_clips_of_a_length_share_a_step():
-    plan = steps(16 * POOL, 16)
-    padded = sum(16 * (batch.frames or 0) for batch in (plan[number] for number in range(plan.per_epoch)))
-    mixed = 16 * POOL * 704  # what the longest of each step would cost if they were mixed
-    assert padded < 0.65 * mixed
+    padded = {}
+    for pool in (1, 4, 16):
+        plan = steps(16 * 16, 16, pool=pool)
+        padded[pool] = sum(16 * (plan[number].frames or 0) for number in range(plan.per_epoch))
+    assert padded[16] < 0.9 * padded[4] < 0.9 * 0.9 * padded[1]
 
 
 def test_balanced_draws_have_all_labels_equally_often():
     rng = np.random.default_rng(0)
     labels = np.array([0] * 900 + [1] * 90 + [3] * 10)  # label 2 does not occur
     plan = Steps(
-        labels=rng.permutation(labels), frames=None, tokens=None, batch_size=50, epochs=20, balanced=True, seed=0
+        labels=rng.permutation(labels),
+        frames=None,
+        tokens=None,
+        batch_size=50,
+        epochs=20,
+        pool=4,
+        balanced=True,
+        seed=0,
     )
     drawn = np.concatenate([plan[number].clips for number in range(len(plan))])
     shares = np.bincount(plan._labels[drawn], minlength=4) / len(drawn)

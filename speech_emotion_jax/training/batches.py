@@ -2,7 +2,8 @@
 
 So a step can be asked for without those before it, by every host and after every interruption. An epoch is a shuffled
 pass over all clips, each once; or, balanced, as many draws in which all labels are equally frequent. Clips of about one
-length share a step, as far as that leaves the order random: a pool of steps is sorted, sliced, and shuffled again.
+length share a step, as far as that leaves the order random: the clips of a few steps are sorted, sliced, and shuffled
+again. Where length goes with the label, sorted steps are of few labels, so the fewer steps the better; padding grows.
 """
 
 from __future__ import annotations
@@ -14,8 +15,6 @@ import numpy as np
 from jaxtyping import Int
 
 from ..inputs.batches import FRAME_BUCKETS, TOKEN_BUCKETS, bucket
-
-POOL = 16  # steps whose clips are sorted by length together
 
 
 class Batch(NamedTuple):
@@ -34,7 +33,8 @@ class Batch(NamedTuple):
 class Steps:
     """The batches of all steps.
 
-    `frames` and `tokens` are the most that each clip can have; `labels` their labels' numbers.
+    `frames` and `tokens` are the most that each clip can have; `labels` their labels' numbers. The clips of `pool`
+    steps are sorted by length together.
     """
 
     def __init__(
@@ -45,11 +45,13 @@ class Steps:
         tokens: Int[np.ndarray, " clips"] | None,
         batch_size: int,
         epochs: int,
+        pool: int,
         balanced: bool,
         seed: int,
     ):
         self._labels, self._frames, self._tokens = labels, frames, tokens
         self.batch_size = batch_size
+        self.pool = pool
         self.balanced = balanced
         self.seed = seed
         self.per_epoch = -(-len(labels) // batch_size)
@@ -74,9 +76,9 @@ class Steps:
         else:
             order = rng.permutation(count)
         batches = []
-        for start in range(0, count, POOL * self.batch_size):
-            pool = order[start : start + POOL * self.batch_size]
-            if self._frames is not None:
+        for start in range(0, count, self.pool * self.batch_size):
+            pool = order[start : start + self.pool * self.batch_size]
+            if self._frames is not None and self.pool > 1:
                 pool = pool[np.argsort(self._frames[pool], kind="stable")]
             batches += [pool[first : first + self.batch_size] for first in range(0, len(pool), self.batch_size)]
         return [batches[place] for place in rng.permutation(len(batches))]

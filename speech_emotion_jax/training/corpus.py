@@ -169,10 +169,10 @@ def label_set(corpus: Corpus, data: Data, checkpoint: Sequence[str] | None, *, k
     """The labels of the model's outputs, in order.
 
     Those the recipe names, else those of the checkpoint it goes on from where they cover the corpus's (and always where
-    the checkpoint's head is `kept`), else the corpus's own, sorted. The corpus's are those of its training rows.
+    the checkpoint's head is `kept`), else the corpus's own, sorted. Its own are those of all rows that have a role.
     """
     truth = corpus.manifest.truth()
-    own = tuple(sorted({label for row in corpus.rows(TRAIN) if (label := truth[row]) is not None}))
+    own = tuple(sorted({label for label, role in zip(truth, corpus.roles, strict=True) if label and role}))
     chosen = data.labels
     if not chosen and checkpoint is not None and (kept or set(own) <= set(checkpoint)):
         chosen = tuple(checkpoint)

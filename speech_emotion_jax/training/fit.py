@@ -99,8 +99,8 @@ class Fit:
     def _validated(self, done: int, state: State, standing: Standing) -> tuple[float, Standing]:
         found = self.validation.measure(state.average or state.learning, self.frozen)
         self.history.validated(done, {name: found[name] for name in ("loss", "accuracy", "uar", "macro_f1")})
-        value = found[self.settings.metric]
-        logger.info("step %d: validation %s %.4f, loss %.4f", done, self.settings.metric, value, found["loss"])
+        value = -found["loss"] if self.settings.metric == "loss" else found[self.settings.metric]  # higher is better
+        logger.info("step %d: validation macro-F1 %.4f, loss %.4f", done, found["macro_f1"], found["loss"])
         if standing.best is None or value > standing.best:
             standing = replace(standing, best=value, best_step=done, waiting=0)
         else:

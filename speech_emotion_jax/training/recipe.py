@@ -132,7 +132,8 @@ class Training:
     remat: bool = True
     fsdp: Count = 1
     ema: BelowOne = 0.0  # 0: none
-    metric: Literal["macro_f1", "uar"] = "macro_f1"
+    pool: Count = 4  # steps whose clips are sorted by length together; 1: clips of all lengths share a step
+    metric: Literal["macro_f1", "uar", "loss"] = "macro_f1"  # by which the best state is chosen
     patience: Natural = 0  # validations without a better one before it stops; 0: never
     validate_every: Natural = 0  # steps; 0: each epoch
     save_every: Natural = 200  # steps; 0: each epoch

@@ -23,6 +23,7 @@ from ..checkpoints import (
     load_found,
 )
 from ..config import BertConfig, EmotionConfig, Wav2Vec2BertConfig
+from ..convert.publish import check_text_encoder
 from ..convert.sources import read_json
 from ..errors import InvalidInput
 from ..inputs.vocabulary import word_tokenizer
@@ -81,6 +82,7 @@ def begin(recipe: Recipe, labels: tuple[str, ...], texts: Callable[[], Sequence[
         found = _from_checkpoint(recipe, labels)
     else:
         found = _from_encoders(recipe, labels)
+    check_text_encoder(found.config)
     return _completed(found, recipe.training.seed)
 
 

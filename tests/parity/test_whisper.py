@@ -14,7 +14,7 @@ from transformers import WhisperForConditionalGeneration
 
 from speech_emotion_jax.checkpoints import load_whisper
 from speech_emotion_jax.models.layers import scan_layers
-from speech_emotion_jax.models.whisper import Cache, Decoded, EncoderLayer, Heard
+from speech_emotion_jax.models.whisper import Cache, Decoded, Heard
 
 from ..checkpoints import write_whisper
 from ..conftest import LAYER_BUDGET, LOGIT_BUDGET
@@ -123,7 +123,8 @@ def test_encoder_states(both):
     @jax.jit
     def encode(log_mel):
         embedded = encoder.embed(log_mel)
-        return scan_layers(encoder.layers, EncoderLayer.__call__, embedded, hidden_states=True)[1], encoder(log_mel)
+        states = scan_layers(encoder.layers, lambda layer, x, _: layer(x), embedded, hidden_states=True)[1]
+        return states, encoder(log_mel)
 
     states, last = encode(both.log_mel)
     for ours, theirs in zip(states[1:], both.encoder_states, strict=True):
