@@ -90,10 +90,13 @@ def test_another_recipe_is_refused_with_the_difference(concat: Path, corpus: Pat
 
 def test_it_goes_on_from_a_checkpoint(concat: Path, corpus: Path, tmp_path: Path):
     """A kept head goes on where it was; a fresh one on the same encoders begins anew."""
-    from_there = ("start.init=pretrained", f"start.checkpoint={concat / 'best'}", "training.epochs=1", *QUIET)
+    # Another seed, which draws another head than the one that was trained.
+    settings = ("start.init=pretrained", f"start.checkpoint={concat / 'best'}", "training.epochs=1", "training.seed=1")
     first = {}
     for head in ("kept", "fresh"):
-        job = TrainJob(recipe(tmp_path, "concat", *from_there, f"start.head={head}"), str(corpus), str(tmp_path / head))
+        job = TrainJob(
+            recipe(tmp_path, "concat", *settings, *QUIET, f"start.head={head}"), str(corpus), str(tmp_path / head)
+        )
         train(job)
         first[head] = losses(tmp_path / head)[0]
     assert first["kept"] < 0.8 * first["fresh"]
