@@ -196,34 +196,31 @@ def test_two_hosts_learn_what_one_learns(corpus: Path, tmp_path: Path):
 
 
 DEVICES = """
-import json, sys
+import sys
+from pathlib import Path
 import jax, numpy as np
 from jax.sharding import Mesh
 from speech_emotion_jax import train as verb
 from speech_emotion_jax.runtime import sharding
 from tests.training_data import QUIET, recipe
-from pathlib import Path
 
-folder, corpus, devices, fsdp = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
-mesh = Mesh(np.array(jax.devices()[:devices]).reshape(-1, fsdp), sharding.BATCH)
-verb.training_mesh = lambda fsdp: mesh
-verb.train(verb.TrainJob(recipe(folder, "concat", *QUIET, "training.epochs=4"), corpus, str(folder / "out")))
+folder, corpus = Path(sys.argv[1]), sys.argv[2]
+for devices, fsdp in ((1, 1), (2, 2), (4, 1), (8, 4)):
+    mesh = Mesh(np.array(jax.devices()[:devices]).reshape(-1, fsdp), sharding.BATCH)
+    verb.training_mesh = lambda fsdp: mesh
+    job = verb.TrainJob(recipe(folder, "concat", *QUIET, "training.epochs=4"), corpus, str(folder / str(devices)))
+    verb.train(job)
 """
 
 
 def test_the_number_of_devices_changes_no_loss(corpus: Path, tmp_path: Path):
-    curves = {}
     environment = os.environ | {
         "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
         "JAX_PLATFORMS": "cpu",
         "PYTHONPATH": str(Path(__file__).parent.parent),
     }
-    for devices, fsdp in ((1, 1), (2, 2), (4, 1), (8, 4)):
-        folder = tmp_path / f"{devices}-{fsdp}"
-        folder.mkdir()
-        command = [sys.executable, "-c", DEVICES, str(folder), str(corpus), str(devices), str(fsdp)]
-        subprocess.run(command, check=True, env=environment)
-        curves[devices] = losses(folder / "out")
+    subprocess.run([sys.executable, "-c", DEVICES, str(tmp_path), str(corpus)], check=True, env=environment)
+    curves = {devices: losses(tmp_path / str(devices)) for devices in (1, 2, 4, 8)}
     for devices in (2, 4, 8):
         assert abs(curves[devices][0] - curves[1][0]) < 1e-5
         assert abs(curves[devices][9] - curves[1][9]) < 1e-4
