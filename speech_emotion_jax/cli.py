@@ -365,28 +365,40 @@ def _messages_on_stderr(*, verbose: bool) -> Iterator[None]:
 def _interrupts_heard() -> Iterator[None]:
     """Ctrl-C is heard wherever it falls.
 
-    Python drops an exception in a callback, as JAX has one of the garbage collector. An interrupt that was dropped is
-    raised again a moment later.
+    What it raises can be dropped: by Python in a callback, as JAX has one of the garbage collector, or by a library. An
+    interrupt that nobody is unwinding half a second later is raised again.
     """
-    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
+    ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # it is not in the background of a shell
+    if not ours or threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
         yield
         return
-    before = sys.unraisablehook
 
-    def again(dropped: Any) -> None:
-        if dropped.exc_type is KeyboardInterrupt:
-            signal.setitimer(signal.ITIMER_REAL, 0.05)
-        else:
-            before(dropped)
+    def interrupt(number: int, frame: object) -> None:
+        signal.setitimer(signal.ITIMER_REAL, 0.5)
+        raise KeyboardInterrupt
 
-    alarm = signal.signal(signal.SIGALRM, signal.default_int_handler)
-    sys.unraisablehook = again
+    def look(number: int, frame: object) -> None:
+        signal.setitimer(signal.ITIMER_REAL, 0.5)
+        error = sys.exc_info()[1]
+        while error is not None and not isinstance(error, KeyboardInterrupt):
+            error = error.__context__
+        if error is None:
+            raise KeyboardInterrupt
+
+    def report(dropped: Any) -> None:
+        if dropped.exc_type is not KeyboardInterrupt:
+            reported(dropped)
+
+    reported, sys.unraisablehook = sys.unraisablehook, report
+    alarm = signal.signal(signal.SIGALRM, look)
+    signal.signal(signal.SIGINT, interrupt)
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
-        sys.unraisablehook = before
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.signal(signal.SIGALRM, alarm)
+        sys.unraisablehook = reported
 
 
 def _refuse(sentence: str) -> int:

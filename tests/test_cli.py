@@ -508,15 +508,34 @@ def test_interrupting_leaves_no_traceback():
 
 
 DROPPED = """
-import sys, time
+import os, signal, sys, time
 from speech_emotion_jax import cli, info
 
 class Callback:
-    def __del__(self):
-        raise KeyboardInterrupt  # as where Ctrl-C falls into a callback: Python drops it
+    def __del__(self):  # Python drops what is raised here
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(1)
+
+def callback():
+    Callback()
+
+def library():
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(1)
+    except BaseException:
+        pass
+
+def cleaned():
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(1)
+    finally:
+        time.sleep(2)
+        print("cleaned up")
 
 def work():
-    Callback()
+    {dropping}()
     time.sleep(20)
 
 info.describe_installation = work
@@ -524,10 +543,13 @@ sys.exit(cli.main(["info"]))
 """
 
 
-def test_an_interrupt_that_falls_into_a_callback_is_heard():
+@pytest.mark.parametrize(("dropping", "said"), [("callback", ""), ("library", ""), ("cleaned", "cleaned up\n")])
+def test_an_interrupt_is_heard_wherever_it_falls(dropping: str, said: str):
+    """And what is cleaned up after it is not interrupted again."""
     started = time.perf_counter()
-    done = subprocess.run([sys.executable, "-c", DROPPED], capture_output=True, text=True)
-    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+    script = DROPPED.format(dropping=dropping)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (130, said, "")
     assert time.perf_counter() - started < 15
 
 
