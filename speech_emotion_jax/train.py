@@ -43,6 +43,7 @@ from .manifest import read_manifest, validate
 from .models.parameters import parameter_shapes
 from .registry import FUSION_MODES
 from .runs import claim
+from .runtime.checkpoint import TEXT_ENCODER
 from .runtime.progress import progress
 from .runtime.sharding import parameter_shardings, place, training_mesh
 from .runtime.storage import Folder
@@ -153,6 +154,7 @@ def _record(job: TrainJob, corpus: Corpus, labels: Sequence[str], sources: Mappi
         "manifest": corpus.manifest.sha256,
         "columns": dict(corpus.manifest.columns),
         "label_map": dict(corpus.manifest.label_map),
+        "time_unit": job.time_unit,
         "labels": list(labels),
         "clips": {role: len(corpus.rows(role)) for role in (TRAIN, VALID, TEST)},
         "audio_root": job.root,
@@ -309,7 +311,7 @@ def _convert_apart(config: EmotionConfig, language: str, published: Path, best: 
         *(sys.executable, "-c", "from speech_emotion_jax.cli import main; raise SystemExit(main())"),
         *("convert", str(published), str(best), "--mode", config.mode, "--language", language),
         *("--labels", ",".join(config.labels)),
-        *(("--text-encoder", str(published / "text_encoder")) if config.mode in FUSION_MODES else ()),
+        *(("--text-encoder", str(published / TEXT_ENCODER)) if config.mode in FUSION_MODES else ()),
     ]
     subprocess.run(command, check=True, env=os.environ | {"JAX_PLATFORMS": "cpu"}, stdout=subprocess.DEVNULL)
 

@@ -20,6 +20,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Float, Int
 
 from ..errors import SpeechEmotionError
+from ..evaluation.reading import THREADS
 from ..inputs.audio import SAMPLE_RATE, AudioSource, stated_seconds
 from ..inputs.batches import pad_tokens
 from ..inputs.features import FEATURES, MAX_SAMPLES, feature_frames, features, read_clip, samples_for
@@ -31,7 +32,6 @@ from .recipe import Augment
 
 logger = logging.getLogger("speech_emotion_jax")
 
-THREADS = 4
 MOST_KEPT = 4 << 30  # bytes of features kept in memory; a corpus with more is read anew each epoch
 UNREADABLE = np.zeros(SAMPLE_RATE, np.float32)  # stands for a clip that can't be read, and counts for nothing
 
@@ -141,7 +141,7 @@ class Feed:
         """Onto the devices, waveforms turned into features."""
         placed = {
             name: jax.make_array_from_process_local_data(
-                self.sharding, array, (self.accumulation, self._whole(array.shape[1]), *array.shape[2:])
+                self.sharding, array, (self.accumulation, array.shape[1] * jax.process_count(), *array.shape[2:])
             )
             for name, array in arrays.items()
         }
@@ -162,9 +162,6 @@ class Feed:
         """Which clips of each part this host's devices hold."""
         held = self.sharding.addressable_devices_indices_map(shape).values()
         return np.unique(np.concatenate([np.arange(shape[1])[index[1]] for index in held if index is not None]))
-
-    def _whole(self, columns: int) -> int:
-        return columns * jax.process_count()
 
     def _heard(
         self, batch: Batch, clips: np.ndarray, places: np.ndarray, draws: Sequence[int] | None, arrays: Arrays
