@@ -549,7 +549,7 @@ def validate(
     if problems:
         kinds = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
         raise InvalidInput(
-            "\n  ".join([f"{manifest.name} can't be used: {kinds}; nothing was scored", *map(str, problems)])
+            "\n  ".join([f"{manifest.name} can't be used: {kinds}; nothing was begun", *map(str, problems)])
         )
 
 
