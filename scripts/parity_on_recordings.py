@@ -21,9 +21,9 @@ from rich.progress import track
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from speech_emotion_jax import EmotionPipeline, SpeechEmotionError
+from speech_emotion_jax.fidelity.original import TorchOriginal
 from speech_emotion_jax.inputs.audio import load
 from tests.checkpoints import SMALL, write_audio_checkpoint
-from tests.parity.reference import TorchOriginal
 
 
 def main() -> int:

@@ -3,6 +3,8 @@
     from speech_emotion_jax import predict_emotion
     predict_emotion("clip.wav", mode="audio", language="es")
 
+`speech_emotion_jax.functional` has the models as pure functions, to build on.
+
 Names are imported on first use, so that `import speech_emotion_jax` and the command line's --help stay fast.
 """
 
@@ -48,10 +50,12 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "functional":
+        return import_module(".functional", __name__)
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f".{_HOME[name]}", __name__), name)
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOME})
+    return sorted({*globals(), *_HOME, "functional"})

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .console import PartlyFailed, as_json, say, show
 from .errors import InvalidInput
 from .registry import LANGUAGES, MODES
+
+if TYPE_CHECKING:
+    from .checkpoints import Request
 
 
 def add_bulk_verbs(verbs: Any, checkpoint: argparse.ArgumentParser, common: argparse.ArgumentParser) -> None:
@@ -45,7 +48,9 @@ def add_bulk_verbs(verbs: Any, checkpoint: argparse.ArgumentParser, common: argp
     evaluate.add_argument("--whisper-model", metavar="ID", help="transcriber of rows without text (default: refused)")
     evaluate.add_argument("--group-by", metavar="COLUMN", help="speaker or video, by which intervals are resampled")
     evaluate.add_argument("--embeddings", action="store_true", help="write pooled embeddings, too")
-    evaluate.add_argument("--batch-size", type=int, default=8, help="clips at once on each device (default: 8)")
+    evaluate.add_argument(
+        "--batch-size", type=int, help="clips at once on each device (default: 8, or 1 where a CPU hears: it is faster)"
+    )
     evaluate.add_argument("--precision", default="float32", help="float32, equal to PyTorch, or bfloat16, faster")
     evaluate.add_argument("--device", help="cpu, gpu, cuda:1, tpu (default: all of the fastest kind)")
     evaluate.add_argument(
@@ -121,30 +126,36 @@ def add_bulk_verbs(verbs: Any, checkpoint: argparse.ArgumentParser, common: argp
     pack.set_defaults(verb=_pack)
 
 
-def _evaluate(options: argparse.Namespace) -> None:
+def requested(options: argparse.Namespace) -> Request:
+    """The checkpoint that the flags name: --model-id, or that of the mode and language."""
     from .checkpoints import Request
-    from .evaluate import Job, evaluate
     from .registry import read_registry
 
-    _connect(options)
     registry = read_registry(options.model_config)
     model_id, mode, language = options.model_id, options.mode, options.language
     if model_id is None:
         mode, language = mode or "text", language or "es"
         model_id = registry.model_id(language, mode)
+    return Request(
+        model_id,
+        mode=mode,
+        language=language,
+        text_encoder=options.text_encoder,
+        revision=options.revision,
+        weights=options.weights,
+        labels=options.labels,
+        registry=registry,
+    )
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    from .evaluate import Job, evaluate
+
+    _connect(options)
     job = Job(
         manifest=options.manifest,
         output=options.output,
-        request=Request(
-            model_id,
-            mode=mode,
-            language=language,
-            text_encoder=options.text_encoder,
-            revision=options.revision,
-            weights=options.weights,
-            labels=options.labels,
-            registry=registry,
-        ),
+        request=requested(options),
         audio_root=options.audio_root,
         columns=_columns(options),
         label_map=_label_map(options),

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from flax import nnx
 from jax.sharding import Sharding, SingleDeviceSharding
 
 from .config import Architecture, BertConfig, EmotionConfig, Wav2Vec2BertConfig, WhisperConfig
@@ -25,7 +26,7 @@ from .convert.sources import read_json
 from .convert.whisper import check_whisper, is_whisper, open_whisper
 from .errors import InvalidInput, UnreadableInput
 from .models.emotion import EmotionModel
-from .models.parameters import parameter_shapes, with_parameters
+from .models.parameters import abstract_model, parameter_shapes, with_parameters
 from .models.whisper import Whisper
 from .registry import FUSION_MODES, PUBLISHED, Registry, check_language, check_mode, declared_mode
 from .runtime import hub
@@ -96,6 +97,18 @@ def load_found(found: Path | Published, place: jax.Device | Sharding, precision:
     sharding = SingleDeviceSharding(place) if isinstance(place, jax.Device) else place
     arrays = _arrays(found, config, sharding, precision)
     return Checkpoint(with_parameters(config, arrays), config, language, folder, text_folder)
+
+
+def outlined(found: Path | Published, sharding: Sharding, precision: str) -> Checkpoint:
+    """The same without the weights: a model of jax.ShapeDtypeStruct, from which programs can be compiled."""
+    check_precision(precision)
+    config, language, folder, text_folder = described(found)
+    assert isinstance(config, EmotionConfig)
+    assert language is not None
+    wanted = _wanted(config, sharding, precision)
+    graph, state = nnx.split(abstract_model(config))
+    outline = {path: leaf.replace(wanted[".".join(map(str, path))]) for path, leaf in nnx.to_flat_state(state)}
+    return Checkpoint(nnx.merge(graph, nnx.from_flat_state(outline)), config, language, folder, text_folder)
 
 
 def load_whisper(
@@ -214,18 +227,22 @@ def digests(found: Path | Published) -> dict[str, dict[str, str]]:
 def _arrays(found: Path | Published, config: Architecture, sharding: Sharding, precision: str) -> dict[str, jax.Array]:
     """The parameters by path, read straight to where they are to be."""
     if isinstance(found, Path):
-        wanted = {
-            path: jax.ShapeDtypeStruct(shape, parameter_dtype(path, precision), sharding=sharding)
-            for path, shape in parameter_shapes(config).items()
-        }
         with progress(f"Loading {found.name}"):
-            return load_parameters(found, wanted)
+            return load_parameters(found, _wanted(config, sharding, precision))
     total = sum(len(part.source.tensors) for part in found.parts.values())
     with progress("Reading tensors", total) as advance:
         return {
             path: jax.device_put(np.asarray(array, parameter_dtype(path, precision)), sharding)
             for path, array in found.parameters(advance)
         }
+
+
+def _wanted(config: Architecture, sharding: Sharding, precision: str) -> dict[str, jax.ShapeDtypeStruct]:
+    """{path: shape, dtype and place} of the parameters."""
+    return {
+        path: jax.ShapeDtypeStruct(shape, parameter_dtype(path, precision), sharding=sharding)
+        for path, shape in parameter_shapes(config).items()
+    }
 
 
 def find(request: Request) -> Path | Published:
@@ -275,8 +292,12 @@ def _on_disk(name: str) -> Path:
 
 def open_request(request: Request) -> Published:
     """The published checkpoint of a request, emotion's or Whisper's, hub ids downloaded."""
-    whisper = declared_mode(request.model_id) is None and is_whisper(_settings(request))
-    return _open_whisper(request) if whisper else _open_emotion(request)
+    return _open_whisper(request) if transcribes(request) else _open_emotion(request)
+
+
+def transcribes(request: Request) -> bool:
+    """Whether a request names a Whisper checkpoint."""
+    return declared_mode(request.model_id) is None and is_whisper(_settings(request))
 
 
 def _settings(request: Request) -> dict[str, Any]:

@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .bulk import add_bulk_verbs
-from .console import PROGRAM, Parser, PartlyFailed, as_json, names, say, show
+from .console import PROGRAM, Differing, Parser, PartlyFailed, as_json, names, say, show
 from .errors import Interrupted, InvalidInput, SpeechEmotionError
+from .performance import add_performance_verbs
 from .registry import LANGUAGES, MODES
 
 if TYPE_CHECKING:
@@ -28,13 +29,22 @@ if TYPE_CHECKING:
 
 SUBTITLES = ("srt", "vtt")
 FORMATS = ("text", "json", *SUBTITLES)
+COMPILING = (
+    "predict",
+    "transcribe",
+    "demo",
+    "evaluate",
+    "train",
+    "parity",
+    "precision",
+)  # the verbs whose programs are kept
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit code.
 
-    0: done; 2: the input can't be used; 3: some of it can't, and the rest is done; 130: interrupted; 143:
-    ended by SIGTERM, what was done being saved.
+    0: done; 1: a comparison failed; 2: the input can't be used; 3: some of it can't, and the rest is done; 130:
+    interrupted; 143: ended by SIGTERM, what was done being saved.
     """
     sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115, None where the shell closed it
     sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
@@ -46,11 +56,18 @@ def _run(arguments: list[str] | None) -> int:
     try:
         options = _parser().parse_args(arguments)
         with _messages_on_stderr(verbose=options.verbose):
+            if options.name in COMPILING:
+                from .programs import keep_programs
+
+                keep_programs()
             options.verb(options)
         sys.stdout.flush()
     except PartlyFailed as error:
         say(str(error))
         return 3
+    except Differing as error:
+        say(str(error))
+        return 1
     except Interrupted as error:
         say(str(error))
         return 128 + signal.SIGTERM
@@ -221,7 +238,10 @@ def _convert(options: argparse.Namespace) -> None:
 def _info(options: argparse.Namespace) -> None:
     from .info import describe_checkpoint, describe_installation
 
-    report = describe_installation() if options.checkpoint is None else describe_checkpoint(Path(options.checkpoint))
+    if options.checkpoint is None:
+        report = describe_installation()
+    else:
+        report = describe_checkpoint(Path(options.checkpoint), options.parameters)
     if options.json:
         show(json.dumps(report))
         return
@@ -259,7 +279,7 @@ def chart(prediction: Prediction, width: int = 40) -> str:
 
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(prog=PROGRAM, description="Emotion of Spanish and English speech and text, in JAX.")
-    verbs = parser.add_subparsers(required=True, metavar="VERB")
+    verbs = parser.add_subparsers(required=True, metavar="VERB", dest="name")
 
     common = Parser(add_help=False)
     common.add_argument("--verbose", action="store_true", help="log what is done, each compilation included")
@@ -317,6 +337,7 @@ def _parser() -> argparse.ArgumentParser:
     transcribe.set_defaults(verb=_transcribe)
 
     add_bulk_verbs(verbs, checkpoint, common)
+    add_performance_verbs(verbs, checkpoint, common)
 
     convert = verbs.add_parser(
         "convert", parents=[checkpoint, common], help="published checkpoint to Orbax folder, and back"
@@ -330,6 +351,9 @@ def _parser() -> argparse.ArgumentParser:
 
     info = verbs.add_parser("info", parents=[common], help="devices, versions and caches, or what a checkpoint holds")
     info.add_argument("checkpoint", nargs="?", metavar="FOLDER", help="published or converted folder")
+    info.add_argument(
+        "--parameters", type=int, metavar="DEPTH", help="a converted folder's, all below so many names together"
+    )
     info.add_argument("--json", action="store_true", help="print as JSON")
     info.set_defaults(verb=_info)
 

@@ -16,6 +16,10 @@ class PartlyFailed(SpeechEmotionError):
     """Some inputs of many could not be used; the others were."""
 
 
+class Differing(SpeechEmotionError):
+    """A comparison was made, and it failed."""
+
+
 class Parser(argparse.ArgumentParser):
     """Says what is wrong in one line, without the usage."""
 

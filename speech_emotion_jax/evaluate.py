@@ -40,7 +40,7 @@ from .runtime.devices import select_mesh
 from .runtime.hosts import share
 from .runtime.progress import progress
 from .runtime.storage import Folder, is_remote
-from .scoring import Scorer
+from .scoring import Scorer, clips_at_once
 from .transcribe import TranscriptionOptions, WhisperPipeline
 
 logger = logging.getLogger("speech_emotion_jax")
@@ -56,8 +56,8 @@ class Job:
     """What is to be scored, by what, and where to.
 
     `columns`, `label_map`, `split` and `time_unit` are as in `read_manifest`. Rows without text are transcribed by
-    `whisper`, or refused where that is None. `batch_size` is a device's. `limit` takes the first rows only. A killed
-    run loses the work of `save_every` seconds at most, and one batch.
+    `whisper`, or refused where that is None. `batch_size` is a device's; None: what is best there. `limit` takes the
+    first rows only. A killed run loses the work of `save_every` seconds at most, and one batch.
     """
 
     manifest: str
@@ -71,7 +71,7 @@ class Job:
     limit: int | None = None
     whisper: str | None = None
     precision: str = "float32"
-    batch_size: int = 8
+    batch_size: int | None = None
     device: object = None
     embeddings: bool = False
     group_by: str | None = None
@@ -129,12 +129,14 @@ def evaluate(job: Job) -> Outcome:
     if config.text is not None and job.whisper is not None:
         find_whisper(Request(job.whisper))  # said here if it is missing, and not when the first row needs it
     mesh = select_mesh(job.device)
+    platform = mesh.devices.flat[0].platform
+    batch_size = clips_at_once(config, platform) if job.batch_size is None else job.batch_size
     record = {
         "schema": SCHEMA,
         "labels": list(config.labels),
         "columns": dict(manifest.columns),
         "label_map": dict(manifest.label_map),
-        "settings": _settings(job, manifest, config, language, digests(found), mesh.devices.flat[0]),
+        "settings": _settings(job, batch_size, manifest, config, language, digests(found), mesh.devices.flat[0]),
     }
     claim(folder, RECORD, record)
     shared = share(folder)
@@ -142,7 +144,7 @@ def evaluate(job: Job) -> Outcome:
         return _outcome(folder)
 
     parts = Parts(folder, config.labels)
-    batches = Batches(manifest, job.batch_size, lambda row: recording(row, job.root), hears=config.audio is not None)
+    batches = Batches(manifest, batch_size, lambda row: recording(row, job.root), hears=config.audio is not None)
     if not folder.holds(PREDICTIONS):
         mine = _share(len(batches), parts)
         if mine:
@@ -164,6 +166,7 @@ def evaluate(job: Job) -> Outcome:
 
 def _settings(
     job: Job,
+    batch_size: int,
     manifest: Manifest,
     config: EmotionConfig,
     language: str,
@@ -183,7 +186,7 @@ def _settings(
         "weights": {part: dict(files) for part, files in weights.items()},
         "whisper": job.whisper,
         "precision": job.precision,
-        "batch_size": job.batch_size,
+        "batch_size": batch_size,
         "embeddings": job.embeddings,
         "device": device.device_kind,
         "versions": {name: version(name) for name in ("speech_emotion_jax", "jax")},
@@ -208,11 +211,11 @@ def _share(count: int, parts: Parts) -> list[int]:
 def _score(
     job: Job, manifest: Manifest, batches: Batches, numbers: Sequence[int], scorer: Scorer, parts: Parts
 ) -> None:
-    clips = min(len(numbers) * job.batch_size, len(manifest))
+    clips = min(len(numbers) * batches.batch_size, len(manifest))
     pending: list[Scored] = []
     started, compiled = time.perf_counter(), 0.0
     reads = read_ahead(batches, numbers, scorer, batches.source, ahead=2 * scorer.mesh.size + 2)
-    transcriber = _Transcriber(job, scorer)
+    transcriber = _Transcriber(job, batches.batch_size, scorer)
 
     def save() -> None:
         nonlocal pending, started, compiled
@@ -223,7 +226,7 @@ def _score(
 
     try:
         with progress(f"Scoring {clips:,} clips", clips) as advance:
-            for scored in score(reads, scorer, job.batch_size, transcriber):
+            for scored in score(reads, scorer, batches.batch_size, transcriber):
                 pending.append(scored)
                 advance(len(scored.results))
                 if time.perf_counter() - started >= job.save_every:
@@ -243,8 +246,9 @@ def _effort(batches: Sequence[Scored], seconds: float, compile_seconds: float) -
 class _Transcriber:
     """Gives rows without text theirs. Whisper is loaded when the first one comes."""
 
-    def __init__(self, job: Job, scorer: Scorer):
+    def __init__(self, job: Job, batch_size: int, scorer: Scorer):
         self._job = job
+        self._batch_size = batch_size
         self._scorer = scorer
         self._whisper: WhisperPipeline | None = None
 
@@ -257,7 +261,7 @@ class _Transcriber:
                 self._job.whisper, precision=self._job.precision, device=self._job.device
             )
         sources = [reading.source for reading in readings if reading.source is not None]
-        options = TranscriptionOptions(language=self._scorer.language, batch_size=self._job.batch_size)
+        options = TranscriptionOptions(language=self._scorer.language, batch_size=self._batch_size)
         for reading, heard in zip(readings, self._whisper.transcribe_each(sources, options), strict=True):
             if isinstance(heard, SpeechEmotionError):
                 reading.error = str(heard)

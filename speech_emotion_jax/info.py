@@ -14,8 +14,9 @@ from .convert.emotion import fitting_modes
 from .convert.published import CONFIG
 from .convert.sources import TensorSource, open_as_transformers, open_source, read_json
 from .convert.whisper import GENERATION, is_whisper
-from .errors import UnreadableInput
-from .models.parameters import parameter_shapes
+from .errors import InvalidInput, UnreadableInput
+from .models.parameters import abstract_model, nested, parameter_shapes, parameters_of, table
+from .programs import kept_programs, programs_folder
 from .runtime.checkpoint import is_converted, read_record
 from .runtime.devices import present_devices
 
@@ -37,14 +38,33 @@ def describe_installation() -> Report:
         "downloads": str(HF_HUB_CACHE),
         "converted": str(converted),
         "kept there": kept,
+        "compiled": _programs(),
     }
 
 
-def describe_checkpoint(folder: Path) -> Report:
-    """What a published or a converted folder is, and where it came from."""
+def _programs() -> str:
+    folder = programs_folder()
+    if folder is None:
+        return "not kept, as JAX_ENABLE_COMPILATION_CACHE is false"
+    kept = kept_programs(folder)
+    return f"{folder} ({len(kept)} programs, {sum(kept.values()) / 1e6:.1f} MB)"
+
+
+def describe_checkpoint(folder: Path, depth: int | None = None) -> Report:
+    """What a published or a converted folder is, and where it came from.
+
+    With a `depth`, a converted one's parameters as a table, too, all below so many names of a path together.
+    """
     if not folder.is_dir():
         raise UnreadableInput(f"{folder} is no folder; name a published or a converted checkpoint")
-    return _converted(folder) if is_converted(folder) else _published(folder)
+    if not is_converted(folder):
+        if depth is not None:
+            raise InvalidInput(f"{folder} is not converted, and a table of its parameters needs its mode; convert it")
+        return _published(folder)
+    if depth is None:
+        return _converted(folder)
+    tree = nested(parameters_of(abstract_model(read_record(folder).config)))
+    return _converted(folder) | {"table": table(tree, depth).splitlines()}
 
 
 def _converted(folder: Path) -> Report:

@@ -9,6 +9,7 @@ from os import PathLike
 from typing import Any, NamedTuple, NotRequired, TypedDict
 
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Float
 
 from .checkpoints import Request, load_checkpoint
@@ -19,7 +20,7 @@ from .inputs.features import Clip, feature_frames
 from .inputs.text import Tokens
 from .registry import PUBLISHED, Registry
 from .runtime.devices import select_device, select_mesh
-from .scoring import Scorer
+from .scoring import Scorer, clips_at_once
 
 
 class Prediction(TypedDict):
@@ -50,7 +51,9 @@ class EmotionPipeline:
     >>> pipeline.predict([{"audio": "clip.wav"}])
     """
 
-    def __init__(self, scorer: Scorer, *, batch_size: int = 8):
+    def __init__(self, scorer: Scorer, *, batch_size: int | None = None):
+        if batch_size is None:
+            batch_size = clips_at_once(scorer.config, scorer.mesh.devices.flat[0].platform)
         if batch_size < 1:
             raise InvalidInput(f"batch_size is {batch_size}; it must be at least 1")
         self.scorer = scorer
@@ -68,7 +71,7 @@ class EmotionPipeline:
         text_encoder: str | PathLike[str] | None = None,
         precision: str = "float32",
         device: object = None,
-        batch_size: int = 8,
+        batch_size: int | None = None,
         revision: str | None = None,
         weights: str | None = None,
         labels: Sequence[str] | None = None,
@@ -79,8 +82,9 @@ class EmotionPipeline:
         A converted folder knows its mode and language; the others need both. `text_encoder` is the frozen encoder of
         the fusion modes (default: the one in the folder, else the language's). `precision` is "float32", which matches
         PyTorch, or "bfloat16", for speed. `device` is None, "cpu", "gpu", "cuda", "cuda:1", "tpu" or a jax.Device.
-        `weights` chooses "safetensors" or "bin" where a folder has both; `labels` names the outputs of a checkpoint
-        with labels of its own.
+        `batch_size` is how many clips are computed at once (default: 8, or one by one where a CPU hears, which is
+        faster there). `weights` chooses "safetensors" or "bin" where a folder has both; `labels` names the outputs of
+        a checkpoint with labels of its own.
         Raises InvalidInput (a ValueError) or UnreadableInput (an OSError).
         """
         request = Request(
@@ -93,9 +97,9 @@ class EmotionPipeline:
             labels=None if labels is None else tuple(labels),
             registry=registry,
         )
-        chosen = select_device(device)
-        checkpoint = load_checkpoint(request, chosen, precision)
-        return cls(Scorer(checkpoint, select_mesh(chosen)), batch_size=batch_size)
+        mesh = select_mesh(select_device(device))
+        checkpoint = load_checkpoint(request, NamedSharding(mesh, PartitionSpec()), precision)
+        return cls(Scorer(checkpoint, mesh), batch_size=batch_size)
 
     def predict(self, examples: Iterable[Mapping[str, Any]]) -> list[Prediction]:
         """Predict each example, a mapping with "audio" and "text" as the mode needs; what it does not need is ignored.

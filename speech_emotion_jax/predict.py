@@ -15,6 +15,7 @@ from .inputs.audio import AudioSource, describe
 from .inputs.features import read_clip
 from .inputs.text import check_text
 from .pipeline import EmotionPipeline, Prediction
+from .programs import keep_programs
 from .registry import FUSION_MODES, check_language, check_mode, read_registry
 from .runtime.devices import select_device
 from .transcribe import Transcript, TranscriptionOptions, WhisperPipeline
@@ -44,6 +45,8 @@ def predict_emotion(
 ) -> Prediction:
     """Emotion of one recording, one text, or both.
 
+    Compiled programs are kept for the next process, see `programs`, as nobody else's settings for JAX are there.
+
     The positional parameters, their defaults and the result are those of `speech_emotion.predict_emotion`; what a mode
     does not use is accepted and ignored. `audio_path` may also be bytes or {"array": ..., "sampling_rate": ...}. The
     model stays loaded until another is asked for or `close` is called.
@@ -56,6 +59,7 @@ def predict_emotion(
     160 s or text past 512 tokens was left out, and "text" where the recording was transcribed. Raises InvalidInput (a
     ValueError) or UnreadableInput (an OSError).
     """
+    keep_programs()
     mode, language = check_mode(mode), check_language(language)
     registry = read_registry(model_config_path)
     settings = {

@@ -38,14 +38,14 @@ from .convert.publish import publish, publish_and_convert
 from .errors import InvalidInput
 from .evaluate import METRICS, Job, Outcome, evaluate
 from .evaluation.reading import recording
-from .inputs.text import TextTokenizer
+from .inputs.tokenizer import TextTokenizer
 from .manifest import read_manifest, validate
 from .models.parameters import parameter_shapes
 from .registry import FUSION_MODES
 from .runs import claim
 from .runtime.checkpoint import TEXT_ENCODER
 from .runtime.progress import progress
-from .runtime.sharding import parameter_shardings, place, training_mesh
+from .runtime.sharding import on_mesh, parameter_shardings, place, training_mesh
 from .runtime.storage import Folder
 from .training.batches import Steps
 from .training.clips import Clips, Feed, keep_features, keep_vectors
@@ -277,7 +277,7 @@ def _compute_once(
     everywhere = NamedSharding(mesh, PartitionSpec())
 
     def vectors(kind: str) -> Callable[[Mapping[str, Any]], jax.Array]:
-        program = jax.jit(partial(method.vectors, kind), out_shardings=everywhere)
+        program = on_mesh(jax.jit(partial(method.vectors, kind), out_shardings=everywhere), mesh)
         return lambda batch: program(learned | frozen, batch)
 
     once = method.computed_once(learned)

@@ -26,7 +26,7 @@ from .decoding.words import FRAME_SECONDS, Span, token_times, words
 from .errors import InvalidInput, SpeechEmotionError
 from .inputs.audio import SAMPLE_RATE, AudioSource
 from .inputs.log_mel import WINDOW_SECONDS
-from .inputs.text import load_tokenizer
+from .inputs.tokenizer import load_tokenizer
 from .inputs.windows import Reader, Window, cut
 from .models.whisper import Heard
 from .runtime.ahead import ahead

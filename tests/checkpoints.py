@@ -197,6 +197,13 @@ def write_roberta(
     return folder
 
 
+def write_golden_checkpoint(folder: Path) -> Path:
+    """The tiny RANDOM checkpoint of mode multihead that tests/goldens/tiny-random.safetensors was recorded from."""
+    write_audio_checkpoint(folder, "multihead", "es", seed=11)
+    write_bert(folder / "text_encoder", "es", seed=12)
+    return folder
+
+
 WHISPER_LANGUAGES = ("en", "es", "fr")
 WHISPER_TIMESTAMPS = 1501  # 0.00 to 30.00 s; the tokenizer does not hold them
 

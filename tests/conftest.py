@@ -26,6 +26,26 @@ PROBABILITY_BUDGET = 1e-3  # absolute, from the waveform
 BATCH_BUDGET = 1e-5  # absolute, on probabilities
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _own_caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What the package keeps between processes (programs, tokenizers, checkpoints) is the tests' own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SPEECH_EMOTION_JAX_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+MAPS = 20_000  # of the 65,530 that Linux gives a process
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _programs_are_let_go() -> Iterator[None]:
+    """Each compiled program on a CPU takes three maps of memory, and a process that has no more of them crashes."""
+    yield
+    maps = Path("/proc/self/maps")
+    if maps.exists() and maps.read_bytes().count(b"\n") > MAPS:
+        jax.clear_caches()
+
+
 @pytest.fixture(scope="session")
 def published(tmp_path_factory: pytest.TempPathFactory):
     """Folders of tiny random checkpoints in the published layout, by mode and language, made once."""

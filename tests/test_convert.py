@@ -26,6 +26,7 @@ from speech_emotion_jax.convert.published import (
     TOKENIZER_FILES,
 )
 from speech_emotion_jax.errors import UnreadableInput
+from speech_emotion_jax.fidelity.original import TorchOriginal
 from speech_emotion_jax.models.parameters import parameters_of
 from speech_emotion_jax.registry import FUSION_MODES, LABELS, LANGUAGES, MODES
 from speech_emotion_jax.runtime.checkpoint import is_converted, load_parameters, read_record, save_parameters
@@ -45,7 +46,6 @@ from .folders import (
     rewrite_json,
     round_trip,
 )
-from .parity.reference import TorchOriginal
 
 # The same few programs run for many checkpoints.
 pytestmark = pytest.mark.usefixtures("compiled_once")
@@ -294,16 +294,6 @@ def test_a_converted_folder_that_is_not_whole_does_not_load(published: Folders, 
         assert f"{folder} is not whole" in message
         assert named in message
     assert list(tmp_path.iterdir()) == [folder]
-
-
-def test_weights_that_orbax_can_not_read(published: Folders, tmp_path: Path) -> None:
-    convert(opened(published("text", "es"), "text"), tmp_path / "converted")
-    file = tmp_path / "converted" / "weights/state/_METADATA"
-    file.write_text(" " * file.stat().st_size)
-    message = refusal(
-        lambda: load_checkpoint(Request(str(tmp_path / "converted")), jax.devices()[0], "float32"), UnreadableInput
-    )
-    assert f"{tmp_path / 'converted' / 'weights'} can't be read" in message
 
 
 # Converts in one child process after the other, each killed at the first event of sys.addaudithook that fits a

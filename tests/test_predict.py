@@ -16,13 +16,13 @@ import torch
 
 import speech_emotion_jax
 from speech_emotion_jax import InvalidInput, UnreadableInput, predict, predict_emotion
+from speech_emotion_jax.fidelity.original import TorchOriginal
 from speech_emotion_jax.registry import LABELS, MODES
 from speech_emotion_jax.runtime.devices import select_device
 from speech_emotion_jax.transcribe import TranscriptionOptions, WhisperPipeline
 
 from .bad_input import AUDIO, CASES, CONCAT, RATE, TEXT, Case, furnish, noise
 from .conftest import PROBABILITY_BUDGET
-from .parity.reference import TorchOriginal
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
 

@@ -19,7 +19,7 @@ from speech_emotion_jax.checkpoints import Request, find
 from speech_emotion_jax.config import EmotionConfig
 from speech_emotion_jax.convert.publish import publish, publish_and_convert
 from speech_emotion_jax.errors import InvalidInput, UnreadableInput
-from speech_emotion_jax.inputs.text import TextTokenizer
+from speech_emotion_jax.inputs.tokenizer import TextTokenizer
 from speech_emotion_jax.inputs.vocabulary import SPECIAL_TOKENS, word_tokenizer
 from speech_emotion_jax.models.emotion import EmotionModel
 from speech_emotion_jax.models.parameters import parameters_of

@@ -8,10 +8,17 @@ with time x block and not with time squared: a 160 s clip (8,000 frames) runs on
 
 from __future__ import annotations
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Key
 
+from .attention_cpu import attend_cpu
+from .attention_gpu import attend_gpu, can_be_made
+from .attention_tpu import attend_tpu
+from .kernels import knows_its_chips
 from .layers import contract, dropout
 
 QUERY_BLOCK = 64  # small enough for the scores of a block to stay in a CPU core's cache
@@ -34,8 +41,70 @@ def attend(
 
     `dtype` is that of the products; they are accumulated, and the softmax is taken, in float32. `distances` holds the
     vectors of the clipped distances -left .. positions - 1 - left; without it there is no position bias. While
-    learning, the weights are dropped at the rate `drop`. The way back computes the scores of a block again.
+    learning, the weights are dropped at the rate `drop`. What is computed is the same on all platforms, and the way
+    back everywhere that of `attend_in_blocks`.
     """
+    dropped = drop_key is not None and drop > 0
+    if distances is None or dropped or query.shape[1] <= QUERY_BLOCK:
+        return attend_in_blocks(
+            query, key, value, mask, distances, dtype=dtype, left=left, drop=drop, drop_key=drop_key
+        )
+    return _relative(dtype, left, query, key, value, mask, distances)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+def _relative(dtype: jnp.dtype, left: int, *inputs: jax.Array) -> jax.Array:
+    """Attention with relative keys, by what is fastest on the platform that is compiled for.
+
+    A symbolic batch is that of a program to be exported, for one device. The kernels need a number for their grids.
+    """
+    settings = {"dtype": dtype, "left": left}
+    symbolic = not isinstance(inputs[0].shape[0], int)
+    by_kernel = knows_its_chips() and not symbolic
+    return jax.lax.platform_dependent(
+        *inputs,
+        cpu=partial(attend_cpu if symbolic or _on_one_device() else attend_in_blocks, **settings),
+        cuda=partial(attend_gpu if by_kernel and can_be_made() else attend_in_blocks, **settings),
+        tpu=partial(attend_tpu if by_kernel else attend_in_blocks, **settings),
+        default=partial(attend_in_blocks, **settings),
+    )
+
+
+def _on_one_device() -> bool:
+    """Whether what is traced is one device's own program: there is but one, or it is inside a `shard_map` or `pmap`.
+
+    A loop over clips and heads can't be divided over devices without moving them.
+    """
+    return bool(jax.sharding.get_abstract_mesh().manual_axes) or jax.device_count() == 1
+
+
+@_relative.defjvp
+def _derived(
+    dtype: jnp.dtype, left: int, inputs: tuple[jax.Array, ...], changes: tuple[jax.Array | np.ndarray, ...]
+) -> tuple[jax.Array, jax.Array]:
+    *learning, mask, distances = inputs
+
+    def plain(query: jax.Array, key: jax.Array, value: jax.Array, distances: jax.Array) -> jax.Array:
+        return attend_in_blocks(query, key, value, mask, distances, dtype=dtype, left=left)
+
+    *moved, _, distances_moved = changes  # a mask doesn't change: its own is NumPy's, of JAX's type float0
+    change = jax.jvp(plain, (*learning, distances), (*moved, distances_moved))[1]
+    return _relative(dtype, left, *inputs), change
+
+
+def attend_in_blocks(
+    query: Float[Array, "batch time heads width"],
+    key: Float[Array, "batch time heads width"],
+    value: Float[Array, "batch time heads width"],
+    mask: Bool[Array, "batch time"],
+    distances: Float[Array, "positions width"] | None,
+    *,
+    dtype: jnp.dtype,
+    left: int,
+    drop: float = 0.0,
+    drop_key: Key[Array, ""] | None = None,
+) -> Float[Array, "batch time heads width"]:
+    """As `attend`, a block of queries of all heads at a time. The way back computes the scores of a block again."""
     batch, time, heads, width = query.shape
     query = query * width**-0.5
     key, value = key.astype(dtype), value.astype(dtype)
@@ -124,5 +193,5 @@ def _position_bias(
     # Keys from -left to time + block + right, so that the band of every block lies inside.
     keys = jnp.arange(-left, time + block + right, dtype=jnp.int32)
     bias = jnp.where((keys < start)[None, None, None, :], first, last)
-    bias = jax.lax.dynamic_update_slice(bias, band, (0, 0, 0, start))
+    bias = jax.lax.dynamic_update_slice_in_dim(bias, band, start, axis=-1)
     return bias[..., left : left + time]

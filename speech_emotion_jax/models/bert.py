@@ -5,7 +5,7 @@ The two differ in their position numbers only; `BertConfig.position_offset` carr
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -94,7 +94,8 @@ class Bert(nnx.Module):
     def __init__(self, config: BertConfig, *, rngs: nnx.Rngs):
         self.drop = config.hidden_dropout_prob
         self.embeddings = Embeddings(config, rngs=rngs)
-        self.layers = stacked(lambda rngs: BertLayer(config, rngs=rngs), config.num_hidden_layers, rngs=rngs)
+        # One stack as it is made and read, a list after `EmotionModel.unstacked`.
+        self.layers: Any = stacked(lambda rngs: BertLayer(config, rngs=rngs), config.num_hidden_layers, rngs=rngs)
 
     def __call__(
         self,

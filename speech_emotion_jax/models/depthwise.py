@@ -12,11 +12,21 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 
-@jax.custom_vjp
 def depthwise(
     x: Float[Array, "batch frames width"], kernel: Float[Array, "taps width"]
 ) -> Float[Array, "batch frames width"]:
     """y[t] = sum over taps i of kernel[i] x[t - (taps - 1) + i], zeros standing before the first frame."""
+    # In a `shard_map` of others a kernel is on all devices and clips are divided over them. The way back below gives
+    # each device's own part of the kernel's gradient; made to differ between devices here, the parts are summed.
+    axes = [jax.typeof(each).manual_axis_type.varying for each in (x, kernel)]
+    if axes[0] != axes[1]:
+        x = jax.lax.pcast(x, tuple(axes[1] - axes[0]), to="varying")
+        kernel = jax.lax.pcast(kernel, tuple(axes[0] - axes[1]), to="varying")
+    return _depthwise(x, kernel)
+
+
+@jax.custom_vjp
+def _depthwise(x: jax.Array, kernel: jax.Array) -> jax.Array:
     taps, frames = len(kernel), x.shape[1]
     padded = jnp.pad(x, ((0, 0), (taps - 1, 0), (0, 0)))
     shifted = (padded[:, tap : tap + frames] * kernel[tap][None, None] for tap in range(taps))
@@ -24,7 +34,7 @@ def depthwise(
 
 
 def _forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return depthwise(x, kernel), (x, kernel)
+    return _depthwise(x, kernel), (x, kernel)
 
 
 def _backward(kept: tuple[jax.Array, jax.Array], gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -40,4 +50,4 @@ def _backward(kept: tuple[jax.Array, jax.Array], gradient: jax.Array) -> tuple[j
     return sum(shifted, start=jnp.zeros_like(x)), jax.lax.map(of_tap, jnp.arange(taps))
 
 
-depthwise.defvjp(_forward, _backward)
+_depthwise.defvjp(_forward, _backward)

@@ -10,8 +10,8 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from ..config import EmotionConfig
 from . import fusion
 from .bert import Bert
-from .layers import Learning, Linear, split_key
-from .wav2vec2_bert import Wav2Vec2Bert
+from .layers import Learning, Linear, split_key, unstack
+from .wav2vec2_bert import AudioStates, Wav2Vec2Bert
 
 
 class EmotionModel(nnx.Module):
@@ -38,6 +38,14 @@ class EmotionModel(nnx.Module):
             config.head_width, len(config.labels), drop=config.head_dropout, rngs=rngs
         )
 
+    def unstacked(self) -> EmotionModel:
+        """The same model, by the same arrays, whose encoders' layers are held one by one; see `layers.unstack`."""
+        model = nnx.merge(*nnx.split(self))
+        for encoder in (model.audio_encoder, model.text_encoder):
+            if encoder is not None:
+                encoder.layers = unstack(encoder.layers)
+        return model
+
     def encode_audio(
         self,
         features: Float[Array, "batch frames features"],
@@ -45,15 +53,22 @@ class EmotionModel(nnx.Module):
         learning: Learning | None = None,
     ) -> Float[Array, "batch width"]:
         """One vector a clip: the projection of the encoder's states, averaged over the unmasked frames."""
-        if self.audio_encoder is None or self.projector is None:
+        if self.audio_encoder is None:
             raise TypeError(f"a model of mode {self.config.mode!r} has no audio encoder")
-        states = self.audio_encoder(features, mask, hidden_states=self.layer_weights is not None, learning=learning)
+        return self.pool(
+            self.audio_encoder(features, mask, hidden_states=self.layer_weights is not None, learning=learning)
+        )
+
+    def pool(self, states: AudioStates) -> Float[Array, "batch width"]:
+        """One vector a clip from what the audio encoder returned; with layer weights, from all its hidden states."""
+        if self.projector is None:
+            raise TypeError(f"a model of mode {self.config.mode!r} has no audio encoder")
         x = states.last
         if self.layer_weights is not None and states.hidden_states is not None:
             weights = jax.nn.softmax(self.layer_weights[...])
             x = jnp.tensordot(weights, states.hidden_states, axes=1, precision="highest")
         x = jnp.where(states.mask[..., None], self.projector(x), 0.0)
-        return x.sum(axis=1) / states.mask.sum(axis=1)[:, None]
+        return x.sum(axis=1) / states.mask.sum(axis=1, dtype=jnp.float32)[:, None]
 
     def encode_text(
         self,

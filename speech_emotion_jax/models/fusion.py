@@ -63,7 +63,7 @@ class CrossAttentionHead(nnx.Module):
                 "qk,kd->qd", dropout(weights_reverse, MULTIHEAD_DROPOUT, reverse_key), value_reverse
             )
         else:
-            weight = jnp.ones((len(value), 1), jnp.float32)  # softmax over the one key
+            weight = jnp.ones((value.shape[0], 1), jnp.float32)  # softmax over the one key
             attended = dropout(weight, MULTIHEAD_DROPOUT, forward_key) * value
             attended_reverse = dropout(weight, MULTIHEAD_DROPOUT, reverse_key) * value_reverse
         return self.output(jnp.concatenate([attended + value, attended_reverse + value_reverse], axis=-1))

@@ -7,12 +7,14 @@ accumulation. Activations between layers, norms and softmax are float32 in both 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
+from jax.core import Tracer
 from jaxtyping import Array, Float, Key
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
@@ -50,7 +52,7 @@ def dropout(x: Float[Array, "*any"], rate: float, key: Key[Array, ""] | None) ->
     return jnp.where(jax.random.bernoulli(key, 1 - rate, x.shape), x / (1 - rate), 0)
 
 
-def contract(spec: str, activation: jax.Array, weight: jax.Array) -> jax.Array:
+def contract(spec: str, activation: Float[Array, "*left"], weight: Float[Array, "*right"]) -> Float[Array, "*product"]:
     """`einsum` in the dtype of `weight`, accumulated and returned in float32."""
     return jnp.einsum(
         spec,
@@ -86,26 +88,53 @@ def stacked(make: Callable[[nnx.Rngs], Layer], count: int, *, rngs: nnx.Rngs) ->
 
 
 def layer_at(layers: Layer, index: int) -> Layer:
-    """One layer of a stack."""
+    """One layer of a stack. Of arrays in a CPU's memory nothing is copied."""
     graph, parameters = nnx.split(layers)
-    return nnx.merge(graph, jax.tree.map(lambda leaf: leaf[index], parameters))
+
+    def at(leaf: Any) -> Any:
+        if isinstance(leaf, jax.ShapeDtypeStruct):
+            return jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype, sharding=leaf.sharding)
+        if isinstance(leaf, Tracer) or next(iter(leaf.devices())).platform != "cpu":
+            return leaf[index]
+        return jax.device_put(np.asarray(leaf)[index], leaf.sharding)
+
+    return nnx.merge(graph, jax.tree.map(at, parameters))
+
+
+def unstack(layers: Layer) -> Sequence[Layer]:
+    """The layers of a stack one by one.
+
+    A program that scans a stack copies the weights of each layer on a CPU before it multiplies by them, and widens a
+    stack of bfloat16 as a whole. One after the other they are read where they are, by a program that is longer.
+    """
+    count = len(jax.tree.leaves(nnx.state(layers))[0])
+    return nnx.List([layer_at(layers, index) for index in range(count)])
 
 
 def scan_layers(
-    layers: Layer,
-    apply: Callable[[Layer, jax.Array, jax.Array | None], jax.Array],
+    layers: Layer | Sequence[Layer],
+    apply: Callable[[Layer, Float[Array, "batch time width"], Key[Array, ""] | None], Float[Array, "batch time width"]],
     x: Float[Array, "batch time width"],
     *,
     hidden_states: bool,
     learning: Learning | None = None,
     layerdrop: float = 0.0,
 ) -> tuple[Float[Array, "batch time width"], Float[Array, "states batch time width"] | None]:
-    """Run a stack of layers one after the other, compiled once.
+    """Run layers one after the other: a stack, compiled once, or what `unstack` has made of one, for inference alone.
 
     `apply` takes a layer, its input and a key for what it drops, or None. While learning, `layerdrop` is the
     probability that a layer is left out (Fan et al. 2019). Returns the last output and, on request, all hidden states:
     the input and each layer's output, layers + 1 in all.
     """
+    if isinstance(layers, Sequence):
+        assert learning is None
+        alike, _ = nnx.split(layers[0])
+        one = jax.jit(lambda weights, x: apply(nnx.merge(alike, weights), x, None))  # it is traced once
+        outputs = [x]
+        for layer in layers:
+            outputs.append(one(nnx.split(layer)[1], outputs[-1]))
+        return outputs[-1], jnp.stack(outputs) if hidden_states else None
+
     graph, parameters = nnx.split(layers)
 
     def step(x: jax.Array, layer: tuple[Any, jax.Array | None]) -> tuple[jax.Array, jax.Array | None]:

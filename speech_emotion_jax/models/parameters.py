@@ -1,18 +1,23 @@
-"""A model's parameters as a flat table: {"audio_encoder.layers.ffn1.output_dense.kernel": array, ...}."""
+"""A model's parameters by path, {"audio_encoder.layers.ffn1.output_dense.kernel": array, ...}, and as a nested tree."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
+from math import prod
 from types import MappingProxyType
 from typing import Any, overload
 
-import jax
+import numpy as np
 from flax import nnx
+from jaxtyping import Array, Float
 
 from ..config import Architecture, EmotionConfig, WhisperConfig
 from .emotion import EmotionModel
 from .whisper import Whisper
+
+Parameters = dict[str, Any]  # of arrays, or of the same
+Arrays = Mapping[str, Float[Array | np.ndarray, "*_shape"]]
 
 
 @overload
@@ -38,10 +43,10 @@ def parameter_shapes(config: Architecture) -> Mapping[str, tuple[int, ...]]:
 
 
 @overload
-def with_parameters(config: EmotionConfig, arrays: Mapping[str, jax.Array]) -> EmotionModel: ...
+def with_parameters(config: EmotionConfig, arrays: Arrays) -> EmotionModel: ...
 @overload
-def with_parameters(config: WhisperConfig, arrays: Mapping[str, jax.Array]) -> Whisper: ...
-def with_parameters(config: Architecture, arrays: Mapping[str, jax.Array]) -> EmotionModel | Whisper:
+def with_parameters(config: WhisperConfig, arrays: Arrays) -> Whisper: ...
+def with_parameters(config: Architecture, arrays: Arrays) -> EmotionModel | Whisper:
     """A model that holds these arrays. Every parameter must be there, with its shape, and nothing else."""
     graph, state = nnx.split(abstract_model(config))
     flat = dict(nnx.to_flat_state(state))
@@ -53,3 +58,50 @@ def with_parameters(config: Architecture, arrays: Mapping[str, jax.Array]) -> Em
             raise ValueError(f"{name} has shape {arrays[name].shape} in place of {flat[path].shape}")
         flat[path] = flat[path].replace(arrays[name])
     return nnx.merge(graph, nnx.from_flat_state(flat))
+
+
+def nested(parameters: Mapping[str, Any]) -> Parameters:
+    """{path: array} as a tree: {"audio_encoder": {"layers": {...}, ...}, ...}."""
+    tree: Parameters = {}
+    for path, leaf in parameters.items():
+        *names, last = path.split(".")
+        branch = tree
+        for name in names:
+            branch = branch.setdefault(name, {})
+        branch[last] = leaf
+    return tree
+
+
+def flat(tree: Parameters) -> dict[str, Any]:
+    """A tree as {path: array}."""
+
+    def leaves(tree: Parameters, before: str) -> Iterator[tuple[str, Any]]:
+        for name, value in tree.items():
+            if isinstance(value, dict):
+                yield from leaves(value, f"{before}{name}.")
+            else:
+                yield f"{before}{name}", value
+
+    return dict(leaves(tree, ""))
+
+
+def table(parameters: Parameters, depth: int | None = None) -> str:
+    """Path, shape, dtype, count and size of each array of a tree, or of all below `depth` names of a path together."""
+    rows: dict[str, list[Any]] = {}
+    for path, leaf in flat(parameters).items():
+        names = path.split(".")
+        row = rows.setdefault(".".join(names[:depth]), ["", "", 0, 0])
+        if depth is None or len(names) <= depth:
+            row[:2] = str(leaf.shape).replace(" ", ""), str(leaf.dtype)
+        row[2] += prod(leaf.shape)
+        row[3] += prod(leaf.shape) * leaf.dtype.itemsize
+    rows["together"] = ["", "", *(sum(row[place] for row in rows.values()) for place in (2, 3))]
+    lines = [
+        (path, shape, dtype, f"{count:,}", f"{size / 1e6:,.3f} MB")
+        for path, (shape, dtype, count, size) in rows.items()
+    ]
+    path, shape, dtype, count, size = (max(map(len, column)) for column in zip(*lines, strict=True))
+    return "\n".join(
+        f"{line[0]:{path}}  {line[1]:{shape}}  {line[2]:{dtype}}  {line[3]:>{count}}  {line[4]:>{size}}"
+        for line in lines
+    )

@@ -7,7 +7,7 @@ attended to, so a clip's result does not depend on its padding.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -46,6 +46,8 @@ class AudioStates(NamedTuple):
 
 
 class FeedForward(nnx.Module):
+    """A linear layer, the activation, and a linear layer back to the width."""
+
     def __init__(
         self, width: int, inner: int, activation: str, *, drops: tuple[float, float] = (0.0, 0.0), rngs: nnx.Rngs
     ):
@@ -245,7 +247,8 @@ class Wav2Vec2Bert(nnx.Module):
         self.config = config
         self.feature_layer_norm = layer_norm(inputs, config.layer_norm_eps, rngs=rngs)
         self.feature_projection = Linear(inputs, width, rngs=rngs)
-        self.layers = stacked(lambda rngs: ConformerLayer(config, rngs=rngs), config.num_hidden_layers, rngs=rngs)
+        # One stack as it is made and read, a list after `EmotionModel.unstacked`.
+        self.layers: Any = stacked(lambda rngs: ConformerLayer(config, rngs=rngs), config.num_hidden_layers, rngs=rngs)
         self.intermediate_ffn = (
             FeedForward(width, config.intermediate_size, "relu", rngs=rngs)
             if config.use_intermediate_ffn_before_adapter
@@ -289,11 +292,16 @@ class Wav2Vec2Bert(nnx.Module):
             learning=learning,
             layerdrop=config.layerdrop,
         )
-        if self.intermediate_ffn is not None:
-            last = last + 0.5 * self.intermediate_ffn(last)
-        if self.adapter is not None:
-            last, mask = self.adapter(last, mask)
+        last, mask = self.finish(last, mask)
         return AudioStates(last, mask, states)
+
+    def finish(
+        self, x: Float[Array, "batch frames hidden"], mask: Bool[Array, "batch frames"]
+    ) -> tuple[Float[Array, "batch fewer_frames width"], Bool[Array, "batch fewer_frames"]]:
+        """What comes after the layers: nothing, in the published checkpoints, or an adapter that shortens the clip."""
+        if self.intermediate_ffn is not None:
+            x = x + 0.5 * self.intermediate_ffn(x)
+        return (x, mask) if self.adapter is None else self.adapter(x, mask)
 
     def _mask_spans(
         self, x: Float[Array, "batch frames width"], mask: Bool[Array, "batch frames"], key: Key[Array, ""]

@@ -18,7 +18,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from ..config import WhisperConfig
 from .attention import attend_everywhere
-from .layers import ACTIVATIONS, Linear, contract, layer_at, layer_norm, scan_layers, stacked
+from .layers import ACTIVATIONS, Linear, contract, layer_norm, scan_layers, stacked, unstack
 
 EPSILON = 1e-5  # of all layer norms; config.json does not state it
 
@@ -169,7 +169,11 @@ class DecoderLayer(nnx.Module):
         values: Float[Array, "rowheads length headwidth"],
         index: Int[Array, ""],
         visible: Bool[Array, "rows tokens length"],
-    ) -> tuple[Float[Array, "rows tokens width"], Array, Array]:
+    ) -> tuple[
+        Float[Array, "rows tokens width"],
+        Float[Array, "rowheads length headwidth"],
+        Float[Array, "rowheads length headwidth"],
+    ]:
         """x + self-attention over the cache, into which the tokens' own keys and values are written at `index`."""
         own, y = self.self_attn, self.self_attn_layer_norm(x)
         rows, tokens, _ = x.shape
@@ -246,7 +250,7 @@ class WhisperDecoder(nnx.Module):
 
     def unstack(self) -> None:
         """Hold the layers one by one, as the decoding of tokens needs them: a stack would be copied for every token."""
-        self.layers = nnx.List([layer_at(self.layers, index) for index in range(self.depth)])
+        self.layers = unstack(self.layers)
 
     def empty_cache(self, rows: int, length: int) -> Cache:
         """Room for `length` tokens of each row."""

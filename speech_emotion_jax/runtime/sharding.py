@@ -7,13 +7,16 @@ optimizer's state, are divided over "fsdp" alone, so that data x fsdp devices ho
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ..errors import InvalidInput
+
+Result = TypeVar("Result")
 
 BATCH = ("data", "fsdp")  # the axes that a batch is divided over
 
@@ -48,6 +51,19 @@ def _spec(path: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
     spec = next(spec for pattern, spec in RULES if re.fullmatch(pattern, path))
     even = all(axis is None or size % mesh.shape[axis] == 0 for axis, size in zip(spec, shape, strict=False))
     return spec if even else PartitionSpec()
+
+
+def on_mesh(program: Callable[..., Result], mesh: Mesh) -> Callable[..., Result]:
+    """A jitted program that is traced with its mesh in use.
+
+    By that attention on TPUs and GPUs knows that each chip attends its own clips; see `models.kernels`.
+    """
+
+    def run(*inputs: object) -> Result:
+        with jax.set_mesh(mesh):
+            return program(*inputs)
+
+    return run
 
 
 def place(array: np.ndarray | jax.Array, sharding: NamedSharding) -> jax.Array:

@@ -21,6 +21,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from ..errors import Interrupted, InvalidInput
 from ..metrics import measure
 from ..runtime.progress import progress
+from ..runtime.sharding import on_mesh
 from .batches import Steps, in_order
 from .clips import Feed
 from .history import History
@@ -64,7 +65,8 @@ class Fit:
         with _asked_to_stop() as asked, progress("Training", len(self.steps)) as advance:
             advance(begun)
             watch = _Watch(self, advance)
-            program = compiled_step(self.method, jax.tree.map(lambda leaf: leaf.sharding, state), self.feed.mesh)
+            shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
+            program = on_mesh(compiled_step(self.method, shardings, self.feed.mesh), self.feed.mesh)
             key = jax.random.key(self.settings.seed)
             for step in range(begun, len(self.steps)):
                 if standing.ended:
@@ -122,10 +124,11 @@ class Validation:
 
     def __post_init__(self) -> None:
         everywhere = NamedSharding(self.feed.mesh, PartitionSpec())
-        self._program = jax.jit(
+        program = jax.jit(
             lambda learning, frozen, batch: self.method.probabilities(learning | frozen, batch),
             out_shardings=everywhere,
         )
+        self._program = on_mesh(program, self.feed.mesh)
 
     def measure(self, learning: Parameters, frozen: Parameters) -> dict[str, Any]:
         """Metrics of the parameters, as `metrics.measure` names them, and the "loss": the mean of -log p."""

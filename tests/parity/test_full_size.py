@@ -13,11 +13,11 @@ import torch
 
 from speech_emotion_jax.checkpoints import Request, load_checkpoint
 from speech_emotion_jax.config import EmotionConfig
+from speech_emotion_jax.fidelity.original import TorchOriginal
 from speech_emotion_jax.models.parameters import parameter_shapes
 
 from ..checkpoints import FULL, write_audio_checkpoint, write_bert, write_roberta
 from ..conftest import LAYER_BUDGET, LOGIT_BUDGET, PROBABILITY_BUDGET
-from .reference import TorchOriginal
 
 pytestmark = pytest.mark.full_size
 TEXT = "No me lo puedo creer, ¡qué alegría!"

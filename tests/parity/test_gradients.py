@@ -14,6 +14,7 @@ import torch
 from speech_emotion_jax.checkpoints import Request, load_checkpoint
 from speech_emotion_jax.config import EmotionConfig
 from speech_emotion_jax.convert.published import tables_of
+from speech_emotion_jax.fidelity.original import TorchOriginal
 from speech_emotion_jax.models import wav2vec2_bert
 from speech_emotion_jax.models.parameters import parameters_of
 from speech_emotion_jax.training.optimizer import make_optimizer
@@ -21,7 +22,6 @@ from speech_emotion_jax.training.recipe import Optimizer
 from speech_emotion_jax.training.step import Method
 
 from ..checkpoints import write_audio_checkpoint, write_bert, write_roberta
-from .reference import TorchOriginal
 
 LENGTHS = (61, 50, 41, 8)  # of the clips of a batch, in frames
 LONG = (97, 70, 41, 8)  # more than one block of attention

@@ -13,7 +13,7 @@ from transformers import AutoTokenizer, BertModel
 
 from speech_emotion_jax.checkpoints import Request, load_checkpoint, open_request
 from speech_emotion_jax.convert.engine import convert, export
-from speech_emotion_jax.inputs.text import TextTokenizer
+from speech_emotion_jax.inputs.tokenizer import TextTokenizer
 
 from ..checkpoints import write_audio_checkpoint
 from ..conftest import LAYER_BUDGET

@@ -16,13 +16,13 @@ from transformers import BertModel, RobertaForSequenceClassification, Wav2Vec2Be
 
 from speech_emotion_jax.config import EmotionConfig
 from speech_emotion_jax.convert.publish import publish
+from speech_emotion_jax.fidelity.original import TorchOriginal
 from speech_emotion_jax.inputs.vocabulary import word_tokenizer
 from speech_emotion_jax.models.emotion import EmotionModel
 from speech_emotion_jax.models.parameters import parameters_of
 from speech_emotion_jax.registry import MODES
 
 from ..conftest import LOGIT_BUDGET
-from .reference import TorchOriginal
 
 TEXT = "estoy muy triste hoy"
 

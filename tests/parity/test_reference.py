@@ -14,6 +14,7 @@ from torch.nn.functional import layer_norm, linear, scaled_dot_product_attention
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 from transformers import Wav2Vec2BertForSequenceClassification as TransformersClassifier
 
+from speech_emotion_jax.fidelity.original import MAX_TOKENS, TorchOriginal, attention, read_tensors
 from tests.checkpoints import (
     FULL,
     LABELS,
@@ -26,7 +27,6 @@ from tests.checkpoints import (
     write_bert,
     write_roberta,
 )
-from tests.parity.reference import MAX_TOKENS, TorchOriginal, attention, read_tensors
 
 AUDIO_MODES = ("audio", "concat", "mean", "multihead")
 TEXTS = ("Estoy muy feliz, ¡qué día!", "no me hables así: tengo miedo y rabia")

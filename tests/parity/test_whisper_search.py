@@ -20,7 +20,7 @@ from speech_emotion_jax.convert.sources import read_json
 from speech_emotion_jax.decoding.listener import Listener
 from speech_emotion_jax.decoding.search import Transcripts
 from speech_emotion_jax.decoding.vocabulary import Vocabulary
-from speech_emotion_jax.inputs.text import load_tokenizer
+from speech_emotion_jax.inputs.tokenizer import load_tokenizer
 from speech_emotion_jax.runtime.devices import select_mesh
 
 from ..checkpoints import write_whisper

@@ -1,13 +1,17 @@
-"""The original in PyTorch: what every number of the port is compared with.
+"""The original in PyTorch: what every number of the port is compared with. It needs the extra `torch`.
 
 The encoders are transformers' own classes. The heads are written here from their formulas, because transformers'
 Wav2Vec2BertForSequenceClassification has another classifier and loads the published files with a random one.
 """
 
+from __future__ import annotations
+
 import json
+import warnings
 from pathlib import Path
 from typing import Any, TypeVar
 
+import librosa
 import numpy as np
 import torch
 from jaxtyping import Float, Int
@@ -23,6 +27,22 @@ from transformers import (
     Wav2Vec2BertConfig,
     Wav2Vec2BertModel,
 )
+
+from ..registry import FUSION_MODES
+from ..runtime.checkpoint import TEXT_ENCODER
+from .stages import (
+    FEATURES,
+    FUSED,
+    LOGITS,
+    POOLED,
+    PREDICTION,
+    PROBABILITIES,
+    TOKENS,
+    WAVEFORM,
+    Computed,
+    layer,
+)
+from .tensors import EPSILON, LEFT, Constants
 
 SAMPLE_RATE = 16_000
 MAX_FBANK_FRAMES = 16_000
@@ -95,9 +115,12 @@ class AudioClassifier(nn.Module):
         width = projection + text_width if mode == "concat" else projection
         self.classifier = ClassificationHead(width, len(config.id2label or ()))
 
-    def embed(self, features: Tensor, mask: Tensor) -> Tensor:
-        """(batch, T, 160) → (batch, projection): the projected states, averaged over the unmasked frames."""
-        outputs = self.wav2vec2_bert(features, attention_mask=mask, output_hidden_states=True)
+    def hear(self, features: Tensor, mask: Tensor) -> Any:
+        """(batch, T, 160) → last_hidden_state (batch, T, width), and the hidden_states of all layers."""
+        return self.wav2vec2_bert(features, attention_mask=mask, output_hidden_states=True)
+
+    def pool(self, outputs: Any, mask: Tensor) -> Tensor:
+        """What `hear` returned → (batch, projection): the projected states, averaged over the unmasked frames."""
         if self.wav2vec2_bert.config.use_weighted_layer_sum:
             weights = self.layer_weights.softmax(dim=-1)
             states = torch.einsum("l,lbtw->btw", weights, torch.stack(outputs.hidden_states))
@@ -155,7 +178,7 @@ class TorchOriginal:
             self.extractor = SeamlessM4TFeatureExtractor.from_pretrained(folder)
 
     def features(
-        self, waveform: Float[np.ndarray, "samples"]
+        self, waveform: Float[np.ndarray, " samples"]
     ) -> tuple[Float[Tensor, "1 frames 160"], Int[Tensor, "1 frames"]]:
         """Stacked filter banks of a 16 kHz waveform and their mask."""
         inputs = self.extractor(
@@ -172,8 +195,7 @@ class TorchOriginal:
         self, features: Float[Tensor, "batch frames 160"], mask: Int[Tensor, "batch frames"]
     ) -> list[Float[Tensor, "batch frames width"]]:
         """layers + 1 states: the projected features with masked frames zeroed, then every layer's output."""
-        outputs = self.model.wav2vec2_bert(features, attention_mask=mask, output_hidden_states=True)
-        return list(outputs.hidden_states)
+        return list(self.model.hear(features, mask).hidden_states)
 
     def text_hidden_states(
         self, ids: Int[Tensor, "batch tokens"], mask: Int[Tensor, "batch tokens"]
@@ -186,7 +208,7 @@ class TorchOriginal:
         self, features: Float[Tensor, "batch frames 160"], mask: Int[Tensor, "batch frames"]
     ) -> Float[Tensor, "batch projection"]:
         """The projector's mean over the unmasked frames."""
-        return self.model.embed(features, mask)
+        return self.model.pool(self.model.hear(features, mask), mask)
 
     def text_embedding(
         self, ids: Int[Tensor, "batch tokens"], mask: Int[Tensor, "batch tokens"]
@@ -222,14 +244,72 @@ class TorchOriginal:
         return self.model.classifier(self.fused(features, mask, ids, token_mask, batch_coupled))
 
     def probabilities(
-        self, waveform: Float[np.ndarray, "samples"] | None = None, text: str | None = None
-    ) -> Float[np.ndarray, "labels"]:
+        self, waveform: Float[np.ndarray, " samples"] | None = None, text: str | None = None
+    ) -> Float[np.ndarray, " labels"]:
         """Probabilities of one example; what the mode doesn't use is ignored."""
         audio = (None, None) if waveform is None or self.mode == "text" else self.features(waveform)
         tokens = (None, None) if text is None or self.mode == "audio" else self.tokens(text)
-        logits = self.logits(*audio, *tokens)[0]
+        return self._probabilities(self.logits(*audio, *tokens)[0]).numpy()
+
+    def constants(self) -> Constants:
+        """The constants of the modules, as `tensors.constants_of` names them."""
+        found = constants_of(self.model)
+        if self.text_encoder is not None:
+            found |= {f"{TEXT_ENCODER}/{name}": value for name, value in constants_of(self.text_encoder).items()}
+        return found
+
+    def stages(self, recording: str | None, text: str | None) -> dict[str, Computed]:
+        """All that is computed on the way from a file and its text to probabilities, by the names of `stages`.
+
+        Arrays have no batch axis, and no frames that the mask leaves out.
+        """
+        found: dict[str, Any] = {}
+        heard = read = None
+        states: Any = None  # of the text
+        if recording is not None and self.mode != "text":
+            waveform = listen(recording)
+            features, mask = self.features(waveform)
+            outputs, real = self.model.hear(features, mask), mask[0].bool()
+            heard = self.model.pool(outputs, mask)
+            found |= {WAVEFORM: waveform, FEATURES: features[0, real]}
+            found |= {layer("audio", index): states[0, real] for index, states in enumerate(outputs.hidden_states)}
+            found[POOLED] = heard[0]
+        if text is not None and self.mode != "audio":
+            ids, mask = self.tokens(text)
+            states = self.text_hidden_states(ids, mask)
+            read = states[-1][:, 0]
+            found |= {TOKENS: ids[0]} | {layer("text", index): each[0] for index, each in enumerate(states)}
+        if self.mode == "text":
+            logits = self.model.classifier(states[-1])
+        else:
+            fused = self.model.fuse(heard, read, batch_coupled=False)
+            found |= {FUSED: fused[0]} if self.mode in FUSION_MODES else {}
+            logits = self.model.classifier(fused)
+        probabilities = self._probabilities(logits[0])
+        found |= {LOGITS: logits[0], PROBABILITIES: probabilities, PREDICTION: probabilities}
+        return {name: np.asarray(array) for name, array in found.items()}
+
+    def _probabilities(self, logits: Float[Tensor, " labels"]) -> Float[Tensor, " labels"]:
         multi_label = self.mode == "text" and self.model.config.problem_type == "multi_label_classification"
-        return (logits.sigmoid() if multi_label else logits.softmax(dim=-1)).numpy()
+        return logits.sigmoid() if multi_label else logits.softmax(dim=-1)
+
+
+def listen(recording: str) -> Float[np.ndarray, " samples"]:
+    """A file as the toolkit reads it: mono, 16 kHz."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of what librosa imports
+        return librosa.load(recording, sr=SAMPLE_RATE)[0]
+
+
+def constants_of(model: nn.Module) -> Constants:
+    """The epsilon of each norm and the largest distance before a frame, by the modules' names."""
+    found: Constants = {}
+    for name, module in model.named_modules():
+        if isinstance(module, nn.LayerNorm):
+            found[f"{name}.{EPSILON}"] = module.eps
+        elif hasattr(module, LEFT) and hasattr(module, "distance_embedding"):
+            found[f"{name}.{LEFT}"] = getattr(module, LEFT)
+    return found
 
 
 def load_bert(folder: Path) -> BertModel:
@@ -247,10 +327,13 @@ def load_bert(folder: Path) -> BertModel:
 
 
 def read_tensors(folder: Path) -> dict[str, Tensor]:
-    """All tensors of a folder's safetensors file or shards, by their names in the file."""
-    index = folder / "model.safetensors.index.json"
-    if not index.exists():
-        return load_file(folder / "model.safetensors")
+    """All tensors of a folder's safetensors file, shards, or torch's file, by their names in the file."""
+    index, single = folder / "model.safetensors.index.json", folder / "model.safetensors"
+    if single.exists():
+        return load_file(single)
+    for name in ("model.bin", "pytorch_model.bin"):
+        if (folder / name).exists():
+            return torch.load(folder / name, map_location="cpu", weights_only=True)
     weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
     tensors = {}
     for file in sorted(set(weight_map.values())):

@@ -1,0 +1,199 @@
+"""Our side of the benchmarks: what is timed, in a process of its own."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pyarrow as pa
+from flax import nnx
+
+from ..checkpoints import Request as Wanted
+from ..checkpoints import load_checkpoint
+from ..config import EmotionConfig, Wav2Vec2BertConfig
+from ..evaluation.batches import Batches
+from ..evaluation.mesh import score
+from ..evaluation.parts import Effort, Parts
+from ..evaluation.reading import read_ahead
+from ..inputs.audio import SAMPLE_RATE, load
+from ..inputs.batches import FRAME_BUCKETS, bucket
+from ..manifest import Row, read_manifest, write_manifest
+from ..models.emotion import EmotionModel
+from ..models.parameters import parameters_of
+from ..pipeline import EmotionPipeline
+from ..runtime.devices import select_mesh
+from ..runtime.sharding import training_mesh
+from ..runtime.storage import Folder
+from ..scoring import Scorer, as_run, clips_at_once
+from ..training.optimizer import make_optimizer
+from ..training.recipe import Optimizer
+from ..training.step import Method, compiled_step
+from ..transcribe import TranscriptionOptions, WhisperPipeline
+from .clips import random_features
+from .machine import SIDE, matmul_rate
+from .serving import Request, serve
+from .steps import BATCHES, CLIP_NORM, CLIPS, LABELS, LEARNING_RATE, WEIGHT_DECAY, random_batches
+
+
+class Encoder:
+    """The audio encoder alone, on features that are there: padded to the bucket, as every prediction has them."""
+
+    def __init__(self, settings: Request):
+        checkpoint = load_checkpoint(Wanted(settings["converted"]), jax.devices()[0], settings["precision"])
+        encoder = as_run(checkpoint.model, jax.default_backend()).audio_encoder
+        assert encoder is not None
+        graph, self._parameters = nnx.split(encoder)
+        self._encode = jax.jit(lambda parameters, x, mask: nnx.merge(graph, parameters)(x, mask).last)
+
+    def prepare(self, request: Request) -> Callable[[], np.ndarray]:
+        frames = request["frames"]
+        length = bucket(frames, FRAME_BUCKETS)
+        padded = jnp.asarray(np.pad(random_features(frames), ((0, 0), (0, length - frames), (0, 0))))
+        mask = jnp.arange(length)[None] < frames
+        return lambda: np.asarray(self._encode(self._parameters, padded, mask))[0, frames // 2]
+
+
+class Prediction:
+    """From a file and a text to probabilities, one clip at a time."""
+
+    def __init__(self, settings: Request):
+        self._pipeline = EmotionPipeline.from_pretrained(
+            settings["converted"], precision=settings["precision"], batch_size=1
+        )
+
+    def prepare(self, request: Request) -> Callable[[], list[float]]:
+        example = {"audio": request["audio"], "text": request["text"]}
+        return lambda: list(self._pipeline.predict([example])[0]["scores"].values())
+
+
+class Bulk:
+    """Clips as `evaluate` runs them, from files to saved parts."""
+
+    def __init__(self, settings: Request):
+        self._mesh = select_mesh()
+        checkpoint = load_checkpoint(Wanted(settings["converted"]), self._mesh.devices.flat[0], settings["precision"])
+        self._scorer = Scorer(checkpoint, self._mesh)
+        self._folder = tempfile.TemporaryDirectory()
+        self._size = settings["batch"] or clips_at_once(self._scorer.config, jax.default_backend())
+
+    def prepare(self, request: Request) -> Callable[[], np.ndarray]:
+        files, texts = zip(*request["clips"], strict=True)
+        home = Path(tempfile.mkdtemp(dir=self._folder.name))
+        path = home / "manifest.csv"
+        write_manifest(pa.table({"filename": files, "transcription": texts}), str(path))
+
+        def source(row: Row) -> str | None:
+            return row.filename
+
+        batches = Batches(read_manifest(str(path)), self._size, source, hears=True)
+        folder = Folder.open(home / "out")
+        folder.make()
+        parts = Parts(folder, self._scorer.config.labels)
+
+        def run() -> np.ndarray:
+            read = read_ahead(batches, range(len(batches)), self._scorer, source, ahead=4)
+            scored = list(score(read, self._scorer, self._size, lambda readings: None))
+            parts.save(scored, Effort())
+            scores = {result.number: result.scores for each in scored for result in each.results}
+            return np.array([scores[number] for number in sorted(scores)])
+
+        return run
+
+
+class Transcription:
+    """Whisper, greedily, from samples to text."""
+
+    def __init__(self, settings: Request):
+        self._clips = [load(path) for path in settings["recordings"]]
+        self._pipeline = WhisperPipeline.from_pretrained(settings["folder"])
+        self._options = TranscriptionOptions(
+            language=settings["language"], batch_size=settings["batch"], no_speech=None
+        )
+
+    def prepare(self, request: Request) -> Callable[[], list[str]]:
+        sources = [{"array": self._clips[number], "sampling_rate": SAMPLE_RATE} for number in request["clips"]]
+        return lambda: [each["text"] for each in self._pipeline.transcribe(sources, self._options)]
+
+
+class Training:
+    """Steps of training from random weights, all parameters learning; the state goes on from turn to turn."""
+
+    def __init__(self, settings: Request):
+        width = settings["width"]
+        audio = Wav2Vec2BertConfig(
+            num_hidden_layers=settings["layers"],
+            hidden_size=width,
+            num_attention_heads=width // 64,
+            intermediate_size=4 * width,
+            output_hidden_size=width,
+            layerdrop=0.0,
+        )
+        config = EmotionConfig.of("audio", tuple(map(str, range(LABELS))), audio, None, width)
+        parameters = parameters_of(EmotionModel(config, rngs=nnx.Rngs(0)))
+        optimizer = Optimizer(
+            learning_rate=LEARNING_RATE,
+            weight_decay=WEIGHT_DECAY,
+            clip_norm=CLIP_NORM,
+            warmup=0.0,
+            schedule="constant",
+        )
+        shapes = {path: array.shape for path, array in parameters.items()}
+        method = Method(config, make_optimizer(optimizer, shapes, 1), jnp.ones(LABELS), remat=settings["remat"])
+        mesh = training_mesh()
+        shardings = method.shardings(parameters, mesh)
+        self._state = jax.jit(method.begin, out_shardings=shardings)(parameters)
+        self._program = compiled_step(method, shardings, mesh)
+        self._key = jax.random.key(0)
+        self._batches = [_training_batch(*each) for each in random_batches()]
+        self._taken = 0
+
+    def prepare(self, request: Request) -> Callable[[], list[float]]:
+        def run() -> list[float]:
+            losses = [self._step() for _ in range(request["steps"])]
+            return [float(losses[-1])]
+
+        return run
+
+    def _step(self) -> jax.Array:
+        """Returns before it is done, so that steps follow each other without a pause."""
+        batch, key = self._batches[self._taken % BATCHES], jax.random.fold_in(self._key, self._taken)
+        self._taken += 1
+        self._state, measured = self._program(self._state, {}, batch, key)
+        return measured.loss
+
+
+def _training_batch(features: np.ndarray, mask: np.ndarray, labels: np.ndarray) -> Mapping[str, jax.Array]:
+    more = bucket(mask.shape[1], FRAME_BUCKETS) - mask.shape[1]
+    arrays = {
+        "features": np.pad(features, ((0, 0), (0, more), (0, 0))),
+        "frame_mask": np.pad(mask, ((0, 0), (0, more))),
+        "labels": labels.astype(np.int32),
+        "valid": np.ones(CLIPS, bool),
+    }
+    return {name: jnp.asarray(array)[None] for name, array in arrays.items()}
+
+
+def rate(precision: str) -> float:
+    """FLOP/s of jnp.dot, accumulated in float32."""
+    matrix = jnp.ones((SIDE, SIDE), precision)
+    highest: Any = jax.lax.Precision.HIGHEST if precision == "float32" else None
+    dot = jax.jit(lambda a, b: jnp.dot(a, b, precision=highest, preferred_element_type=jnp.float32))
+    return matmul_rate(lambda: dot(matrix, matrix).block_until_ready())
+
+
+if __name__ == "__main__":
+    serve(
+        {
+            "encoder": Encoder,
+            "prediction": Prediction,
+            "bulk": Bulk,
+            "transcription": Transcription,
+            "training": Training,
+        },
+        rate,
+    )

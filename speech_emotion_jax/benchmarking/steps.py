@@ -1,0 +1,29 @@
+"""What the steps of training are measured on, the same on both sides."""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from ..inputs.features import FEATURES
+
+BATCHES, CLIPS, LABELS = 4, 4, 6
+FRAMES = (150, 250)  # of the shortest and the longest clip: 3 to 5 s
+LEARNING_RATE, WEIGHT_DECAY, CLIP_NORM = 1e-4, 0.01, 1.0
+
+Batch = tuple[Float[np.ndarray, "4 frames 160"], Bool[np.ndarray, "4 frames"], Int[np.ndarray, "4"]]
+
+
+def random_batches() -> list[Batch]:
+    """Features that lean towards their label and are zero where padded, the mask of what is real, and the labels."""
+    rng = np.random.default_rng(0)
+    leaning = rng.standard_normal((LABELS, FEATURES))
+    found = []
+    for _ in range(BATCHES):
+        labels = rng.integers(LABELS, size=CLIPS)
+        lengths = rng.integers(*FRAMES, size=CLIPS)
+        lengths[0] = FRAMES[1]
+        mask = np.arange(lengths.max())[None] < lengths[:, None]
+        features = rng.standard_normal((*mask.shape, FEATURES)) + 0.5 * leaning[labels][:, None]
+        found.append(((features * mask[..., None]).astype(np.float32), mask, labels))
+    return found

@@ -1,0 +1,92 @@
+"""Both sides of a recording, stage by stage, held against the budgets."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from ..errors import InvalidInput
+from .difference import Difference, budget
+from .kept import Slice, Whole
+from .stages import Stages
+
+
+@dataclass(frozen=True)
+class Row:
+    """A stage of a recording.
+
+    `found` is the difference of both sides' networks, `alone` that of the stage by itself, None where it was not
+    computed. `used` is the largest share of a budget that was taken: above 1 the stage fails.
+    """
+
+    stage: str
+    found: Difference | None
+    alone: Difference | None
+    used: float
+    remark: str = ""
+
+    @property
+    def good(self) -> bool:
+        return self.used <= 1
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """All stages of a recording, in order."""
+
+    recording: str
+    rows: tuple[Row, ...]
+
+    @property
+    def first_bad(self) -> Row | None:
+        return next((row for row in self.rows if not row.good), None)
+
+    @property
+    def worst(self) -> Row:
+        return max(self.rows, key=lambda row: row.used)
+
+
+def judge(
+    recording: str,
+    theirs: Mapping[str, Whole] | Mapping[str, Slice],
+    ours: Stages,
+    alone: Stages,
+    precision: str,
+) -> Verdict:
+    """Hold ours, and what each of our stages makes of the original's stage before it, against the original's.
+
+    Raises InvalidInput where one side has a stage that the other doesn't have.
+    """
+    if odd := [stage for stage in theirs if stage not in ours]:
+        raise InvalidInput(
+            f"the original has the stage {odd[0]!r} of {recording}, and this checkpoint does not: it is another "
+            "architecture; name the checkpoint that was recorded"
+        )
+    if odd := [stage for stage in ours if stage not in theirs]:
+        raise InvalidInput(
+            f"this checkpoint has the stage {odd[0]!r} of {recording}, and the original does not: it is another "
+            "architecture; name the checkpoint that was recorded"
+        )
+    rows = []
+    for stage, kept in theirs.items():
+        if ours[stage].shape != kept.shape:
+            remark = f"ours has the shape {ours[stage].shape}, the original {kept.shape}"
+            rows.append(Row(stage, None, None, math.inf, remark))
+            continue
+        found = kept.against(ours[stage])
+        by_itself = kept.against(alone[stage]) if stage in alone else None
+        used = budget(stage, precision).used(found)
+        if by_itself is not None:
+            used = max(used, budget(stage, precision, alone=True).used(by_itself))
+        rows.append(Row(stage, found, by_itself, used))
+    return Verdict(recording, tuple(rows))
+
+
+def worst_rows(verdicts: Sequence[Verdict]) -> list[tuple[Row, str]]:
+    """Of each stage the row that takes most of its budget, and whose recording it is."""
+    worst = []
+    for rows in zip(*(verdict.rows for verdict in verdicts), strict=True):
+        place = max(range(len(rows)), key=lambda number: rows[number].used)
+        worst.append((rows[place], verdicts[place].recording))
+    return worst

@@ -1,0 +1,259 @@
+"""`speech-emotion-jax plan`: what a run will take on chips that are not there: memory, time's lower bound, what binds.
+
+The real program is compiled for the chips by their own compiler and counted (`planning.hlo`). The roofline is the time
+that the slowest of three would take at its peak alone: products, bytes to and from memory, bytes between chips. It is a
+compiled estimate; nothing has run.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .config import EmotionConfig
+from .errors import InvalidInput
+from .inputs.features import MAX_SAMPLES
+from .planning.chips import Topology
+from .planning.compile import compiled
+from .planning.figure import draw
+from .planning.programs import TOKENS, model_flops
+from .registry import check_language, check_mode
+from .runtime.precision import check_precision
+from .runtime.progress import progress
+from .runtime.storage import Folder
+
+JSON, FIGURE = "plan.json", "plan.png"
+Case = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to plan: each topology with each batch size, of clips of `seconds`.
+
+    batch_sizes: of all chips together, or (`per_chip`) of each
+    largest: look for the largest batch that fits, too
+    output: folder for plan.json and plan.png; None: nothing is written
+    """
+
+    topologies: tuple[str, ...]
+    mode: str = "concat"
+    language: str = "es"
+    batch_sizes: tuple[int, ...] = (256,)
+    per_chip: bool = False
+    seconds: float = 15.0
+    precision: str = "bfloat16"
+    train: bool = False
+    largest: bool = False
+    output: str | None = None
+
+    def __post_init__(self) -> None:
+        check_mode(self.mode)
+        check_language(self.language)
+        check_precision(self.precision)
+        if not 0.1 <= self.seconds <= MAX_SAMPLES / 16_000:
+            raise InvalidInput(f"clips of {self.seconds:g} s can't be planned; name a length from 0.1 to 160 s")
+        for topology in self.parsed():
+            for size in self.batch_sizes:
+                if size < 1 or (not self.per_chip and size % topology.chips):
+                    raise InvalidInput(
+                        f"a batch of {size} can't be divided over the {topology.chips} chips of {topology.name}; "
+                        "choose a multiple"
+                    )
+
+    def parsed(self) -> list[Topology]:
+        return [Topology.parse(name) for name in self.topologies]
+
+
+def plan(job: Job) -> list[Case]:
+    """A case for each topology and batch size, in that order; the largest batch that fits is one more.
+
+    topology, chip, chips, mode, language, precision, train, seconds, frames, tokens
+    batch_size      of all chips
+    fits, refusal   whether it fits into the chips' memory, and the compiler's words where it does not; then no more
+    memory          {part: bytes} of a chip
+    share           of the chip's memory that these parts take
+    flops, bytes    of a chip: products, and what passes between its memory and its core
+    of_model        flops over the model's own count, which knows no padding and computes nothing twice
+    collectives     {kind: {"count", "bytes"}}; the bytes are those a chip receives
+    times           {"compute", "memory", "network"}: seconds at the chip's peak, each alone
+    bound, roofline the longest of the three, seconds
+    audio_hours     of sound in an hour of one chip, at most
+    largest         whether this is the largest batch that fits
+
+    Raises InvalidInput where the chips' compiler is not installed.
+    """
+    cases: list[Case] = []
+    planned = [
+        (topology, size * topology.chips if job.per_chip else size)
+        for topology in job.parsed()
+        for size in job.batch_sizes
+    ]
+    with progress(f"Compiling {len(planned)} programs", len(planned)) as advance:
+        for topology, clips in planned:
+            cases.append(_case(job, topology, clips))
+            advance(1)
+    if job.largest:
+        for topology in job.parsed():
+            with progress(f"Looking for the largest batch on {topology.name}"):
+                cases.append(_largest(job, topology))
+    if job.output is not None:
+        folder = Folder.open(job.output)
+        folder.make()
+        folder.write(JSON, (json.dumps(cases, indent=1) + "\n").encode())
+        folder.write(FIGURE, draw(cases))
+    return cases
+
+
+def render(cases: Sequence[Case]) -> str:
+    """Tables for a terminal: a case in full, or several, one a line."""
+    first = cases[0]
+    what = "training step" if first["train"] else "prediction"
+    lines = [
+        f"{what}, {first['mode']}, {first['language']}, {first['precision']}, clips of {first['seconds']:g} s"
+        + (f" ({first['frames']} frames with padding)" if first.get("frames") else "")
+        + (f", texts of {first['tokens']} tokens" if first["tokens"] else ""),
+        "compiled for the chips and counted: an estimate, nothing has run",
+        "",
+    ]
+    return "\n".join([*lines, *(_in_full(first) if len(cases) == 1 else _table(cases))])
+
+
+def _case(job: Job, topology: Topology, clips: int) -> Case:
+    case: Case = {
+        "topology": topology.name,
+        "chip": topology.chip.name,
+        "chips": topology.chips,
+        "mode": job.mode,
+        "language": job.language,
+        "precision": job.precision,
+        "train": job.train,
+        "seconds": job.seconds,
+        "tokens": None if job.mode == "audio" else TOKENS,
+        "batch_size": clips,
+        "largest": False,
+    }
+    asked = {name: case[name] for name in ("topology", "mode", "language", "precision", "train", "seconds")}
+    found = compiled({**asked, "clips": clips})
+    if "refused" in found:
+        return case | {"fits": False, "refusal": found["refused"]}
+    chip = topology.chip
+    peak = chip.bfloat16 if job.precision == "bfloat16" else chip.float32
+    own = model_flops(EmotionConfig.published(job.language, job.mode), job.seconds, train=job.train)
+    received = sum(each["bytes"] for each in found["collectives"].values())
+    times = {
+        "compute": found["flops"] / peak,
+        "memory": found["bytes"] / chip.bandwidth,
+        "network": received / chip.network,
+    }
+    bound = max(times, key=lambda name: times[name])
+    total = sum(size for part, size in found["memory"].items() if part not in ("weights", "state"))
+    return case | {
+        "fits": total <= chip.memory,
+        "refusal": None if total <= chip.memory else "its parts together are more than the chip has",
+        "frames": found["frames"],
+        "memory": found["memory"],
+        "share": total / chip.memory,
+        "flops": found["flops"],
+        "of_model": found["flops"] / (own * clips / topology.chips),
+        "bytes": found["bytes"],
+        "bytes_by_kind": found["bytes_by_kind"],
+        "collectives": found["collectives"],
+        "times": times,
+        "bound": bound,
+        "roofline": times[bound],
+        "audio_hours": clips * job.seconds / (times[bound] * topology.chips),
+        "compile_seconds": found["seconds"],
+    }
+
+
+def _largest(job: Job, topology: Topology) -> Case:
+    """Of 1, 2, 3, 4, 6, 8, 12, ... clips a chip, the most that fit."""
+    best = case = _case(job, topology, topology.chips)
+    low, high = 1, len(_SIZES) if case["fits"] else 1
+    while low < high:
+        place = (low + high) // 2
+        case = _case(job, topology, _SIZES[place] * topology.chips)
+        if case["fits"]:
+            best, low = case, place + 1
+        else:
+            high = place
+    return best | {"largest": True}
+
+
+_SIZES = sorted({1, *(2**power for power in range(1, 13)), *(3 * 2**power for power in range(12))})
+
+
+def _in_full(case: Case) -> Iterator[str]:
+    of_chip = f"{case['topology']}, {case['chips']} chips, {case['batch_size']} clips"
+    yield of_chip if case["chips"] > 1 else of_chip.replace("chips,", "chip,")
+    if not case["fits"]:
+        yield f"  does not fit: {case['refusal']}"
+        return
+    yield f"  memory of a chip     {_bytes(sum(_parts(case).values()))}, {case['share']:.0%} of what it has"
+    for part, size in case["memory"].items():
+        yield f"    {part:18} {_bytes(size)}" + (" (of the arguments)" if part in ("weights", "state") else "")
+    yield f"  products of a chip   {case['flops'] / 1e12:,.2f} TFLOP, {case['of_model']:.2f} x the model's own count"
+    yield f"  bytes of a chip      {_bytes(case['bytes'])} to and from its memory"
+    if case["collectives"]:
+        for kind, each in case["collectives"].items():
+            yield f"  {kind:20} {each['count']:,}, {_bytes(each['bytes'])} received"
+    else:
+        yield "  between chips        nothing"
+    for name, seconds in case["times"].items():
+        yield f"  {name + ' alone':20} {_seconds(seconds)}" + ("  <- binds" if name == case["bound"] else "")
+    yield f"  audio                {case['audio_hours']:,.0f} hours in an hour of a chip, at most"
+    yield f"  compiled in          {case['compile_seconds']:.0f} s"
+
+
+def _table(cases: Sequence[Case]) -> list[str]:
+    rows = [
+        [
+            "topology",
+            "chips",
+            "clips",
+            "memory",
+            "share",
+            "compute",
+            "memory",
+            "network",
+            "bound",
+            "hours/chip-hour",
+            "hours/hour",
+        ]
+    ]
+    for case in cases:
+        size = f"{case['batch_size']}{' (largest)' if case['largest'] else ''}"
+        begin = [case["topology"], str(case["chips"]), size]
+        if not case["fits"]:
+            rows.append([*begin, f"does not fit: {case['refusal']}"])
+            continue
+        times = (_seconds(case["times"][name]) for name in ("compute", "memory", "network"))
+        rows.append(
+            [
+                *begin,
+                _bytes(sum(_parts(case).values())),
+                f"{case['share']:.0%}",
+                *times,
+                case["bound"],
+                f"{case['audio_hours']:,.0f}",
+                f"{case['audio_hours'] * case['chips']:,.0f}",
+            ]
+        )
+    full = [row for row in rows if len(row) == len(rows[0])]
+    widths = [max(len(row[column]) for row in full) for column in range(len(rows[0]))]
+    return ["  ".join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=False)) for row in rows]
+
+
+def _parts(case: Mapping[str, Any]) -> dict[str, int]:
+    """The parts of the memory that add up."""
+    return {part: size for part, size in case["memory"].items() if part not in ("weights", "state")}
+
+
+def _bytes(count: float | int) -> str:
+    return f"{count / 1e9:.2f} GB" if count >= 1e7 else f"{count / 1e6:.2f} MB"
+
+
+def _seconds(value: float) -> str:
+    return f"{1000 * value:.1f} ms"

@@ -1,0 +1,121 @@
+"""The programs that are planned: what `evaluate` and `train` run, for shapes alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from ..config import EmotionConfig
+from ..inputs.audio import SAMPLE_RATE
+from ..inputs.batches import FRAME_BUCKETS, bucket
+from ..inputs.features import FEATURES, feature_frames, features, samples_for
+from ..models.emotion import EmotionModel
+from ..models.flops import audio_encoder_flops, text_encoder_flops
+from ..models.parameters import abstract_model, parameter_shapes
+from ..runtime.precision import parameter_dtype
+from ..runtime.sharding import BATCH, parameter_shardings
+from ..training.optimizer import frozen_layers, make_optimizer, trainable
+from ..training.recipe import Optimizer
+from ..training.step import Method, compiled_step
+
+TOKENS = 64  # of each text
+
+Program = tuple[Any, tuple[Any, ...]]  # a jitted function, and its inputs as jax.ShapeDtypeStruct
+
+
+def inference(config: EmotionConfig, mesh: Mesh, clips: int, seconds: float, precision: str) -> Program:
+    """From waveforms and token ids to probabilities, as `scoring.Scorer` does it: clips divided over the devices."""
+    everywhere, divided = (NamedSharding(mesh, spec) for spec in (PartitionSpec(), PartitionSpec(mesh.axis_names)))
+    graph, state = nnx.split(abstract_model(config))
+    parameters = {
+        path: leaf.replace(
+            jax.ShapeDtypeStruct(
+                leaf.get_value().shape, parameter_dtype(".".join(map(str, path)), precision), sharding=everywhere
+            )
+        )
+        for path, leaf in nnx.to_flat_state(state)
+    }
+
+    def rows(*shape: int, dtype: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((clips, *shape), dtype, sharding=divided)
+
+    def predict(parameters: Any, heard: Any, read: Any) -> jax.Array:
+        model: EmotionModel = nnx.merge(graph, parameters)
+        audio = None if heard is None else model.encode_audio(*features(*heard, padding_value=1.0))
+        text = None if read is None else model.encode_text(*read)
+        return model.probabilities(model.classify(audio, text))
+
+    heard = read = None
+    if config.audio is not None:
+        heard = rows(samples_for(bucketed_frames(seconds)), dtype=jnp.float32), rows(dtype=jnp.int32)
+    if config.text is not None:
+        read = rows(TOKENS, dtype=jnp.int32), rows(TOKENS, dtype=jnp.bool_)
+    own = PartitionSpec(mesh.axis_names)
+    by_itself = jax.shard_map(predict, mesh=mesh, in_specs=(PartitionSpec(), own, own), out_specs=own, check_vma=False)
+    return jax.jit(by_itself), (nnx.from_flat_state(parameters), heard, read)
+
+
+def training(config: EmotionConfig, mesh: Mesh, clips: int, seconds: float, precision: str) -> Program:
+    """A step: parameters, gradients and AdamW's state in float32 divided over all devices (FSDP), the text encoder of a
+    fusion mode frozen, each layer computed anew on the way back.
+    """
+    shapes = parameter_shapes(config)
+    settings = Optimizer(freeze=("text_encoder",) if config.audio is not None and config.text is not None else ())
+    places = parameter_shardings(shapes, mesh)
+    learns = trainable(shapes, settings.freeze)
+    parameters = {
+        path: jax.ShapeDtypeStruct(shape, jnp.float32, sharding=places[path]) for path, shape in shapes.items()
+    }
+    learning: Any = {path: leaf for path, leaf in parameters.items() if path in learns}
+    frozen = {path: leaf for path, leaf in parameters.items() if path not in learns}
+    method = Method(
+        config,
+        make_optimizer(settings, shapes, 10_000),
+        jnp.ones(len(config.labels)),
+        precision=precision,
+        remat=True,
+        frozen_layers={kind: frozen_layers(shapes, settings.freeze, f"{kind}_encoder") for kind in ("audio", "text")},
+    )
+    shardings = method.shardings(learning, mesh)
+    state = jax.tree.map(
+        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+        jax.eval_shape(method.begin, learning),
+        shardings,
+    )
+    divided = NamedSharding(mesh, PartitionSpec(None, BATCH))
+    arrays: list[tuple[str, tuple[int, ...], Any]] = [("labels", (), jnp.int32), ("valid", (), jnp.bool_)]
+    if config.audio is not None:
+        frames = bucketed_frames(seconds)
+        arrays += [("features", (frames, FEATURES), jnp.float32), ("frame_mask", (frames,), jnp.bool_)]
+    if config.text is not None:
+        arrays += [("ids", (TOKENS,), jnp.int32), ("token_mask", (TOKENS,), jnp.bool_)]
+    batch = {name: jax.ShapeDtypeStruct((1, clips, *shape), dtype, sharding=divided) for name, shape, dtype in arrays}
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    key = jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=NamedSharding(mesh, PartitionSpec()))
+    return compiled_step(method, shardings, mesh), (state, frozen, batch, key)
+
+
+def model_flops(config: EmotionConfig, seconds: float, *, train: bool) -> float:
+    """What the model itself takes for a clip, without padding and without computing anything twice.
+
+    The way back takes twice what the way there does, of all that learns.
+    """
+    audio = text = 0.0
+    if config.audio is not None and config.projection_width is not None:
+        frames = feature_frames(round(seconds * SAMPLE_RATE))
+        projector = 2.0 * frames * config.audio.output_width * config.projection_width
+        audio = audio_encoder_flops(config.audio, frames) + projector
+    if config.text is not None:
+        text = text_encoder_flops(config.text, TOKENS)
+    if not train:
+        return audio + text
+    return 3 * audio + text if config.audio is not None else 3 * text
+
+
+def bucketed_frames(seconds: float) -> int:
+    """The frames to which clips of that length are padded."""
+    return bucket(feature_frames(round(seconds * SAMPLE_RATE)), FRAME_BUCKETS)

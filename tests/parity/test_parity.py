@@ -1,0 +1,397 @@
+"""The parity check itself: it passes what is right, finds every seeded fault where it is, and needs no PyTorch with a
+golden."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from scripts.make_goldens import TEXT
+from speech_emotion_jax.checkpoints import Checkpoint, Request, load_checkpoint
+from speech_emotion_jax.cli import main
+from speech_emotion_jax.convert.emotion import open_emotion
+from speech_emotion_jax.convert.engine import convert
+from speech_emotion_jax.convert.published import Origin
+from speech_emotion_jax.errors import InvalidInput, SpeechEmotionError, UnreadableInput
+from speech_emotion_jax.fidelity import tensors
+from speech_emotion_jax.fidelity.difference import BUDGETS, difference, scale_of
+from speech_emotion_jax.fidelity.golden import read_golden
+from speech_emotion_jax.fidelity.kept import Slice, Whole
+from speech_emotion_jax.fidelity.original import TorchOriginal
+from speech_emotion_jax.fidelity.ours import Ours
+from speech_emotion_jax.fidelity.stages import PREDICTION, Stages, layer
+from speech_emotion_jax.fidelity.verdict import Verdict, judge
+from speech_emotion_jax.models.parameters import parameters_of
+from speech_emotion_jax.parity import Job, Parity, as_data, parity, render
+
+from ..checkpoints import TINY, write_audio_checkpoint, write_golden_checkpoint
+from .faults import damaged
+
+ROOT = Path(__file__).parent.parent.parent
+GOLDENS = ROOT / "tests" / "goldens"
+DEMO = ROOT / "speech_emotion_jax" / "demo_data"
+JOY, FEAR = str(DEMO / "joy.flac"), str(DEMO / "fear.flac")
+MODES = ("text", "audio", "concat", "mean", "multihead")
+FAULTS = 50
+ROUNDED = 1.5e-6  # of a stage's scale; at the published size rounding alone makes up to 1e-6 of one
+
+
+class Healthy(NamedTuple):
+    """A tiny random checkpoint of a mode in both forms, and what both make of one recording."""
+
+    checkpoint: Checkpoint
+    theirs: Stages
+    alone: Stages
+    digests: Mapping[str, str]
+
+    def judged(self, ours: Ours, alone: Stages) -> Verdict:
+        whole = {stage: Whole(stage, array) for stage, array in self.theirs.items()}
+        audio = None if self.checkpoint.config.audio is None else JOY
+        return judge("joy", whole, ours.stages(self.theirs, audio, TEXT), alone, "float32")
+
+
+@pytest.fixture(scope="module")
+def healthy(published) -> Callable[[str], Healthy]:
+    @cache
+    def of(mode: str) -> Healthy:
+        model, text = published(mode, "es"), None if mode in ("text", "audio") else published("text_encoder", "es")
+        request = Request(str(model), mode, "es", text_encoder=text and str(text))
+        checkpoint = load_checkpoint(request, jax.devices()[0], "float32")
+        theirs = TorchOriginal(model, mode, text).stages(JOY, TEXT)
+        digests = tensors.of_memory(checkpoint.config, parameters_of(checkpoint.model), "float32")
+        return Healthy(checkpoint, theirs, Ours(checkpoint).alone(theirs), digests)
+
+    return of
+
+
+def job(published, mode: str, **changes) -> Job:
+    text = None if mode in ("text", "audio") else str(published("text_encoder", "es"))
+    request = Request(str(published(mode, "es")), mode, "es", text_encoder=text)
+    recordings = () if mode == "text" else (JOY, FEAR)
+    return replace(Job(request, recordings, () if mode == "audio" else (TEXT,)), **changes)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_what_is_right_passes(published, mode: str):
+    result = parity(job(published, mode))
+    assert result.passed, render(result)
+    assert result.count > 40
+    assert len(result.verdicts) == (1 if mode == "text" else 2)
+    stages = [row.stage for row in result.verdicts[0].rows]
+    assert stages[-3:] == ["logits", "probabilities", PREDICTION]
+    if mode != "text":
+        assert stages[:5] == ["waveform", "features", layer("audio", 0), layer("audio", 1), layer("audio", 2)]
+    if mode != "audio":
+        assert layer("text", TINY.text_layers) in stages
+    # Far from the budgets: whatever takes half of one is no rounding error.
+    assert max(row.used for verdict in result.verdicts for row in verdict.rows) < 0.5
+
+
+@pytest.mark.parametrize("seed", range(FAULTS))
+def test_every_fault_is_found_where_it_is(healthy, seed: int):
+    """By the tensors and constants, and, where it changes a number, by the first stage that is bad."""
+    case = healthy(("concat", "multihead", "text", "audio")[seed % 4])
+    config = case.checkpoint.config
+    model, fault = damaged(case.checkpoint.model, seed)
+    digests = tensors.of_memory(config, parameters_of(model), "float32")
+    assert (digests != case.digests) == fault.weights, fault
+    constants, before = (tensors.constants_of(config, each) for each in (model, case.checkpoint.model))
+    assert (constants != before) != fault.weights, fault
+
+    ours = Ours(replace(case.checkpoint, model=model))
+    alone = ours.alone(case.theirs)
+    bad = case.judged(ours, alone).first_bad
+    moved = {
+        stage: difference(alone[stage], array, scale_of(stage, array)).largest for stage, array in case.alone.items()
+    }
+    if moved[fault.stage] > ROUNDED:
+        assert bad is not None, fault
+        assert bad.stage == fault.stage, fault
+    elif not any(moved.values()):
+        assert bad is None, fault
+    # In between a stage moves by less than it is rounded: the tensors or constants have told.
+
+
+def test_faults_are_of_all_kinds(healthy):
+    """So that the test above is about what it says."""
+    drawn = [
+        damaged(healthy(("concat", "multihead", "text", "audio")[seed % 4]).checkpoint.model, seed)
+        for seed in range(FAULTS)
+    ]
+    words = [fault.what for _, fault in drawn]
+    for kind in ("[", " of layers ", "kernel of ", "epsilon is ", "left is "):
+        assert sum(kind in each for each in words) >= 3, kind
+    assert len({fault.stage for _, fault in drawn}) >= 7
+
+
+# Bits
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 10_000), at=st.integers(0, 10**9))
+def test_a_single_bit_is_seen(healthy, seed: int, at: int):
+    """Stage 0 names the tensor, whichever it is."""
+    case = healthy("concat")
+    parameters = {path: np.asarray(array) for path, array in parameters_of(case.checkpoint.model).items()}
+    path = sorted(parameters)[seed % len(parameters)]
+    changed = parameters[path].copy()
+    changed.view(np.uint32).reshape(-1)[at % changed.size] ^= 1
+    digests = tensors.of_memory(case.checkpoint.config, parameters | {path: changed}, "float32")
+    assert len([name for name, digest in digests.items() if digest != case.digests[name]]) == 1
+
+
+def test_files_and_memory_have_the_same_digests(published):
+    model, text = published("concat", "es"), published("text_encoder", "es")
+    source = open_emotion(Origin.local(model), "concat", "es", text_encoder=Origin.local(text))
+    expected = tensors.of_files(source)
+    request = Request(str(model), "concat", "es", text_encoder=str(text))
+    for precision in ("float32", "bfloat16"):
+        checkpoint = load_checkpoint(request, jax.devices()[0], precision)
+        assert tensors.of_memory(checkpoint.config, parameters_of(checkpoint.model), precision) == expected[precision]
+    assert expected["float32"] != expected["bfloat16"]
+
+
+# What a golden keeps
+
+
+@settings(max_examples=30, deadline=None)
+@given(rows=st.integers(1, 200), columns=st.integers(1, 90), seed=st.integers(0, 99), size=st.floats(1e-6, 1.0))
+def test_checksums_tell_the_mean_difference(rows: int, columns: int, seed: int, size: float):
+    rng = np.random.default_rng(seed)
+    theirs = rng.normal(size=(rows, columns)).astype(np.float32)
+    ours = theirs + (size * rng.normal(size=(rows, columns))).astype(np.float32)
+    whole, kept = Whole("states", theirs).against(ours), Slice.of("states", theirs).against(ours)
+    assert whole.mean / 2.5 <= kept.mean <= whole.mean * 2.5
+    assert kept.largest <= whole.largest * 1.000001
+
+
+def test_a_difference_outside_of_the_slices_is_seen():
+    theirs = np.random.default_rng(0).normal(size=(500, 64)).astype(np.float32)
+    ours = theirs.copy()
+    ours[1, 1] += 1.0  # the slices have the rows 0, 16, ... and the columns 0, 2, ...
+    kept = Slice.of("states", theirs).against(ours)
+    assert kept.largest == 0
+    assert BUDGETS["float32"]["states"].used(kept) > 10
+
+
+@pytest.fixture(scope="module")
+def converted(tmp_path_factory) -> tuple[Path, Path]:
+    """The checkpoint of the tiny golden, published and converted."""
+    home = tmp_path_factory.mktemp("golden")
+    source = write_golden_checkpoint(home / "tiny-random")
+    text = Origin.local(source / "text_encoder")
+    convert(open_emotion(Origin.local(source), "multihead", "es", text_encoder=text), home / "converted")
+    return source, home / "converted"
+
+
+@pytest.mark.parametrize("given", [(), (JOY,)], ids=["its own recording", "the file"])
+def test_a_converted_folder_holds_against_its_golden(converted, given):
+    _, folder = converted
+    result = parity(Job(Request(str(folder)), given, against=str(GOLDENS / "tiny-random.safetensors")))
+    assert result.passed, render(result)
+    assert result.recorded_with["torch"]
+
+
+def test_a_golden_finds_faults(converted, monkeypatch):
+    """Without PyTorch, by slices and checksums: those that move a stage by more than the rounding of all before it."""
+    _, folder = converted
+    golden = read_golden(str(GOLDENS / "tiny-random.safetensors"))
+    [taken] = golden.recordings
+    checkpoint = load_checkpoint(Request(str(folder)), jax.devices()[0], "float32")
+    audio = {"array": taken.given["waveform"], "sampling_rate": 16_000}
+    healthy = Ours(checkpoint).stages(taken.given, audio, taken.text)
+    assert judge("joy", taken.slices, healthy, {}, "float32").first_bad is None
+    found = 0
+    for seed in range(12):
+        model, fault = damaged(checkpoint.model, seed)
+        stages = Ours(replace(checkpoint, model=model)).stages(taken.given, audio, taken.text)
+        before = healthy[fault.stage]
+        if difference(stages[fault.stage], before, scale_of(fault.stage, before)).mean > 1e-5:
+            bad = judge("joy", taken.slices, stages, {}, "float32").first_bad
+            assert bad is not None, fault
+            assert bad.stage == fault.stage, fault
+            found += 1
+    assert found >= 6
+
+
+def test_the_goldens_are_those_of_this_pytorch(converted, tmp_path):
+    """Recorded again they are the same file, but for what rounds otherwise on another machine."""
+    source, _ = converted
+    for name, checkpoint, mode in (("demo", DEMO / "checkpoint", "concat"), ("tiny-random", source, "multihead")):
+        again = tmp_path / f"{name}.safetensors"
+        recorded = parity(Job(Request(str(checkpoint), mode, "es"), (JOY,), (TEXT,), record=str(again)))
+        assert recorded.passed
+        old, new = read_golden(str(GOLDENS / f"{name}.safetensors")), read_golden(str(again))
+        assert old.weights == new.weights
+        assert old.tensors == new.tensors
+        [one], [other] = old.recordings, new.recordings
+        assert list(one.slices) == list(other.slices)
+        for stage, kept in one.slices.items():
+            assert np.abs(kept.values - other.slices[stage].values).max() <= 1e-5 * kept.scale
+        assert again.stat().st_size < 500_000
+
+
+WITHOUT_TORCH = """
+import sys
+from importlib.machinery import PathFinder
+class Without(PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        return None if name.split(".")[0] in ("torch", "librosa") else super().find_spec(name, path, target)
+sys.meta_path[sys.meta_path.index(PathFinder)] = Without
+from speech_emotion_jax.cli import main
+code = main(sys.argv[1:])
+assert "torch" not in sys.modules
+sys.exit(code)
+"""
+
+
+def test_no_pytorch_is_needed_with_a_golden(tmp_path):
+    checkpoint = str(DEMO / "checkpoint")
+    arguments = ["parity", "--model-id", checkpoint, "--mode", "concat", "--language", "es"]
+    against = [*arguments, "--against", str(GOLDENS / "demo.safetensors"), "--json"]
+    done = subprocess.run([sys.executable, "-c", WITHOUT_TORCH, *against], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["passed"] is True
+    without = [*arguments, "--audio", JOY, "--text", TEXT]
+    refused = subprocess.run([sys.executable, "-c", WITHOUT_TORCH, *without], capture_output=True, text=True)
+    assert refused.returncode == 2
+    assert "can't be run without PyTorch" in refused.stderr
+    assert "--against" in refused.stderr
+
+
+# The report
+
+
+def test_the_report(published, tmp_path, capsys):
+    """As a table, as JSON, as a page; one recording is named as the worst."""
+    ask = job(published, "concat", output=str(tmp_path / "report"))
+    result = parity(ask)
+    data = json.loads((tmp_path / "report" / "parity.json").read_text())
+    assert data == json.loads(json.dumps(as_data(result)))
+    assert data["worst"]["recording"] in ("joy.flac", "fear.flac")
+    page = (tmp_path / "report" / "parity.html").read_text()
+    assert "joy.flac" in page
+    assert "fear.flac" in page
+    assert "PASSED" in page
+    assert (tmp_path / "report" / "parity.png").read_bytes().startswith(b"\x89PNG")
+    text = render(result)
+    assert f"worst of 2 recordings: {data['worst']['recording']}" in text
+
+
+def test_other_weights_than_the_reference_fail(published, tmp_path, capsys):
+    """Exit code 1, the first tensor and the count; nothing is hidden by stages that pass."""
+    other = write_audio_checkpoint(tmp_path / "other", "audio", "es", seed=99)
+    arguments = ["parity", "--model-id", str(published("audio", "es")), "--mode", "audio", "--language", "es"]
+    assert main([*arguments, "--audio", JOY, "--reference", str(other)]) == 1
+    captured = capsys.readouterr()
+    assert "FAILED at tensors: " in captured.out
+    assert "BAD" in captured.out
+    assert "the numbers differ: tensors: " in captured.err
+
+
+def test_bfloat16_has_budgets_of_its_own(published):
+    result = parity(job(published, "multihead", precision="bfloat16"))
+    assert result.passed, render(result)
+    stages = {row.stage: row for row in result.verdicts[0].rows}
+    found = stages[layer("audio", 2)].found
+    assert found is not None
+    assert found.largest > 1e-4  # it is not float32
+
+
+# Bad input
+
+
+def wrong(published, tmp_path, name: str) -> Job:
+    good = job(published, "audio")
+    golden = str(GOLDENS / "demo.safetensors")
+    broken = tmp_path / "broken.safetensors"
+    broken.write_bytes(b"12345678" * 9)
+    return {
+        "no recording": lambda: replace(good, recordings=()),
+        "no text": lambda: replace(job(published, "concat"), texts=()),
+        "texts that are no pairs": lambda: replace(job(published, "concat"), texts=("a", "b", "c")),
+        "another checkpoint's golden": lambda: replace(good, against=golden),
+        "a broken golden": lambda: replace(good, against=str(broken)),
+        "no golden": lambda: replace(good, against=str(tmp_path / "none")),
+        "both ways at once": lambda: replace(good, against=golden, record=str(tmp_path / "new")),
+        "a missing recording": lambda: replace(good, recordings=("nowhere.wav",)),
+        "a missing reference": lambda: replace(good, reference=str(tmp_path / "nowhere")),
+        "an unknown precision": lambda: replace(good, precision="float8"),
+    }[name]()
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("no recording", "name some with --audio"),
+        ("no text", "give them with --text"),
+        ("texts that are no pairs", "2 recordings and 3 texts"),
+        ("another checkpoint's golden", "was recorded from another checkpoint: its model.safetensors has the sha256"),
+        ("a broken golden", "is no golden of this version"),
+        ("no golden", "can't be read"),
+        ("both ways at once", "leave --record and --reference out"),
+        ("a missing recording", "nowhere.wav"),
+        ("a missing reference", "name the published folder with --reference"),
+        ("an unknown precision", "float8"),
+    ],
+)
+def test_what_is_wrong_is_said_in_a_sentence(published, tmp_path, name: str, said: str):
+    with pytest.raises(SpeechEmotionError) as caught:
+        parity(wrong(published, tmp_path, name))
+    assert said in str(caught.value)
+    assert isinstance(caught.value, InvalidInput | UnreadableInput)
+
+
+def test_a_converted_folder_whose_source_is_gone(published, tmp_path):
+    source = write_audio_checkpoint(tmp_path / "source", "audio", "es", seed=5)
+    convert(open_emotion(Origin.local(source), "audio", "es"), tmp_path / "converted")
+    source.rename(tmp_path / "moved")
+    ask = Job(Request(str(tmp_path / "converted")), (JOY,))
+    with pytest.raises(UnreadableInput, match="name the published folder with --reference"):
+        parity(ask)
+    result = parity(replace(ask, reference=str(tmp_path / "moved")))
+    assert isinstance(result, Parity)
+    assert result.passed
+
+
+def test_a_stage_that_one_side_lacks(published):
+    fewer = {"waveform": Whole("waveform", np.zeros(3, np.float32))}
+    with pytest.raises(InvalidInput, match="the original has the stage 'waveform'"):
+        judge("clip", fewer, {}, {}, "float32")
+    with pytest.raises(InvalidInput, match="this checkpoint has the stage 'logits'"):
+        judge("clip", {}, {"logits": np.zeros(3, np.float32)}, {}, "float32")
+
+
+def test_another_shape_is_a_difference():
+    theirs = {"waveform": Whole("waveform", np.zeros(3, np.float32))}
+    [row] = judge("clip", theirs, {"waveform": np.zeros(4, np.float32)}, {}, "float32").rows
+    assert not row.good
+    assert "(4,)" in row.remark
+
+
+def test_what_is_not_finite_fails():
+    theirs = {"logits": Whole("logits", np.zeros(3, np.float32))}
+    [row] = judge("clip", theirs, {"logits": np.full(3, np.nan, np.float32)}, {}, "float32").rows
+    assert not row.good
+
+
+def test_whisper(whisper_tiny, tmp_path):
+    """Log-mel, the encoder's layers, logits, tokens: a tiny RANDOM one here, the real one in test_whisper_base."""
+    golden = str(tmp_path / "whisper.safetensors")
+    result = parity(Job(Request(str(whisper_tiny)), (JOY, FEAR), record=golden))
+    assert result.passed, render(result)
+    stages = [row.stage for row in result.verdicts[0].rows]
+    assert stages[:3] == ["waveform", "log-mel", "convolutions"]
+    assert stages[-3:] == ["encoded", "logits of the words", "words"]
+    assert parity(Job(Request(str(whisper_tiny)), against=golden)).passed

@@ -1,0 +1,156 @@
+"""Attention with relative keys, by each of its implementations, against its formula."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jax.sharding import Mesh, PartitionSpec
+
+from speech_emotion_jax.models.attention import QUERY_BLOCK, attend, attend_in_blocks
+from speech_emotion_jax.models.attention_cpu import QUERIES, attend_cpu
+
+FLOAT32 = jnp.dtype("float32")
+
+
+def plainly(query, key, value, mask, distances, *, dtype, left):
+    return attend(query, key, value, mask, dtype=dtype, distances=distances, left=left)
+
+
+IMPLEMENTATIONS = (plainly, attend_in_blocks, attend_cpu)
+
+
+def normal(*shape: int, seed: int = 0) -> jax.Array:
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape).astype(np.float32))
+
+
+def inputs(
+    time: int, left: int, right: int, seed: int, heads: int = 2, width: int = 4, batch: int = 2
+) -> list[jax.Array]:
+    """Queries, keys, values, a mask with holes, vectors of distances."""
+    mask = np.random.default_rng(seed).random((batch, time)) < 0.7
+    mask[:, 0] = True
+    arrays = [normal(batch, time, heads, width, seed=seed + each) for each in range(3)]
+    return [*arrays, jnp.asarray(mask), normal(left + right + 1, width, seed=seed + 3)]
+
+
+def in_float64(query, key, value, mask, distances, left):
+    """The formula, one head and 500 queries of a clip at a time."""
+    query, key, value, distances = (np.asarray(each, np.float64) for each in (query, key, value, distances))
+    mask, time, right = np.asarray(mask), query.shape[1], len(distances) - 1 - left
+    out = np.empty_like(query)
+    for clip in range(len(query)):
+        for head in range(query.shape[2]):
+            for start in range(0, time, 500):
+                rows = slice(start, min(start + 500, time))
+                own = query[clip, rows, head]
+                place = np.clip(np.arange(time)[None] - np.arange(time)[rows, None], -left, right) + left
+                scores = own @ key[clip, :, head].T + np.take_along_axis(own @ distances.T, place, axis=1)
+                scores = np.where(mask[clip], scores / np.sqrt(query.shape[-1]), -np.inf)
+                weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
+                out[clip, rows, head] = weights / weights.sum(axis=-1, keepdims=True) @ value[clip, :, head]
+    return out
+
+
+@settings(max_examples=12, deadline=None)
+@given(
+    time=st.one_of(st.integers(1, 20), st.integers(QUERY_BLOCK - 2, 3 * QUERY_BLOCK + 2)),
+    left=st.integers(0, 64),
+    right=st.integers(0, 8),
+    seed=st.integers(0, 99),
+)
+@pytest.mark.parametrize("attention", IMPLEMENTATIONS)
+def test_attention_is_its_formula(attention, time, left, right, seed):
+    arrays = inputs(time, left, right, seed)
+    ours = jax.jit(lambda *arrays: attention(*arrays, dtype=FLOAT32, left=left))(*arrays)
+    assert np.abs(np.asarray(ours) - in_float64(*arrays, left)).max() < 1e-5
+
+
+@pytest.mark.parametrize("attention", IMPLEMENTATIONS)
+@pytest.mark.parametrize("time", [QUERIES - 1, QUERIES, QUERIES + 1, 1000, 2000])
+def test_attention_over_many_frames(attention, time):
+    arrays = inputs(time, 64, 8, time, heads=3)
+    ours = jax.jit(lambda *arrays: attention(*arrays, dtype=FLOAT32, left=64))(*arrays)
+    assert np.abs(np.asarray(ours) - in_float64(*arrays, 64)).max() < 1e-5
+
+
+def test_attention_over_a_clip_of_160_s():
+    """8,000 frames; the largest array of the program is far under time x time x heads."""
+    arrays = inputs(8_000, 64, 8, 0, heads=16, width=64, batch=1)
+    program = jax.jit(lambda *arrays: plainly(*arrays, dtype=FLOAT32, left=64)).lower(*arrays).compile()
+    assert program.memory_analysis().temp_size_in_bytes < 600e6  # a (heads, time, time) array alone has 4.1e9
+    query, key, value, mask, distances = arrays
+    ours = np.asarray(program(*arrays))
+    for head in (0, 15):
+        own = slice(head, head + 1)
+        theirs = in_float64(query[:, :, own], key[:, :, own], value[:, :, own], mask, distances, 64)
+        assert np.abs(ours[:, :, own] - theirs).max() < 1e-5
+
+
+@pytest.mark.parametrize("time", [1, 2, QUERY_BLOCK, QUERY_BLOCK + 1, 300, 2000])
+def test_gradient_of_attention_is_that_of_its_formula(time):
+    left, right, width = 64, 8, 4
+    query, key, value, mask, distances = inputs(time, left, right, time, width=width)
+    towards = normal(*query.shape, seed=9)
+
+    def ours(query, key, value, distances):
+        return (plainly(query, key, value, mask, distances, dtype=FLOAT32, left=left) * towards).sum()
+
+    wide = [torch.tensor(np.asarray(each), dtype=torch.float64, requires_grad=True) for each in (query, key, value)]
+    table = torch.tensor(np.asarray(distances), dtype=torch.float64, requires_grad=True)
+    place = torch.tensor(np.clip(np.arange(time)[None] - np.arange(time)[:, None], -left, right) + left)
+    projected = torch.einsum("bqhd,pd->bhqp", wide[0], table)
+    scores = torch.einsum("bqhd,bkhd->bhqk", *wide[:2]) + projected.gather(
+        -1, place.expand(*projected.shape[:2], -1, -1)
+    )
+    hidden = torch.tensor(~np.asarray(mask))[:, None, None]
+    weights = (scores / np.sqrt(width)).masked_fill(hidden, -torch.inf).softmax(dim=-1)
+    loss = (torch.einsum("bhqk,bkhd->bqhd", weights, wide[2]) * torch.tensor(np.asarray(towards))).sum()
+    loss.backward()
+    gradients = jax.jit(jax.grad(ours, argnums=(0, 1, 2, 3)))(query, key, value, distances)
+    for gradient, theirs in zip(gradients, (*wide, table), strict=True):
+        assert theirs.grad is not None
+        difference = np.abs(np.asarray(gradient) - theirs.grad.numpy()).max()
+        assert difference < 1e-5 * max(1.0, float(theirs.grad.abs().max()))
+
+
+def test_attention_can_be_linearised_and_mapped():
+    query, key, value, mask, distances = inputs(70, 5, 3, 0)
+
+    def ours(query):
+        return plainly(query, key, value, mask, distances, dtype=FLOAT32, left=5)
+
+    direction = normal(*query.shape, seed=5)
+    change = jax.jvp(ours, (query,), (direction,))[1]
+    step = 1e-2
+    numeric = (ours(query + step * direction) - ours(query - step * direction)) / (2 * step)
+    assert np.abs(np.asarray(change - numeric)).max() < 1e-3
+    many = jnp.stack([query, direction])
+    assert np.abs(np.asarray(jax.vmap(ours)(many)) - np.stack([ours(each) for each in many])).max() < 1e-5
+
+
+@pytest.mark.parametrize("attention", IMPLEMENTATIONS)
+def test_a_clip_without_frames_stays_finite(attention):
+    arrays = inputs(100, 64, 8, 0)
+    arrays[3] = jnp.zeros_like(arrays[3])
+    assert np.isfinite(np.asarray(attention(*arrays, dtype=FLOAT32, left=64))).all()
+
+
+def test_attention_inside_the_programs_of_others():
+    """`shard_map` as it is by default, and `pmap`, trace what each platform would run."""
+    arrays = inputs(140, 64, 8, 0, width=64)
+    *clips, distances = arrays
+    expected = in_float64(*arrays, 64)
+
+    def ours(*clips):
+        return plainly(*clips, distances, dtype=FLOAT32, left=64)
+
+    mesh, rows = Mesh(np.array(jax.devices()[:1]), ("data",)), PartitionSpec("data")
+    divided = jax.jit(jax.shard_map(ours, mesh=mesh, in_specs=rows, out_specs=rows))
+    assert np.abs(np.asarray(divided(*clips)) - expected).max() < 1e-5
+    mapped = jax.pmap(ours)(*(each[None] for each in clips))
+    assert np.abs(np.asarray(mapped)[0] - expected).max() < 1e-5
+    with jax.set_mesh(mesh):
+        assert np.abs(np.asarray(jax.jit(ours)(*clips)) - expected).max() < 1e-5
