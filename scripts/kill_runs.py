@@ -72,9 +72,9 @@ class Runs:
 
     def finish(self, output: Path) -> None:
         """Run to the end. 3: some clips have an error, which is as it should be where they are broken."""
-        for process in self.start(output):
-            if process.wait() not in (0, 3):
-                raise SystemExit(f"a run failed; see {self.work}/{output.name}-*.log")
+        codes = [process.wait() for process in self.start(output)]
+        if not set(codes) <= {0, 3}:
+            raise SystemExit(f"a run failed, {codes}; see {self.work}/{output.name}-*.log")
 
 
 def kill(processes: list[subprocess.Popen[bytes]]) -> None:

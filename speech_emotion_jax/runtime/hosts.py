@@ -29,6 +29,9 @@ def connect(coordinator: str | None = None, hosts: int | None = None, host: int 
             f"the other hosts aren't reached ({reason}); name --coordinator ADDRESS:PORT, --hosts and --host, the "
             "coordinator's the same on all of them"
         ) from error
+    # A program from XLA's cache on CPUs has forgotten the order of its sums between processes, and Gloo mixes them up.
+    if jax.default_backend() == "cpu":
+        jax.config.update("jax_enable_compilation_cache", False)
 
 
 def share(folder: Folder) -> bool:
