@@ -18,6 +18,7 @@ import pyarrow as pa
 from jaxtyping import Bool, Int
 from sklearn.metrics import accuracy_score, adjusted_mutual_info_score, f1_score
 
+from .console import aligned
 from .errors import InvalidInput
 from .manifest import Manifest, read_manifest, write_manifest
 from .metrics import group_codes
@@ -426,7 +427,7 @@ def render(found: Audit) -> str:
         f"{100 * max(found.told, 0):.1f} % of what there is to know of the label is told by the group, beyond chance"
         " (adjusted mutual information / entropy of the labels)",
         "",
-        *_aligned(
+        *aligned(
             [
                 ("label", "clips", "groups", "in the largest", "even groups", ""),
                 *(
@@ -458,7 +459,7 @@ def render_split(split: NewSplit) -> str:
             clips = sum(row.values())
             shares = (_percent(row[label], clips) for label in labels)
             rows.append((name or "(none)", f"{clips:,}", _percent(clips, total), *shares))
-        lines += [f"Labels {title}", *_aligned(rows), ""]
+        lines += [f"Labels {title}", *aligned(rows), ""]
     return "\n".join([*lines, "No group is in two of the new splits."])
 
 
@@ -470,16 +471,7 @@ def _scores_lines(by_name: Mapping[str, Mapping[str, Scores]]) -> list[str]:
             found = [scores[key] for scores in by_name.values()]
             values = [text for each in found for text in (f"{100 * each.accuracy:.1f} %", f"{100 * each.macro_f1:.1f}")]
             rows.append((title, f"{found[0].clips:,}", *values))
-    return _aligned(rows)
-
-
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = []
-    for first, *others in rows:
-        cells = [cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True)]
-        lines.append("  ".join([first.ljust(widths[0]), *cells]).rstrip())
-    return lines
+    return aligned(rows)
 
 
 def _percent(part: float | int, whole: int) -> str:

@@ -13,7 +13,6 @@ import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,7 @@ from .errors import InvalidInput
 from .inputs.features import MAX_SAMPLES
 from .runtime.precision import check_precision
 from .runtime.storage import Folder
+from .runtime.versions import versions
 
 SCHEMA = 1
 TASKS = ("encoder", "prediction", "start", "bulk", "transcription", "training")
@@ -148,14 +148,8 @@ def _of_emotion(
 
 
 def _report() -> dict[str, Any]:
-    versions = {}
-    for name in PACKAGES:
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            continue
     switches = {name: value for name, value in sorted(os.environ.items()) if name.startswith(SWITCHES)}
-    return {"schema": SCHEMA, "machine": describe(), "versions": versions, "switches": switches, "cases": []}
+    return {"schema": SCHEMA, "machine": describe(), "versions": versions(*PACKAGES), "switches": switches, "cases": []}
 
 
 def _kept(folder: Folder, report: Mapping[str, Any]) -> list[Result]:

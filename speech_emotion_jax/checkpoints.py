@@ -227,7 +227,7 @@ def digests(found: Path | Published) -> dict[str, dict[str, str]]:
 def _arrays(found: Path | Published, config: Architecture, sharding: Sharding, precision: str) -> dict[str, jax.Array]:
     """The parameters by path, read straight to where they are to be."""
     if isinstance(found, Path):
-        with progress(f"Loading {found.name}"):
+        with progress(f"Loading {found.name} in {precision}"):
             return load_parameters(found, _wanted(config, sharding, precision))
     total = sum(len(part.source.tensors) for part in found.parts.values())
     with progress("Reading tensors", total) as advance:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from .errors import InvalidInput, SpeechEmotionError
@@ -35,6 +36,16 @@ def names(value: str) -> tuple[str, ...]:
 def as_json(value: Any) -> str:
     """In plain letters where stdout takes them: é, and not \\u00e9."""
     return json.dumps(value, ensure_ascii=(sys.stdout.encoding or "").lower().replace("-", "") != "utf8")
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """A line a row: the first column to the left, the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for first, *others in rows:
+        cells = [cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True)]
+        lines.append("  ".join([first.ljust(widths[0]), *cells]).rstrip())
+    return lines
 
 
 def show(result: str) -> None:

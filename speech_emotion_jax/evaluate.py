@@ -18,7 +18,6 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from importlib.metadata import version
 from typing import Any
 
 import jax
@@ -40,6 +39,7 @@ from .runtime.devices import select_mesh
 from .runtime.hosts import share
 from .runtime.progress import progress
 from .runtime.storage import Folder, is_remote
+from .runtime.versions import versions
 from .scoring import Scorer, clips_at_once
 from .transcribe import TranscriptionOptions, WhisperPipeline
 
@@ -189,7 +189,7 @@ def _settings(
         "batch_size": batch_size,
         "embeddings": job.embeddings,
         "device": device.device_kind,
-        "versions": {name: version(name) for name in ("speech_emotion_jax", "jax")},
+        "versions": versions("speech_emotion_jax", "jax"),
     }
 
 

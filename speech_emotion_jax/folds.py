@@ -12,7 +12,6 @@ import json
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jax.experimental import multihost_utils
 
+from .console import aligned
 from .errors import InvalidInput
 from .evaluate import METRICS, Outcome
 from .manifest import Manifest, read_manifest, validate
@@ -30,6 +30,7 @@ from .plots import shown
 from .runs import PREDICTIONS, Run, claim
 from .runtime.progress import progress
 from .runtime.storage import Folder
+from .runtime.versions import versions
 from .train import EVALUATION, TrainJob, train
 from .training.corpus import ROLE, TEST, TRAIN, Corpus, by_group, folds, label_set, with_validation
 from .training.recipe import Recipe
@@ -123,7 +124,7 @@ def _record(
         "labels": list(labels),
         "audio_root": job.root,
         "sources": dict(sources(job.recipe)),
-        "versions": {name: version(name) for name in ("speech_emotion_jax", "jax")},
+        "versions": versions("speech_emotion_jax", "jax"),
     }
 
 
@@ -202,11 +203,7 @@ def render(found: Mapping[str, Any]) -> str:
     if pooled["intervals"]:
         ends = [pooled["intervals"][metric] for metric in SHOWN]
         rows.append(["95 %", "", *(f"{100 * low:.1f} to {100 * high:.1f}" for low, high in ends)])
-    wide = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "  ".join([row[0].ljust(wide[0]), *(cell.rjust(width) for cell, width in zip(row[1:], wide[1:], strict=True))])
-        for row in rows
-    ]
+    lines = aligned(rows)
     if found["errors"]:
         lines.append(f"{found['errors']:,} of {found['clips']:,} clips have an error and are left out")
     return "\n".join(lines)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-from importlib.metadata import version
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from .models.parameters import abstract_model, nested, parameter_shapes, paramet
 from .programs import kept_programs, programs_folder
 from .runtime.checkpoint import is_converted, read_record
 from .runtime.devices import present_devices
+from .runtime.versions import versions
 
 Report = dict[str, str | list[str]]
 
@@ -33,7 +33,7 @@ def describe_installation() -> Report:
     kept = sorted(str(path.parent.relative_to(converted)) for path in converted.glob("*/*/record.json"))
     return {
         "python": platform.python_version(),
-        "versions": [f"{name} {version(name)}" for name in PACKAGES],
+        "versions": [f"{name} {number}" for name, number in versions(*PACKAGES).items()],
         "devices": [f"{device.platform}:{device.id} {device.device_kind}" for device in present_devices()],
         "downloads": str(HF_HUB_CACHE),
         "converted": str(converted),

@@ -12,8 +12,6 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -32,11 +30,13 @@ from .checkpoints import (
     transcribes,
 )
 from .config import Architecture, EmotionConfig, WhisperConfig
+from .console import aligned
 from .convert.published import Published
 from .errors import InvalidInput, UnreadableInput
 from .fidelity import tensors
+from .fidelity.difference import Budget, Difference, budget
 from .fidelity.figure import draw
-from .fidelity.golden import Golden, Taken, read_golden
+from .fidelity.golden import Golden, Taken, place_of, read_golden
 from .fidelity.kept import Whole
 from .fidelity.ours import Ours
 from .fidelity.ours_whisper import OursWhisper
@@ -46,18 +46,20 @@ from .fidelity.verdict import Row, Verdict, judge, worst_rows
 from .inputs.audio import SAMPLE_RATE, AudioSource
 from .inputs.features import read_clip
 from .models.parameters import parameters_of
+from .pages import page
 from .registry import FUSION_MODES
 from .runtime.checkpoint import MODEL, TEXT_ENCODER, read_record
 from .runtime.devices import select_device, select_mesh
-from .runtime.precision import check_precision
+from .runtime.precision import PRECISIONS, check_precision
 from .runtime.progress import progress
 from .runtime.storage import Folder
+from .runtime.versions import versions
 from .transcribe import WhisperPipeline
 
 SCHEMA = 1
 JSON, PAGE, FIGURE = "parity.json", "parity.html", "parity.png"
 PACKAGES = ("speech_emotion_jax", "jax", "torch", "transformers")
-HEAD = ("stage", "largest", "mean", "gain", "1 - cosine", "alone", "of budget", "")
+HEAD = ("stage", "largest", "mean", "gain", "1 - cosine", "alone", "of budget", "by", "")
 
 
 @dataclass(frozen=True)
@@ -116,9 +118,9 @@ class Parity:
         """Where the two sides part first, in words; None where they don't."""
         if self.unlike:
             return f"tensors: {self.unlike[0]} is the first of {len(self.unlike)} that differ"
-        for row, recording in worst_rows(self.verdicts):
+        for row, verdict in worst_rows(self.verdicts):
             if not row.good:
-                return f"{row.stage}, of {recording}{row.remark and f': {row.remark}'}"
+                return f"{row.stage}, of {verdict.name}{row.remark and f': {row.remark}'}"
         return None
 
 
@@ -134,6 +136,9 @@ def parity(job: Job) -> Parity:
     Raises InvalidInput and UnreadableInput: PyTorch or the source is missing, a golden is of another checkpoint, a
     recording can't be used, one side has a stage that the other lacks.
     """
+    output = None if job.output is None else Folder.open(job.output)
+    if job.record is not None:
+        place_of(job.record)
     golden = None if job.against is None else read_golden(job.against)
     found = find_whisper(job.request) if transcribes(job.request) else find(job.request)
     config = described(found).config
@@ -151,7 +156,7 @@ def parity(job: Job) -> Parity:
         with progress(
             "Taking checksums", sum(len(part.source.tensors) for part in reference.parts.values())
         ) as advance:
-            of_files = tensors.of_files(reference, advance)
+            of_files = tensors.of_files(reference, [job.precision] if job.record is None else PRECISIONS, advance)
         taken: list[Taken] = []
         verdicts = list(_side_by_side(job, examples, theirs, ours, taken))
         constants = theirs.constants()
@@ -160,22 +165,22 @@ def parity(job: Job) -> Parity:
         if job.record is not None:
             mode = config.mode if isinstance(config, EmotionConfig) else None
             weights = {name: part.source.sha256() for name, part in reference.parts.items()}
-            Golden(config.kind, mode, reference.language, weights, of_files, constants, _versions(), taken).write(
-                job.record
-            )
+            Golden(
+                config.kind, mode, reference.language, weights, of_files, constants, versions(*PACKAGES), taken
+            ).write(job.record)
     result = Parity(
         checkpoint=job.request.model_id,
         original=original,
         precision=job.precision,
         device=select_device(job.device).device_kind,
-        versions=_versions(),
+        versions=versions(*PACKAGES),
         recorded_with={} if golden is None else golden.versions,
         count=len(own),
         unlike=[name for name, value in own.items() if expected.get(name) != value],
         verdicts=verdicts,
     )
-    if job.output is not None:
-        _write(Folder.open(job.output), result)
+    if output is not None:
+        _write(output, result)
     return result
 
 
@@ -187,10 +192,10 @@ def _side_by_side(
         for audio, text in examples:
             if audio is not None:
                 read_clip(audio)  # says in a sentence what can't be used
-            name = text or "" if audio is None else Path(audio).name
+            name = "" if audio is None else Path(audio).name
             theirs = original.stages(audio, text)
             whole = {stage: Whole(stage, array) for stage, array in theirs.items()}
-            yield judge(name, whole, ours.stages(theirs, audio, text), ours.alone(theirs), job.precision)
+            yield judge(name, text or "", whole, ours.stages(theirs, audio, text), ours.alone(theirs), job.precision)
             if job.record is not None:
                 taken.append(Taken.of(name, text, theirs))
             advance(1)
@@ -207,7 +212,8 @@ def _against(job: Job, golden: Golden, ours: _Side) -> Iterator[Verdict]:
             audio: AudioSource | None = job.recordings[number] if job.recordings else None
             if audio is None and WAVEFORM in taken.given:
                 audio = {"array": taken.given[WAVEFORM], "sampling_rate": SAMPLE_RATE}
-            yield judge(taken.name, taken.slices, ours.stages(taken.given, audio, taken.text), {}, job.precision)
+            found = ours.stages(taken.given, audio, taken.text)
+            yield judge(taken.name, taken.text or "", taken.slices, found, {}, job.precision)
             advance(1)
 
 
@@ -296,25 +302,16 @@ def _check_weights(job: Job, golden: Golden, own: Mapping[str, Mapping[str, str]
                 )
 
 
-def _versions() -> dict[str, str]:
-    found = {}
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
 def as_data(result: Parity) -> dict[str, Any]:
     """The whole report as JSON takes it.
 
     {"schema", "checkpoint", "original", "precision", "device", "versions", "recorded_with", "passed", "first_bad",
-    "worst": {"recording", "stage", "used"}, "tensors": {"count", "differing"}, "recordings": [{"name", "stages": [{
-    "stage", "largest", "mean", "gain", "cosine", "alone": {the same} or null, "used", "good", "remark"}]}]}. Numbers
-    that can't be computed, as of arrays of two shapes, are null.
+    "worst": {"recording", "text", "stage", "used", "by"}, "tensors": {"count", "differing"}, "recordings": [{"name",
+    "text", "stages": [{"stage", "largest", "mean", "gain", "cosine", "size", "budget": {"largest", "mean", "gain"},
+    "alone": {the same} or null, "used", "by", "good", "remark"}]}]}. Null is what can't be computed, as of arrays of
+    two shapes, and a budget that is none.
     """
-    row, recording = _worst(result)
+    row, verdict = _worst(result)
     return {
         "schema": SCHEMA,
         "checkpoint": result.checkpoint,
@@ -325,97 +322,102 @@ def as_data(result: Parity) -> dict[str, Any]:
         "recorded_with": dict(result.recorded_with),
         "passed": result.passed,
         "first_bad": result.first_bad,
-        "worst": {"recording": recording, "stage": row.stage, "used": _finite(row.used)},
+        "worst": {
+            "recording": verdict.recording,
+            "text": verdict.text,
+            "stage": row.stage,
+            "used": _finite(row.used),
+            "by": row.by,
+        },
         "tensors": {"count": result.count, "differing": list(result.unlike)},
         "recordings": [
             {
                 "name": verdict.recording,
-                "stages": [
-                    {
-                        "stage": row.stage,
-                        **_numbers(row.found),
-                        "alone": None if row.alone is None else _numbers(row.alone),
-                        "used": _finite(row.used),
-                        "good": row.good,
-                        "remark": row.remark,
-                    }
-                    for row in verdict.rows
-                ],
+                "text": verdict.text,
+                "stages": [_row_as_data(row, result.precision) for row in verdict.rows],
             }
             for verdict in result.verdicts
         ],
     }
 
 
+def _row_as_data(row: Row, precision: str) -> dict[str, Any]:
+    alone = None
+    if row.alone is not None:
+        alone = _numbers(row.alone) | {"budget": _numbers(budget(row.stage, precision, alone=True))}
+    return {
+        "stage": row.stage,
+        **(dict.fromkeys(Difference._fields) if row.found is None else _numbers(row.found)),
+        "budget": _numbers(budget(row.stage, precision)),
+        "alone": alone,
+        "used": _finite(row.used),
+        "by": row.by,
+        "good": row.good,
+        "remark": row.remark,
+    }
+
+
 def render(result: Parity) -> str:
     """A table for a terminal: of each stage the recording that takes most of its budget."""
-    lines = [*_facts(result), ""]
     rows = [_cells(row) for row, _ in worst_rows(result.verdicts)]
-    widths = [max(map(len, column)) for column in zip(HEAD, *rows, strict=True)]
-    for cells in (HEAD, *rows):
-        first, *others = (
-            cell.ljust(width) if place == 0 else cell.rjust(width)
-            for place, (cell, width) in enumerate(zip(cells, widths, strict=True))
-        )
-        lines.append("  ".join([first, *others]).rstrip())
-    return "\n".join([*lines, "", _conclusion(result)])
+    return "\n".join([*_facts(result), "", *aligned([HEAD, *rows]), "", _conclusion(result)])
 
 
 def _facts(result: Parity) -> list[str]:
-    versions = ", ".join(f"{name} {number}" for name, number in result.versions.items())
     facts = [
         f"{result.checkpoint}, {result.precision}, on {result.device}",
         f"against {result.original}",
-        versions,
+        _listed(result.versions),
     ]
     if result.recorded_with:
-        facts.append("recorded with " + ", ".join(f"{name} {number}" for name, number in result.recorded_with.items()))
+        facts.append(f"recorded with {_listed(result.recorded_with)}")
     same = result.count - len(result.unlike)
     return [*facts, f"tensors, and constants of their modules: {same} of {result.count} are the same, bit by bit"]
 
 
+def _listed(packages: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} {number}" for name, number in packages.items())
+
+
 def _conclusion(result: Parity) -> str:
-    row, recording = _worst(result)
-    of = f" of {len(result.verdicts)} recordings" if len(result.verdicts) > 1 else ""
-    worst = f"worst{of}: {recording} at {row.stage}, {_share(row.used)} of its budget"
+    row, verdict = _worst(result)
+    of = f" of {len(result.verdicts)}" if len(result.verdicts) > 1 else ""
+    worst = f"worst{of}: {verdict.name} at {row.stage}, {_share(row.used)} of its budget{row.by and f' ({row.by})'}"
     return f"PASSED; {worst}" if result.passed else f"FAILED at {result.first_bad}; {worst}"
 
 
-def _worst(result: Parity) -> tuple[Row, str]:
+def _worst(result: Parity) -> tuple[Row, Verdict]:
     verdict = max(result.verdicts, key=lambda verdict: verdict.worst.used)
-    return verdict.worst, verdict.recording
+    return verdict.worst, verdict
 
 
 def _cells(row: Row) -> list[str]:
     verdict = "ok" if row.good else f"BAD{row.remark and f', {row.remark}'}"
     if row.found is None:
-        return [row.stage, "", "", "", "", "", "", verdict]
+        return [row.stage, "", "", "", "", "", "", "", verdict]
     found = row.found
     numbers = [f"{found.largest:.1e}", f"{found.mean:.1e}", f"{found.gain:+.1e}", f"{1 - found.cosine:.0e}"]
-    return [row.stage, *numbers, "" if row.alone is None else f"{row.alone.largest:.1e}", _share(row.used), verdict]
+    alone = "" if row.alone is None else f"{row.alone.largest:.1e}"
+    return [row.stage, *numbers, alone, _share(row.used), row.by, verdict]
 
 
 def _share(used: float) -> str:
     return f"{used:.0%}" if used < 100 else "far out" if math.isfinite(used) else "none"
 
 
-def _numbers(found: Any) -> dict[str, float | None]:
-    names = ("largest", "mean", "gain", "cosine")
-    return {name: None if found is None else _finite(getattr(found, name)) for name in names}
+def _numbers(found: Difference | Budget) -> dict[str, float | int | None]:
+    return {name: _finite(value) for name, value in found._asdict().items()}
 
 
-def _finite(value: float) -> float | None:
+def _finite(value: float | int) -> float | int | None:
     return value if math.isfinite(value) else None
 
 
 def _write(folder: Folder, result: Parity) -> None:
     """The report as JSON, as a page and as a figure."""
-    from jinja2 import Environment, StrictUndefined
-
     figure = draw(result.verdicts, result.precision)
-    world = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    template = files("speech_emotion_jax").joinpath("parity.html.jinja").read_text(encoding="utf-8")
-    page = world.from_string(template).render(
+    content = page(
+        "parity.html.jinja",
         title=f"Parity of {result.checkpoint}",
         passed=result.passed,
         conclusion=_conclusion(result),
@@ -424,7 +426,7 @@ def _write(folder: Folder, result: Parity) -> None:
         head=HEAD,
         tables=[
             {
-                "title": verdict.recording,
+                "title": verdict.name,
                 "rows": [{"cells": _cells(row), "good": row.good} for row in verdict.rows],
             }
             for verdict in result.verdicts
@@ -432,5 +434,5 @@ def _write(folder: Folder, result: Parity) -> None:
     )
     folder.make()
     folder.write(FIGURE, figure)
-    folder.write(PAGE, page.encode())
+    folder.write(PAGE, content)
     folder.write(JSON, (json.dumps(as_data(result), indent=1, ensure_ascii=False) + "\n").encode())

@@ -108,7 +108,9 @@ def add_performance_verbs(verbs: Any, checkpoint: argparse.ArgumentParser, commo
         "parity", parents=[named, checkpoint, common], help="compare with the PyTorch original, stage by stage"
     )
     parity.add_argument("--audio", nargs="+", default=(), metavar="FILE", help="recordings")
-    parity.add_argument("--text", nargs="+", default=(), metavar="WORDS", help="of each recording, or of all")
+    parity.add_argument(
+        "--text", nargs="+", default=(), metavar="WORDS", help="what is said: a quoted text each, or one for all"
+    )
     parity.add_argument("--reference", metavar="FOLDER", help="what PyTorch runs (default: the checkpoint's source)")
     parity.add_argument("--precision", default="float32", help="of ours: float32 (default) or bfloat16")
     parity.add_argument("--device", help="cpu, gpu, cuda:1, tpu (default: the first of the fastest kind)")
@@ -124,7 +126,9 @@ def add_performance_verbs(verbs: Any, checkpoint: argparse.ArgumentParser, commo
         help="what TF32 and bfloat16 make of the numbers, here",
     )
     precision.add_argument("--audio", nargs="+", default=(), metavar="FILE", help="recordings")
-    precision.add_argument("--text", nargs="+", default=(), metavar="WORDS", help="of each recording, or of all")
+    precision.add_argument(
+        "--text", nargs="+", default=(), metavar="WORDS", help="what is said: a quoted text each, or one for all"
+    )
     precision.add_argument("--device", help="cpu, gpu, cuda:1, tpu (default: the first of the fastest kind)")
     precision.add_argument("--output", metavar="DIR", help="write precision.json and precision.png there")
     precision.add_argument("--json", action="store_true", help="print the study as JSON")
@@ -222,16 +226,21 @@ def _parity(options: argparse.Namespace) -> None:
             output=options.output,
         )
     )
-    show(as_json(as_data(result)) if options.json else render(result))
+    _told(options, as_data(result), render(result), options.record, options.output)
     if not result.passed:
-        raise Differing(f"the numbers differ: {result.first_bad}")
+        raise Differing("the two sides differ by more than they may")
 
 
 def _precision(options: argparse.Namespace) -> None:
     from .precisions import Job, as_data, render, study
 
     result = study(Job(requested(options), tuple(options.audio), tuple(options.text), options.device, options.output))
-    show(as_json(as_data(result)) if options.json else render(result))
+    _told(options, as_data(result), render(result), options.output)
+
+
+def _told(options: argparse.Namespace, data: Any, words: str, *written: str | None) -> None:
+    """Show a result, and where it was written to."""
+    show(as_json(data) if options.json else "\n".join([words, *(f"wrote {place}" for place in written if place)]))
 
 
 def _numbers(text: str) -> tuple[float, ...]:

@@ -73,7 +73,7 @@ def shown(name: str, longest: int = LONGEST) -> str:
     return name if len(name) <= longest else name[: longest - 1].rstrip() + "…"
 
 
-def _drawn(draw: Callable[P, Figure]) -> Callable[P, bytes]:
+def drawn(draw: Callable[P, Figure]) -> Callable[P, bytes]:
     """Make a function that draws give a PNG's bytes: the same ones for the same figure."""
 
     @wraps(draw)
@@ -96,7 +96,7 @@ def _figure(height: float) -> Figure:
     return Figure(figsize=(WIDTH, height), layout="constrained")
 
 
-@_drawn
+@drawn
 def confusion(labels: Sequence[str], counts: Int[np.ndarray, "labels labels"]) -> Figure:
     """A row a true label, a column a predicted one; shaded by the share of the row."""
     size = len(labels)
@@ -135,7 +135,7 @@ def confusion(labels: Sequence[str], counts: Int[np.ndarray, "labels labels"]) -
     return figure
 
 
-@_drawn
+@drawn
 def per_class(labels: Sequence[str], values: dict[str, Float[np.ndarray, " labels"]]) -> Figure:
     """Bars of up to three metrics, fractions, for each label."""
     figure = _figure(0.9 + (0.21 * len(values) + 0.14) * min(len(labels), 60))
@@ -152,7 +152,7 @@ def per_class(labels: Sequence[str], values: dict[str, Float[np.ndarray, " label
     return figure
 
 
-@_drawn
+@drawn
 def reliability(
     edges: Float[np.ndarray, " edges"],
     counts: Int[np.ndarray, " bins"],
@@ -187,7 +187,7 @@ def reliability(
     return figure
 
 
-@_drawn
+@drawn
 def by_length(slices: Sequence[Slice], quantity: str) -> Figure:
     """A point a bin of durations, named "2.5-4.1", with its bar; squares are the UAR."""
     figure = _figure(3.1)
@@ -209,7 +209,7 @@ def by_length(slices: Sequence[Slice], quantity: str) -> Figure:
     return figure
 
 
-@_drawn
+@drawn
 def by_group(slices: Sequence[Slice], quantity: str, overall: float) -> Figure:
     """A point a group with its bar, from top to bottom as given; a line at the value of all clips."""
     figure = _figure(1.0 + 0.2 * max(len(slices), 3))
@@ -227,7 +227,7 @@ def by_group(slices: Sequence[Slice], quantity: str, overall: float) -> Figure:
     return figure
 
 
-@_drawn
+@drawn
 def predicted(labels: Sequence[str], counts: Int[np.ndarray, " labels"]) -> Figure:
     """How many clips got each label."""
     figure = _figure(0.8 + 0.34 * min(len(labels), 60))
@@ -243,7 +243,7 @@ def predicted(labels: Sequence[str], counts: Int[np.ndarray, " labels"]) -> Figu
     return figure
 
 
-@_drawn
+@drawn
 def scores(top: Float[np.ndarray, " clips"]) -> Figure:
     """How sure the checkpoint was: a histogram of the top labels' scores."""
     figure = _figure(2.8)
@@ -259,7 +259,7 @@ def scores(top: Float[np.ndarray, " clips"]) -> Figure:
     return figure
 
 
-@_drawn
+@drawn
 def curves(
     steps: Int[np.ndarray, " steps"],
     losses: Float[np.ndarray, " steps"],

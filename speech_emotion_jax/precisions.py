@@ -5,27 +5,31 @@ All are held against our own float32 in full precision, on the same features and
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Float
+from scipy.special import kl_div
 
 from .checkpoints import Request, find, load_found
+from .console import aligned
 from .fidelity.difference import difference, scale_of
+from .fidelity.figure import stage_axes, trace
 from .fidelity.ours import Ours
 from .fidelity.pairs import paired
 from .fidelity.products import ROUNDED, SETTINGS
-from .fidelity.stages import GIVEN, LOGITS, POOLED, PREDICTION, PROBABILITIES
-from .inputs.audio import SAMPLE_RATE
-from .plots import BLUE, GREEN, GREY, ORANGE, SKY, STYLE, WIDTH
+from .fidelity.stages import LOGITS, POOLED, PROBABILITIES
+from .plots import BLUE, GREEN, GREY, ORANGE, SKY, drawn
 from .runtime.devices import select_device, select_mesh
 from .runtime.progress import progress
 from .runtime.storage import Folder
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 SCHEMA = 1
 JSON, FIGURE = "precision.json", "precision.png"
@@ -101,6 +105,7 @@ def study(job: Job) -> Study:
 
     Raises InvalidInput and UnreadableInput for a checkpoint, recording or text that can't be used.
     """
+    output = None if job.output is None else Folder.open(job.output)
     device = select_device(job.device)
     found = find(job.request)
     place = NamedSharding(select_mesh(device), PartitionSpec())
@@ -113,14 +118,12 @@ def study(job: Job) -> Study:
     with progress(f"Comparing precisions on {len(pairs)} examples", len(pairs) * len(sides)) as advance:
         for audio, text in pairs:
             given = sides[EXACT].given(audio, text)
-            source = None if audio is None else {"array": given["waveform"], "sampling_rate": SAMPLE_RATE}
-            exact = sides[EXACT].stages(given, source, text)
+            exact = sides[EXACT].networks(given)
             for name, side in sides.items():
-                stages = exact if name == EXACT else side.stages(given, source, text)
+                stages = exact if name == EXACT else side.networks(given)
                 for stage, array in stages.items():
-                    if stage not in (*GIVEN, PREDICTION):
-                        apart = difference(array, exact[stage], scale_of(stage, exact[stage])).largest
-                        drifts[name][stage] = max(apart, drifts[name].get(stage, 0.0))
+                    apart = difference(array, exact[stage], scale_of(stage, exact[stage])).largest
+                    drifts[name][stage] = max(apart, drifts[name].get(stage, 0.0))
                 scores[name].append(stages[PROBABILITIES])
                 advance(1)
     exact_scores = np.stack(scores[EXACT])
@@ -132,11 +135,10 @@ def study(job: Job) -> Study:
         f"{WHY.get(device.platform, '')} {ALWAYS}".strip(),
         variants,
     )
-    if job.output is not None:
-        folder = Folder.open(job.output)
-        folder.make()
-        folder.write(FIGURE, draw(result))
-        folder.write(JSON, (json.dumps(as_data(result), indent=1, ensure_ascii=False) + "\n").encode())
+    if output is not None:
+        output.make()
+        output.write(FIGURE, draw(result))
+        output.write(JSON, (json.dumps(as_data(result), indent=1, ensure_ascii=False) + "\n").encode())
     return result
 
 
@@ -146,9 +148,9 @@ def _variant(
     exact: Float[np.ndarray, "examples labels"],
     scores: Float[np.ndarray, "examples labels"],
 ) -> Variant:
-    tiny = np.finfo(np.float32).tiny
     p, q = exact.astype(np.float64), scores.astype(np.float64)
-    divergence = (p * (np.log(np.maximum(p, tiny)) - np.log(np.maximum(q, tiny)))).sum(axis=1)
+    # The sums of rounded probabilities are not 1; this form, sum(p log(p / q) - p + q), is never negative.
+    divergence = kl_div(p, np.maximum(q, np.finfo(np.float32).tiny)).sum(axis=1)
     apart = np.abs(p - q)
     same = int((p.argmax(axis=1) == q.argmax(axis=1)).sum())
     return Variant(name, dict(drift), same, float(divergence.mean()), float(apart.max()), float(apart.mean()))
@@ -167,18 +169,22 @@ def render(result: Study) -> str:
         "text layers",
         "pooled",
         "logits",
-        "probability",
-        "on average",
+        "a probability",
+        "mean",
         "KL (nats)",
         "same label",
     )
     rows = [head, *(_row(each, result.recordings) for each in result.variants)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [f"{result.checkpoint}, on {result.device}, {result.recordings} examples", ""]
-    for first, *others in rows:
-        cells = [cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True)]
-        lines.append("  ".join([first.ljust(widths[0]), *cells]).rstrip())
-    return "\n".join([*lines, "", "Largest differences from the first row, of a stage's largest value.", result.why])
+    return "\n".join(
+        [
+            f"{result.checkpoint}, on {result.device}, {result.recordings} example{'s' * (result.recordings > 1)}",
+            "",
+            *aligned(rows),
+            "",
+            "Largest differences from the first row, of a stage's largest value, and the mean one of a probability.",
+            result.why,
+        ]
+    )
 
 
 def _row(variant: Variant, count: int) -> tuple[str, ...]:
@@ -199,23 +205,11 @@ def _largest(values: Iterable[float]) -> str:
     return f"{max(found):.1e}" if found else ""
 
 
-def draw(result: Study) -> bytes:
-    """A PNG: the drift at each stage, a line a precision."""
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    stages = list(result.variants[0].drift)
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(max(WIDTH * 1.4, 0.17 * len(stages) + 1.5), 3.6), layout="constrained")
-        axes = figure.add_subplot()
-        for variant, color in zip(result.variants[1:], (GREY, SKY, GREEN, ORANGE, BLUE), strict=True):
-            heights = [max(variant.drift[stage], 1e-9) for stage in stages]
-            axes.plot(range(len(stages)), heights, ".-", color=color, linewidth=0.8, label=variant.name)
-        axes.set_yscale("log")
-        axes.set_ylabel("largest difference, of the stage's scale")
-        axes.set_xticks(range(len(stages)), stages, rotation=90, fontsize=6.5, parse_math=False)
-        axes.grid(axis="y")
-        figure.legend(loc="outside upper left", ncols=3)
-        content = io.BytesIO()
-        figure.savefig(content, format="png", metadata={"Software": None})
-        return content.getvalue()
+@drawn
+def draw(result: Study) -> Figure:
+    """The drift at each stage, a line a precision."""
+    figure, axes = stage_axes(list(result.variants[0].drift))
+    for variant, color in zip(result.variants[1:], (GREY, SKY, GREEN, ORANGE, BLUE), strict=True):
+        trace(axes, list(variant.drift), variant.drift, color, variant.name)
+    figure.legend(loc="outside upper left", ncols=3)
+    return figure

@@ -12,13 +12,13 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from importlib.resources import files
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from . import plots
+from .pages import page
 from .plots import Slice, shown
 from .runs import Run
 from .runtime.storage import Folder
@@ -136,7 +136,9 @@ def write_report(
     if len(clips.rows):
         figures = _outcome(clips) if metrics is None else _measured(metrics)
         figures += [figure for figure in (_by_length(clips), _by_group(clips, group_by)) if figure is not None]
-    page = _page(
+    content = page(
+        "report.html.jinja",
+        percent=_percent,
         title=shown(run.name.rstrip("/").rpartition("/")[2] or run.name, 80),
         subtitle=_subtitle(run),
         cards=[] if metrics is None else _cards(metrics),
@@ -152,7 +154,7 @@ def write_report(
     )
     for figure in figures:
         folder.write(f"{figure.name}.png", figure.png)
-    folder.write(PAGE, page.encode("utf-8", "replace"))  # an argument of the command may be no text
+    folder.write(PAGE, content)
 
 
 def summary(run: Run, metrics: Mapping[str, Any] | None, throughput: Mapping[str, int | float]) -> str:
@@ -183,14 +185,6 @@ def wilson(share: Float[np.ndarray, " any"], clips: Int[np.ndarray, " any"]) -> 
         middle = (share + z**2 / (2 * clips)) / (1 + z**2 / clips)
         reach = z / (1 + z**2 / clips) * np.sqrt(share * (1 - share) / clips + z**2 / (4 * clips**2))
     return np.stack([np.maximum(middle - reach, 0), np.minimum(middle + reach, 1)])
-
-
-def _page(**content: Any) -> str:
-    from jinja2 import Environment, StrictUndefined
-
-    world = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    template = files("speech_emotion_jax").joinpath("report.html.jinja").read_text(encoding="utf-8")
-    return world.from_string(template).render(percent=_percent, **content)
 
 
 # The headline

@@ -25,7 +25,7 @@ from .convert.cache import cache_folder
 from .errors import InvalidInput
 from .inputs.audio import AudioSource
 from .inputs.batches import TOKEN_BUCKETS, bucket, pad_tokens
-from .inputs.features import MEL_BINS, Clip, Statistics, features, read_clip, samples_for
+from .inputs.features import MEL_BINS, Clip, Statistics, features, in_rows, read_clip, samples_for
 from .inputs.text import Tokens
 from .inputs.tokenizer import start_tokenizer
 from .models.emotion import EmotionModel
@@ -83,15 +83,7 @@ class Scorer:
 
     def audio_vectors(self, clips: Sequence[Clip], frames: int) -> Float[Array, "batch width"]:
         """A vector a clip. All are over 160 s, or none is; `frames` is the bucket."""
-        waveforms = np.zeros((len(clips), samples_for(frames)), np.float32)
-        for row, clip in enumerate(clips):
-            waveforms[row, : len(clip.waveform)] = clip.waveform[: waveforms.shape[1]]
-        lengths = np.array([len(clip.waveform) for clip in clips], np.int32)
-        statistics = None
-        if clips[0].statistics is not None:
-            whole = [clip.statistics for clip in clips if clip.statistics is not None]
-            statistics = self._put(Statistics(*(np.concatenate(each) for each in zip(*whole, strict=True))))
-        heard = self._run("the features", self._features, (), self._put(waveforms), self._put(lengths), statistics)
+        heard = self._run("the features", self._features, (), *self._put(in_rows(clips, frames)))
         return self._run("the audio encoder", self._encode_audio, self._parameters, *heard)
 
     def text_vectors(self, tokens: Sequence[Tokens], length: int) -> Float[Array, "batch width"]:

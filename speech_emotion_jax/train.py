@@ -20,7 +20,6 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +46,7 @@ from .runtime.checkpoint import TEXT_ENCODER
 from .runtime.progress import progress
 from .runtime.sharding import on_mesh, parameter_shardings, place, training_mesh
 from .runtime.storage import Folder
+from .runtime.versions import versions
 from .training.batches import Steps
 from .training.clips import Clips, Feed, keep_features, keep_vectors
 from .training.corpus import TEST, TRAIN, VALID, Corpus, divide, label_set
@@ -159,7 +159,7 @@ def _record(job: TrainJob, corpus: Corpus, labels: Sequence[str], sources: Mappi
         "clips": {role: len(corpus.rows(role)) for role in (TRAIN, VALID, TEST)},
         "audio_root": job.root,
         "sources": dict(sources),
-        "versions": {name: version(name) for name in ("speech_emotion_jax", "jax")},
+        "versions": versions("speech_emotion_jax", "jax"),
     }
 
 

@@ -25,7 +25,7 @@ FLOORS = (
     ("pipeline", "transcribe"),
     ("whisper_jax", "transcripts"),
     ("manifest", "runs"),
-    ("evaluation", "plots"),
+    ("evaluation", "plots", "pages"),
     ("report", "training"),
     ("benchmarking", "planning", "fidelity"),
     (

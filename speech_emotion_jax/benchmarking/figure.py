@@ -2,43 +2,42 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ..plots import BLUE, GREEN, GREY, INK, ORANGE, SKY, STYLE, WIDTH
+from ..plots import BLUE, GREEN, GREY, INK, ORANGE, SKY, WIDTH, drawn
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 COLORS = (BLUE, ORANGE, GREEN, SKY, GREY)
 LINE = 0.34  # inches of a case
 
 
-def draw(cases: Sequence[Mapping[str, Any]]) -> bytes:
-    """A PNG: how many times faster ours is than each other side, a row a case, with the range of its turns.
+@drawn
+def draw(cases: Sequence[Mapping[str, Any]]) -> Figure:
+    """How many times faster ours is than each other side, a row a case, with the range of its turns.
 
     Cases that ours ran alone have a row without a point.
     """
-    import matplotlib
     from matplotlib.figure import Figure
 
     names = list(dict.fromkeys(name for case in cases for name in case["ratios"]))
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH * 1.4, 1.2 + LINE * len(cases)), layout="constrained")
-        axes = figure.add_subplot()
-        axes.axvline(1, color=INK, linewidth=0.8)
-        for number, name in enumerate(names):
-            color = COLORS[number % len(COLORS)]
-            shown = [(row, case["ratios"][name]) for row, case in enumerate(cases) if name in case["ratios"]]
-            for row, ratio in shown:
-                axes.plot([min(ratio["pairs"]), max(ratio["pairs"])], [row, row], color=color, linewidth=1)
-            axes.plot([each["median"] for _, each in shown], [row for row, _ in shown], "o", color=color, label=name)
-        labels = [f"{case['task']}, {case['case']}, {case['precision']}" for case in cases]
-        axes.set_yticks(range(len(cases)), labels, parse_math=False)
-        axes.set_ylim(len(cases) - 0.5, -0.5)
-        axes.set_xlim(left=0)
-        axes.set_xlabel("their time / ours")
-        axes.grid(axis="x")
-        if names:
-            figure.legend(loc="outside upper left", ncols=2)
-        content = io.BytesIO()
-        figure.savefig(content, format="png", metadata={"Software": None})
-        return content.getvalue()
+    figure = Figure(figsize=(WIDTH * 1.4, 1.2 + LINE * len(cases)), layout="constrained")
+    axes = figure.add_subplot()
+    axes.axvline(1, color=INK, linewidth=0.8)
+    for number, name in enumerate(names):
+        color = COLORS[number % len(COLORS)]
+        shown = [(row, case["ratios"][name]) for row, case in enumerate(cases) if name in case["ratios"]]
+        for row, ratio in shown:
+            axes.plot([min(ratio["pairs"]), max(ratio["pairs"])], [row, row], color=color, linewidth=1)
+        axes.plot([each["median"] for _, each in shown], [row for row, _ in shown], "o", color=color, label=name)
+    labels = [f"{case['task']}, {case['case']}, {case['precision']}" for case in cases]
+    axes.set_yticks(range(len(cases)), labels, parse_math=False)
+    axes.set_ylim(len(cases) - 0.5, -0.5)
+    axes.set_xlim(left=0)
+    axes.set_xlabel("their time / ours")
+    axes.grid(axis="x")
+    if names:
+        figure.legend(loc="outside upper left", ncols=2)
+    return figure

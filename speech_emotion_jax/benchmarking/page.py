@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
+from ..console import aligned
+
 Report = Mapping[str, Any]
 Case = Mapping[str, Any]
 
@@ -26,10 +28,7 @@ def table(report: Report) -> str:
         lines += ["", title]
         for case in cases:
             rows = [[f"  {case['case']}, {case['precision']}", *HEADINGS[1:]], *_rows(case)]
-            widths = [max(len(row[column]) for row in rows) for column in range(len(HEADINGS))]
-            for name, *cells in rows:
-                right = [f"{cell:>{width}}" for cell, width in zip(cells, widths[1:], strict=True)]
-                lines.append("  ".join([f"{name:{widths[0]}}", *right]).rstrip())
+            lines += aligned(rows)
             lines += [f"    {remark}" for remark in _remarks(case)]
     return "\n".join(lines)
 

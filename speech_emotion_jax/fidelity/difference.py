@@ -33,26 +33,38 @@ class Difference(NamedTuple):
     """`largest` and `mean` of the absolute differences, of the stage's scale; by how much ours is larger as a whole.
 
     The `gain` is the mean of the relative differences, small values counting less. Rounding errors cancel in it: what
-    is left is systematic, as that of a wrong epsilon in a norm. `cosine` is that of the angle between both.
+    is left is systematic, as that of a wrong epsilon in a norm. `cosine` is that of the angle between both; `size` how
+    many values were compared.
     """
 
     largest: float
     mean: float
     gain: float
     cosine: float
+    size: int
 
 
 class Budget(NamedTuple):
-    """What may be, at most."""
+    """What may be, at most; of the `gain`, where many values were compared."""
 
     largest: float
     mean: float
     gain: float = math.inf
 
-    def used(self, found: Difference) -> float:
-        """How much of it a difference takes: above 1 it is too large, infinite where nothing is allowed."""
-        shares = zip((found.largest, found.mean, abs(found.gain)), self, strict=True)
-        return max(_share(value, allowed) for value, allowed in shares)
+    def used(self, found: Difference) -> tuple[float, str]:
+        """How much of it a difference takes, and by which of its numbers.
+
+        Above 1 it is too large; infinite where nothing is allowed. Rounding errors of n values cancel in the gain down
+        to about their size over the root of n, so of few values, as of a text of one word, more is allowed.
+        """
+        gain = max(self.gain, self.largest / math.sqrt(found.size))
+        shares = {
+            "largest": _share(found.largest, self.largest),
+            "mean": _share(found.mean, self.mean),
+            "gain": _share(abs(found.gain), gain),
+        }
+        which = max(shares, key=lambda name: shares[name])
+        return shares[which], which
 
 
 def _share(value: float, allowed: float) -> float:
@@ -70,7 +82,7 @@ def difference(ours: Computed, theirs: Computed, scale: float) -> Difference:
     """Of two arrays of one shape, which are not empty."""
     a, b = (np.asarray(each, np.float64).ravel() for each in (ours, theirs))
     apart = np.abs(a - b) / scale
-    return Difference(float(apart.max()), float(apart.mean()), _gain(a, b), _cosine(a, b))
+    return Difference(float(apart.max()), float(apart.mean()), _gain(a, b), _cosine(a, b), a.size)
 
 
 def _gain(a: Float[np.ndarray, " n"], b: Float[np.ndarray, " n"]) -> float:

@@ -1,61 +1,64 @@
-"""The figure of a parity check: error against depth."""
+"""Figures of differences against depth: of a parity check, and of whatever else has the same stages."""
 
 from __future__ import annotations
 
-import io
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
-from ..plots import BLUE, GREY, INK, ORANGE, STYLE, WIDTH
-from .difference import Difference, budget
+from ..plots import BLUE, GREY, INK, ORANGE, WIDTH, drawn
+from .difference import budget
+from .stages import ENCODERS, layers
 from .verdict import Verdict
 
-SMALLEST = 1e-9  # that is drawn: no difference at all has no place on a logarithmic axis
-
-
-def draw(verdicts: Sequence[Verdict], precision: str) -> bytes:
-    """A PNG: the largest difference at each stage, a line a recording, of both networks and of each stage alone."""
-    import matplotlib
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+
+@drawn
+def draw(verdicts: Sequence[Verdict], precision: str) -> Figure:
+    """The largest difference at each stage, of both networks and of each stage alone; a line a recording."""
     stages = [row.stage for row in verdicts[0].rows]
-    places = range(len(stages))
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(max(WIDTH * 1.4, 0.17 * len(stages) + 1.5), 3.6), layout="constrained")
-        axes = figure.add_subplot()
-        for number, verdict in enumerate(verdicts):
-            named = number == 0
-            axes.plot(
-                places,
-                [_height(row.found) for row in verdict.rows],
-                ".-",
-                color=BLUE,
-                linewidth=0.8,
-                label="both networks from one input" if named else None,
-            )
-            alone = [(place, row) for place, row in enumerate(verdict.rows) if row.alone is not None]
-            if alone:
-                axes.plot(
-                    [place for place, _ in alone],
-                    [_height(row.alone) for _, row in alone],
-                    ".",
-                    color=ORANGE,
-                    label="the stage alone, from the original's before it" if named else None,
-                )
-            for place, row in enumerate(verdict.rows):
-                if not row.good:
-                    axes.plot(place, max(_height(row.found), _height(row.alone)), "x", color=INK, markersize=9)
-        allowed = [max(budget(stage, precision).largest, SMALLEST) for stage in stages]
-        axes.step(places, allowed, where="mid", color=GREY, linewidth=0.8, label="allowed")
-        axes.set_yscale("log")
-        axes.set_ylabel("largest difference, of the stage's scale")
-        axes.set_xticks(places, stages, rotation=90, fontsize=6.5, parse_math=False)
-        axes.set_xlim(-0.7, len(stages) - 0.3)
-        axes.grid(axis="y")
-        figure.legend(loc="outside upper left", ncols=3)
-        content = io.BytesIO()
-        figure.savefig(content, format="png", metadata={"Software": None})
-        return content.getvalue()
+    figure, axes = stage_axes(stages)
+    allowed = {stage: budget(stage, precision).largest or math.nan for stage in stages}
+    for number, verdict in enumerate(verdicts):
+        both = {row.stage: row.found.largest for row in verdict.rows if row.found is not None}
+        alone = {row.stage: row.alone.largest for row in verdict.rows if row.alone is not None}
+        trace(axes, stages, both, BLUE, "" if number else "both networks from one input")
+        if alone:
+            trace(axes, stages, alone, ORANGE, "" if number else "the stage alone, from the original's before it")
+        for row in verdict.rows:
+            if not row.good:
+                height = max(both.get(row.stage, 0.0), alone.get(row.stage, 0.0)) or allowed[row.stage]
+                axes.plot(stages.index(row.stage), height, "x", color=INK, markersize=9)
+    axes.step(range(len(stages)), list(allowed.values()), where="mid", color=GREY, linewidth=0.8, label="allowed")
+    figure.legend(loc="outside upper left", ncols=3)
+    return figure
 
 
-def _height(found: Difference | None) -> float:
-    return SMALLEST if found is None else max(found.largest, SMALLEST)
+def stage_axes(stages: Sequence[str]) -> tuple[Figure, Axes]:
+    """A figure with a place for each stage; differences are of the stage's scale, on a logarithmic axis."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(max(WIDTH * 1.4, 0.17 * len(stages) + 1.5), 3.6), layout="constrained")
+    axes = figure.add_subplot()
+    axes.set_yscale("log")
+    axes.set_ylabel("largest difference, of the stage's scale\n(triangles: none)")
+    axes.set_xticks(range(len(stages)), stages, rotation=90, fontsize=6.5, parse_math=False)
+    axes.set_xlim(-0.7, len(stages) - 0.3)
+    axes.grid(axis="y")
+    return figure, axes
+
+
+def trace(axes: Axes, stages: Sequence[str], heights: Mapping[str, float], color: str, label: str) -> None:
+    """A point a stage, those of an encoder's layers joined; where nothing differs, a triangle at the bottom."""
+    place = {stage: number for number, stage in enumerate(stages)}
+    some = [stage for stage in heights if heights[stage] > 0]
+    axes.plot([place[stage] for stage in some], [heights[stage] for stage in some], ".", color=color, label=label)
+    for encoder in ENCODERS:
+        joined = [stage for stage in layers(heights, encoder) if heights[stage] > 0]
+        axes.plot([place[stage] for stage in joined], [heights[stage] for stage in joined], color=color, linewidth=0.8)
+    none = [place[stage] for stage in heights if heights[stage] == 0]
+    bottom = axes.get_xaxis_transform()
+    axes.plot(none, [0.02] * len(none), "^", color=color, markersize=3, fillstyle="none", transform=bottom)

@@ -8,9 +8,9 @@ of their tensors, the constants beside them, and the sha256 of each whole stage.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -63,7 +63,7 @@ class Golden:
     recordings: Sequence[Taken]
 
     def write(self, path: str) -> None:
-        """Write the file, beside its place and renamed. Raises OSError where that can't be."""
+        """Write the file, beside its place and renamed. Raises InvalidInput as `place_of`, OSError for a full disk."""
         arrays: dict[str, np.ndarray] = {}
         recordings = []
         for number, taken in enumerate(self.recordings):
@@ -85,18 +85,28 @@ class Golden:
             "recordings": recordings,
         }
         data = save({name: np.ascontiguousarray(array) for name, array in arrays.items()}, {_KEY: json.dumps(about)})
-        place = Path(path)
-        folder = Folder.open(place.parent)
+        folder, name = place_of(path)
         folder.make()
-        folder.write(place.name, data)
+        folder.write(name, data)
+
+
+def place_of(path: str) -> tuple[Folder, str]:
+    """The folder, on a disk or a bucket, and the name of a golden. Raises InvalidInput where no file can be."""
+    above, name = os.path.split(path)
+    folder = Folder.open(above or ".")
+    if not name or (folder.on_disk and os.path.isdir(path)):
+        raise InvalidInput(f"{path} is a folder; name a file for the golden")
+    return folder, name
 
 
 def read_golden(path: str) -> Golden:
     """Read a golden. Raises UnreadableInput for a file that is missing and InvalidInput for what is none."""
+    folder, name = place_of(path)
     try:
-        data = Path(path).read_bytes()
+        data = folder.read(name)
     except OSError as error:
-        raise UnreadableInput(f"{path} can't be read: {error.strerror}; --record makes a golden") from error
+        reason = error.strerror or "there is no such file"
+        raise UnreadableInput(f"{path} can't be read: {reason}; --record makes a golden") from error
     try:
         about = _metadata(data)
         arrays = load(data)
@@ -115,7 +125,9 @@ def read_golden(path: str) -> Golden:
         )
     except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         reason = f"{type(error).__name__}: {error}"
-        raise InvalidInput(f"{path} is no golden of this version ({reason}); record it again with --record") from error
+        raise InvalidInput(
+            f"{path} is no golden, or a damaged one, or of another version ({reason}); --record makes one"
+        ) from error
 
 
 def _metadata(data: bytes) -> dict[str, Any]:

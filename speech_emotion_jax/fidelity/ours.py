@@ -20,7 +20,7 @@ from jaxtyping import Array, Bool, Float, Int
 from ..checkpoints import Checkpoint
 from ..inputs.audio import SAMPLE_RATE, AudioSource, load
 from ..inputs.batches import FRAME_BUCKETS, TOKEN_BUCKETS, bucket, pad_tokens
-from ..inputs.features import MAX_FBANK_FRAMES, STACK, feature_frames, features, read_clip, samples_for
+from ..inputs.features import MAX_FBANK_FRAMES, STACK, feature_frames, features, in_rows, read_clip
 from ..inputs.tokenizer import TextTokenizer
 from ..models.emotion import EmotionModel
 from ..models.wav2vec2_bert import AudioStates
@@ -61,7 +61,10 @@ class Ours:
         self._products = products
 
     def given(self, audio: AudioSource | None, text: str | None) -> Found:
-        """What the networks start from, as ours reads it: waveform and features, tokens."""
+        """What the networks start from, as ours reads it: waveform and features, tokens.
+
+        Raises InvalidInput and UnreadableInput for a recording or text that can't be used.
+        """
         found: Found = {}
         if self.config.audio is not None and audio is not None:
             found |= {WAVEFORM: load(audio), FEATURES: self._features(audio)}
@@ -74,21 +77,25 @@ class Ours:
 
         Raises InvalidInput and UnreadableInput for a recording or text that can't be used.
         """
+        own = self.given(audio, text)
+        found = dict(own)
+        if FEATURES in own:
+            found[FEATURES] = self._features({"array": theirs[WAVEFORM], "sampling_rate": SAMPLE_RATE})
+        found |= self.networks(theirs)
+        found[PREDICTION] = self.networks(own)[PROBABILITIES]
+        return found
+
+    def networks(self, given: Stages) -> Found:
+        """What the networks make of features and tokens: each layer, and all that follows."""
         found: Found = {}
         vector = words = None
-        if self.config.audio is not None and audio is not None:
-            found[WAVEFORM] = load(audio)
-            found[FEATURES] = self._features({"array": theirs[WAVEFORM], "sampling_rate": SAMPLE_RATE})
-            found |= (heard := self._heard(theirs[FEATURES]))
+        if self.config.audio is not None:
+            found |= (heard := self._heard(given[FEATURES]))
             vector = heard[POOLED]
-        if self._tokenizer is not None:
-            found |= (read := self._read(self._tokens_of(text)))
+        if self.config.text is not None:
+            found |= (read := self._read(given[TOKENS]))
             words = read[next(reversed(read))][0]
-        found |= self._judged(vector, words)
-        found[PREDICTION] = found[PROBABILITIES]
-        if vector is not None and audio is not None:
-            found[PREDICTION] = self._judged(self._heard(self._features(audio))[POOLED], words)[PROBABILITIES]
-        return found
+        return found | self._judged(vector, words)
 
     def alone(self, theirs: Stages) -> Found:
         """Each stage of the networks by itself: what ours makes of the original's stage before it."""
@@ -133,15 +140,8 @@ class Ours:
         """Of a recording, without the frames that the mask leaves out."""
         clip = read_clip(audio)
         frames = bucket(feature_frames(len(clip.waveform)), FRAME_BUCKETS)
-        waveform = np.zeros((1, samples_for(frames)), np.float32)
-        used = min(len(clip.waveform), waveform.shape[1])
-        waveform[0, :used] = clip.waveform[:used]
-        x, mask = features(
-            waveform,
-            np.array([len(clip.waveform)], np.int32),
-            padding_value=self._padding_value,
-            statistics=clip.statistics,
-        )
+        waveforms, lengths, statistics = in_rows([clip], frames)
+        x, mask = features(waveforms, lengths, padding_value=self._padding_value, statistics=statistics)
         return np.asarray(x)[np.asarray(mask)]
 
     def _heard(self, real: Float[np.ndarray, "frames 160"]) -> Found:
@@ -161,7 +161,7 @@ class Ours:
 
     def _read(self, ids: Int[np.ndarray, " tokens"]) -> Found:
         states = np.asarray(self._run(_text, *self._tokens(ids)))
-        return {TOKENS: ids} | {layer("text", index): each[: len(ids)] for index, each in enumerate(states)}
+        return {layer("text", index): each[: len(ids)] for index, each in enumerate(states)}
 
     def _judged(
         self, audio: Float[np.ndarray, " audio_width"] | None, text: Float[np.ndarray, " text_width"] | None

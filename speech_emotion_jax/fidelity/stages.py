@@ -23,6 +23,7 @@ WORD_LOGITS, WORDS = "logits of the words", "words"  # tokens, greedily
 GIVEN = (WAVEFORM, FEATURES, TOKENS, LOG_MEL, WORDS)  # where the other side starts from what the original has
 
 _FIRST = {"audio": "projection", "text": "embeddings", "encoder": "convolutions"}
+ENCODERS = tuple(_FIRST)
 
 
 def layer(encoder: str, index: int) -> str:
@@ -33,9 +34,3 @@ def layer(encoder: str, index: int) -> str:
 def layers(stages: Mapping[str, object], encoder: str) -> list[str]:
     """The names of an encoder's layers among the stages, from 0."""
     return [name for name in stages if name == _FIRST[encoder] or re.fullmatch(rf"{encoder} layer \d+", name)]
-
-
-def depth(name: str) -> int | None:
-    """The number of a layer, None for what is none."""
-    found = re.fullmatch(r"(?:audio|text|encoder) layer (\d+)", name)
-    return int(found[1]) if found else 0 if name in _FIRST.values() else None

@@ -8,7 +8,7 @@ those of PyTorch's modules that no tensor tells: a wrong epsilon may change no n
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -27,9 +27,11 @@ Constants = dict[str, float]  # {the name of PyTorch's module, and of its attrib
 EPSILON, LEFT = "eps", "left_max_position_embeddings"
 
 
-def of_files(published: Published, advance: Callable[[int], None] = lambda tensors: None) -> dict[str, Digests]:
+def of_files(
+    published: Published, precisions: Iterable[str] = PRECISIONS, advance: Callable[[int], None] = lambda tensors: None
+) -> dict[str, Digests]:
     """{precision: digests} of what a published checkpoint's tensors should be in memory. Each is read once."""
-    found: dict[str, Digests] = {precision: {} for precision in PRECISIONS}
+    found: dict[str, Digests] = {precision: {} for precision in precisions}
     tables = tables_of(published.config)
     for part, opened in published.parts.items():
         for filled in opened.matching.filled:

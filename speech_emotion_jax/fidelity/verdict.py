@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from textwrap import shorten
 
 from ..errors import InvalidInput
 from .difference import Difference, budget
@@ -17,13 +18,15 @@ class Row:
     """A stage of a recording.
 
     `found` is the difference of both sides' networks, `alone` that of the stage by itself, None where it was not
-    computed. `used` is the largest share of a budget that was taken: above 1 the stage fails.
+    computed. `used` is the largest share of a budget that was taken, above 1 the stage fails, and `by` the number that
+    took it: "largest", "mean" or "gain", with ", alone" where it is one of the stage by itself.
     """
 
     stage: str
     found: Difference | None
     alone: Difference | None
     used: float
+    by: str = ""
     remark: str = ""
 
     @property
@@ -33,10 +36,17 @@ class Row:
 
 @dataclass(frozen=True)
 class Verdict:
-    """All stages of a recording, in order."""
+    """All stages of a recording and what is said in it, in order; each is empty where the model has no use for it."""
 
     recording: str
+    text: str
     rows: tuple[Row, ...]
+
+    @property
+    def name(self) -> str:
+        """By which a report tells it from others."""
+        said = f'"{shorten(self.text, 40, placeholder=" ...")}"' if self.text else ""
+        return ", ".join(each for each in (self.recording, said) if each)
 
     @property
     def first_bad(self) -> Row | None:
@@ -49,6 +59,7 @@ class Verdict:
 
 def judge(
     recording: str,
+    text: str,
     theirs: Mapping[str, Whole] | Mapping[str, Slice],
     ours: Stages,
     alone: Stages,
@@ -72,21 +83,23 @@ def judge(
     for stage, kept in theirs.items():
         if ours[stage].shape != kept.shape:
             remark = f"ours has the shape {ours[stage].shape}, the original {kept.shape}"
-            rows.append(Row(stage, None, None, math.inf, remark))
+            rows.append(Row(stage, None, None, math.inf, remark=remark))
             continue
         found = kept.against(ours[stage])
         by_itself = kept.against(alone[stage]) if stage in alone else None
-        used = budget(stage, precision).used(found)
+        used, by = budget(stage, precision).used(found)
         if by_itself is not None:
-            used = max(used, budget(stage, precision, alone=True).used(by_itself))
-        rows.append(Row(stage, found, by_itself, used))
-    return Verdict(recording, tuple(rows))
+            used_alone, by_alone = budget(stage, precision, alone=True).used(by_itself)
+            if used_alone > used:
+                used, by = used_alone, f"{by_alone}, alone"
+        rows.append(Row(stage, found, by_itself, used, by if used else ""))
+    return Verdict(recording, text, tuple(rows))
 
 
-def worst_rows(verdicts: Sequence[Verdict]) -> list[tuple[Row, str]]:
-    """Of each stage the row that takes most of its budget, and whose recording it is."""
+def worst_rows(verdicts: Sequence[Verdict]) -> list[tuple[Row, Verdict]]:
+    """Of each stage the row that takes most of its budget, and the recording that it is of."""
     worst = []
     for rows in zip(*(verdict.rows for verdict in verdicts), strict=True):
         place = max(range(len(rows)), key=lambda number: rows[number].used)
-        worst.append((rows[place], verdicts[place].recording))
+        worst.append((rows[place], verdicts[place]))
     return worst

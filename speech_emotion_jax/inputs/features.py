@@ -12,6 +12,7 @@ whatever precision a TPU or GPU multiplies in; the spectrum is good to about 2^-
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache, partial
 from itertools import chain
 from typing import NamedTuple
@@ -230,6 +231,18 @@ def read_clip(source: AudioSource) -> Clip:
         whole.add(block)
         samples += len(block)
     return Clip(first, samples, whole.statistics())
+
+
+def in_rows(
+    clips: Sequence[Clip], frames: int
+) -> tuple[Float[np.ndarray, "batch samples"], Int[np.ndarray, " batch"], Statistics | None]:
+    """Clips as `features` takes them, padded to the samples of so many frames. All are over 160 s, or none is."""
+    waveforms = np.zeros((len(clips), samples_for(frames)), np.float32)
+    for row, clip in enumerate(clips):
+        waveforms[row, : len(clip.waveform)] = clip.waveform[: waveforms.shape[1]]
+    lengths = np.array([len(clip.waveform) for clip in clips], np.int32)
+    whole = [clip.statistics for clip in clips if clip.statistics is not None]
+    return waveforms, lengths, Statistics(*map(np.concatenate, zip(*whole, strict=True))) if whole else None
 
 
 class _RunningStatistics:

@@ -2,48 +2,47 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ..plots import BLUE, GREEN, GREY, INK, ORANGE, STYLE, WIDTH
+from ..plots import BLUE, GREEN, GREY, INK, ORANGE, WIDTH, drawn
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 COLORS = {"compute": BLUE, "memory": ORANGE, "network": GREEN}
 LINE = 0.42  # inches of a case
 
 
-def draw(cases: Sequence[Mapping[str, Any]]) -> bytes:
-    """A PNG, a row a case: the three times at the chip's peaks, and the share of its memory that is taken."""
-    import matplotlib
+@drawn
+def draw(cases: Sequence[Mapping[str, Any]]) -> Figure:
+    """A row a case: the three times at the chip's peaks, and the share of its memory that is taken."""
     from matplotlib.figure import Figure
 
     labels = [f"{case['topology']}, {case['batch_size']} clips{', largest' * case['largest']}" for case in cases]
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH * 1.7, 1.3 + LINE * len(cases)), layout="constrained")
-        times, memory = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
-        height = 0.8 / len(COLORS)
-        for number, (name, color) in enumerate(COLORS.items()):
-            rows = [row + (number - 1) * height for row, case in enumerate(cases) if case["fits"]]
-            lengths = [1000 * case["times"][name] for case in cases if case["fits"]]
-            times.barh(rows, lengths, height, color=color, label=name)
-        memory.barh(
-            [row for row, case in enumerate(cases) if case["fits"]],
-            [100 * case["share"] for case in cases if case["fits"]],
-            0.5,
-            color=GREY,
-        )
-        for row, case in enumerate(cases):
-            if not case["fits"]:
-                times.text(0, row, " does not fit", va="center", color=INK)
-        memory.axvline(100, color=INK, linewidth=0.8)
-        times.set_yticks(range(len(cases)), labels, parse_math=False)
-        times.set_ylim(len(cases) - 0.5, -0.5)
-        times.set_xlabel("ms of a batch at the chip's peak, each alone")
-        memory.set_xlabel("% of a chip's memory")
-        memory.set_xlim(0, 105)
-        for axes in (times, memory):
-            axes.grid(axis="x")
-        figure.legend(loc="outside upper left", ncols=3)
-        content = io.BytesIO()
-        figure.savefig(content, format="png", metadata={"Software": None})
-        return content.getvalue()
+    figure = Figure(figsize=(WIDTH * 1.7, 1.3 + LINE * len(cases)), layout="constrained")
+    times, memory = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
+    height = 0.8 / len(COLORS)
+    for number, (name, color) in enumerate(COLORS.items()):
+        rows = [row + (number - 1) * height for row, case in enumerate(cases) if case["fits"]]
+        lengths = [1000 * case["times"][name] for case in cases if case["fits"]]
+        times.barh(rows, lengths, height, color=color, label=name)
+    memory.barh(
+        [row for row, case in enumerate(cases) if case["fits"]],
+        [100 * case["share"] for case in cases if case["fits"]],
+        0.5,
+        color=GREY,
+    )
+    for row, case in enumerate(cases):
+        if not case["fits"]:
+            times.text(0, row, " does not fit", va="center", color=INK)
+    memory.axvline(100, color=INK, linewidth=0.8)
+    times.set_yticks(range(len(cases)), labels, parse_math=False)
+    times.set_ylim(len(cases) - 0.5, -0.5)
+    times.set_xlabel("ms of a batch at the chip's peak, each alone")
+    memory.set_xlabel("% of a chip's memory")
+    memory.set_xlim(0, 105)
+    for axes in (times, memory):
+        axes.grid(axis="x")
+    figure.legend(loc="outside upper left", ncols=3)
+    return figure

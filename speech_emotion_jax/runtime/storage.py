@@ -21,7 +21,7 @@ from typing import IO, Any
 import fsspec
 import pyarrow as pa
 
-from ..errors import UnreadableInput
+from ..errors import InvalidInput, UnreadableInput
 from .checkpoint import whole_folder
 from .progress import progress
 
@@ -57,10 +57,16 @@ class Folder:
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Folder:
-        """The folder of that path, which need not exist yet. Raises UnreadableInput for a file system that is not."""
+        """The folder of that path, which need not exist yet.
+
+        Raises UnreadableInput for a file system that is not, and InvalidInput where a file is in the way.
+        """
         name = os.fspath(path)
         if not is_remote(name):
-            return cls(name, os.path.abspath(name), fsspec.filesystem("file"))
+            root = Path(os.path.abspath(name))
+            if not (nearest := next(each for each in (root, *root.parents) if each.exists())).is_dir():
+                raise InvalidInput(f"{nearest} is a file; name a folder")
+            return cls(name, str(root), fsspec.filesystem("file"))
         try:
             files, root = fsspec.url_to_fs(name)
         except (ImportError, ValueError) as error:

@@ -57,7 +57,7 @@ class Healthy(NamedTuple):
     def judged(self, ours: Ours, alone: Stages) -> Verdict:
         whole = {stage: Whole(stage, array) for stage, array in self.theirs.items()}
         audio = None if self.checkpoint.config.audio is None else JOY
-        return judge("joy", whole, ours.stages(self.theirs, audio, TEXT), alone, "float32")
+        return judge("joy", TEXT, whole, ours.stages(self.theirs, audio, TEXT), alone, "float32")
 
 
 @pytest.fixture(scope="module")
@@ -181,7 +181,7 @@ def test_a_difference_outside_of_the_slices_is_seen():
     ours[1, 1] += 1.0  # the slices have the rows 0, 16, ... and the columns 0, 2, ...
     kept = Slice.of("states", theirs).against(ours)
     assert kept.largest == 0
-    assert BUDGETS["float32"]["states"].used(kept) > 10
+    assert BUDGETS["float32"]["states"].used(kept)[0] > 10
 
 
 @pytest.fixture(scope="module")
@@ -210,14 +210,14 @@ def test_a_golden_finds_faults(converted, monkeypatch):
     checkpoint = load_checkpoint(Request(str(folder)), jax.devices()[0], "float32")
     audio = {"array": taken.given["waveform"], "sampling_rate": 16_000}
     healthy = Ours(checkpoint).stages(taken.given, audio, taken.text)
-    assert judge("joy", taken.slices, healthy, {}, "float32").first_bad is None
+    assert judge("joy", TEXT, taken.slices, healthy, {}, "float32").first_bad is None
     found = 0
     for seed in range(12):
         model, fault = damaged(checkpoint.model, seed)
         stages = Ours(replace(checkpoint, model=model)).stages(taken.given, audio, taken.text)
         before = healthy[fault.stage]
         if difference(stages[fault.stage], before, scale_of(fault.stage, before)).mean > 1e-5:
-            bad = judge("joy", taken.slices, stages, {}, "float32").first_bad
+            bad = judge("joy", TEXT, taken.slices, stages, {}, "float32").first_bad
             assert bad is not None, fault
             assert bad.stage == fault.stage, fault
             found += 1
@@ -286,7 +286,7 @@ def test_the_report(published, tmp_path, capsys):
     assert "PASSED" in page
     assert (tmp_path / "report" / "parity.png").read_bytes().startswith(b"\x89PNG")
     text = render(result)
-    assert f"worst of 2 recordings: {data['worst']['recording']}" in text
+    assert f'worst of 2: {data["worst"]["recording"]}, "{TEXT}" at ' in text
 
 
 def test_other_weights_than_the_reference_fail(published, tmp_path, capsys):
@@ -297,7 +297,7 @@ def test_other_weights_than_the_reference_fail(published, tmp_path, capsys):
     captured = capsys.readouterr()
     assert "FAILED at tensors: " in captured.out
     assert "BAD" in captured.out
-    assert "the numbers differ: tensors: " in captured.err
+    assert captured.err.count("the two sides differ by more than they may") == 1
 
 
 def test_bfloat16_has_budgets_of_its_own(published):
@@ -338,7 +338,7 @@ def wrong(published, tmp_path, name: str) -> Job:
         ("no text", "give them with --text"),
         ("texts that are no pairs", "2 recordings and 3 texts"),
         ("another checkpoint's golden", "was recorded from another checkpoint: its model.safetensors has the sha256"),
-        ("a broken golden", "is no golden of this version"),
+        ("a broken golden", "is no golden, or a damaged one, or of another version"),
         ("no golden", "can't be read"),
         ("both ways at once", "leave --record and --reference out"),
         ("a missing recording", "nowhere.wav"),
@@ -368,21 +368,21 @@ def test_a_converted_folder_whose_source_is_gone(published, tmp_path):
 def test_a_stage_that_one_side_lacks(published):
     fewer = {"waveform": Whole("waveform", np.zeros(3, np.float32))}
     with pytest.raises(InvalidInput, match="the original has the stage 'waveform'"):
-        judge("clip", fewer, {}, {}, "float32")
+        judge("clip", "", fewer, {}, {}, "float32")
     with pytest.raises(InvalidInput, match="this checkpoint has the stage 'logits'"):
-        judge("clip", {}, {"logits": np.zeros(3, np.float32)}, {}, "float32")
+        judge("clip", "", {}, {"logits": np.zeros(3, np.float32)}, {}, "float32")
 
 
 def test_another_shape_is_a_difference():
     theirs = {"waveform": Whole("waveform", np.zeros(3, np.float32))}
-    [row] = judge("clip", theirs, {"waveform": np.zeros(4, np.float32)}, {}, "float32").rows
+    [row] = judge("clip", "", theirs, {"waveform": np.zeros(4, np.float32)}, {}, "float32").rows
     assert not row.good
     assert "(4,)" in row.remark
 
 
 def test_what_is_not_finite_fails():
     theirs = {"logits": Whole("logits", np.zeros(3, np.float32))}
-    [row] = judge("clip", theirs, {"logits": np.full(3, np.nan, np.float32)}, {}, "float32").rows
+    [row] = judge("clip", "", theirs, {"logits": np.full(3, np.nan, np.float32)}, {}, "float32").rows
     assert not row.good
 
 
