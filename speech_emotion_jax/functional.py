@@ -139,7 +139,7 @@ def features(
     else:
         counts = jnp.asarray(lengths)
         _check_alike("waveforms", waveform.shape[:-1], "lengths", counts.shape)
-    rows = prod(batch)
+    rows = _rows(batch)
     x, mask = front_end.features(waveform.reshape(rows, samples), counts.reshape(rows), padding_value=0.0)
     return x.reshape(*batch, *x.shape[1:]), mask.reshape(*batch, mask.shape[1])
 
@@ -166,9 +166,9 @@ def encode_audio(
         raise InvalidInput(
             f"features of width {width} don't fit; the model's are {config.audio.feature_projection_input_dim} wide"
         )
-    wanted = hidden_states or model.layer_weights is not None
+    wanted, rows = hidden_states or model.layer_weights is not None, _rows(batch)
     states = model.audio_encoder(
-        features.reshape(prod(batch), frames, width), mask.reshape(prod(batch), frames), hidden_states=wanted
+        features.reshape(rows, frames, width), mask.reshape(rows, frames), hidden_states=wanted
     )
     return Heard(
         _by_batch(model.pool(states), batch),
@@ -199,7 +199,7 @@ def encode_text(
     _check_alike("ids", ids.shape, "their mask", mask.shape)
     if tokens > config.text.max_tokens:
         raise InvalidInput(f"{tokens} tokens are too many; the text encoder takes {config.text.max_tokens}")
-    rows = (prod(batch), tokens)
+    rows = (_rows(batch), tokens)
     states = model.text_encoder(ids.reshape(rows), mask.reshape(rows), hidden_states=hidden_states)
     last = _by_batch(states.last, batch)
     return Read(last[..., 0, :], last, _layers_by_batch(states.hidden_states, batch))
@@ -219,12 +219,14 @@ def classify(
     batch = next((each.shape[:-1] for each in (audio, text) if each is not None), ())
     if audio is not None and text is not None:
         _check_alike("audio vectors", audio.shape[:-1], "text vectors", text.shape[:-1])
-    rows = [None if each is None else each.reshape(prod(batch), each.shape[-1]) for each in (audio, text)]
+    rows = [None if each is None else each.reshape(_rows(batch), each.shape[-1]) for each in (audio, text)]
     return _by_batch(_model(parameters, config).classify(*rows), batch)
 
 
 def _tokenizer(tokenizer: TextTokenizer, config: BertConfig) -> Tokenizer:
     def tokens(texts: Sequence[str]) -> tuple[Int[Array, "batch tokens"], Bool[Array, "batch tokens"]]:
+        if not texts:
+            raise InvalidInput("there are no texts; give one at least")
         ids = [tokenizer(each).ids for each in texts]
         padded, mask = pad_tokens(ids, max(map(len, ids)), config.pad_token_id)
         return jnp.asarray(padded), jnp.asarray(mask)
@@ -234,6 +236,13 @@ def _tokenizer(tokenizer: TextTokenizer, config: BertConfig) -> Tokenizer:
 
 def _model(parameters: Parameters, config: EmotionConfig) -> EmotionModel:
     return with_parameters(config, flat(parameters))
+
+
+def _rows(batch: Sequence[int]) -> int:
+    """The clips of all batch axes together."""
+    if not (rows := prod(batch)):
+        raise InvalidInput(f"a batch of shape {tuple(batch)} has no clips; give one at least")
+    return rows
 
 
 def _check_alike(name: str, shape: Sequence[int], other: str, other_shape: Sequence[int]) -> None:

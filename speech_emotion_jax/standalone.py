@@ -100,6 +100,8 @@ def main() -> None:
     needed = [name for name in ("audio", "text") if emotions.settings[name]]
     if missing := [f"--{name}" for name in needed if not getattr(options, name)]:
         parser.error(f"mode {emotions.settings['mode']} needs {' and '.join(missing)}")
+    if "audio" in needed and not Path(options.audio).is_file():
+        parser.error(f"there is no file {options.audio}; check the path")
     try:
         recordings = [recording(options.audio)] if "audio" in needed else ()
         [scores] = emotions.probabilities(recordings, [options.text])

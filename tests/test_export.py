@@ -163,6 +163,9 @@ def test_run_py_says_what_it_needs(demo: Path):
     done = run(demo, "--audio", str(DEMO / "joy.flac"))
     assert done.returncode == 2
     assert "mode concat needs --text" in done.stderr
+    done = run(demo, "--audio", "nowhere.wav", "--text", "hola")
+    assert done.returncode == 2
+    assert "there is no file nowhere.wav" in done.stderr
 
 
 def test_a_recording_has_to_fit(emotions: Emotions):

@@ -272,7 +272,12 @@ def test_shapes_that_don_t_fit_are_refused(demo, inputs):
         (lambda: read(ids[0], token_mask), "don't fit together"),
         (lambda: read(jnp.ones((1, 513), jnp.int32), jnp.ones((1, 513), bool)), "513 tokens are too many"),
         (lambda: classify(two[:1], two), "don't fit together"),
+        (lambda: features(two[:0]), "has no clips"),
+        (lambda: hear(x[:0], mask[:0]), "has no clips"),
+        (lambda: read(ids[:0], token_mask[:0]), "has no clips"),
+        (lambda: classify(two[:0], two[:0]), "has no clips"),
         (lambda: functional.padded([]), "no waveforms"),
+        (lambda: demo.tokens([]), "no texts"),
     ):
         with pytest.raises(InvalidInput, match=said):
             call()
