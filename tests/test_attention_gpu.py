@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 from functools import partial
-from itertools import product
 from math import prod
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,14 +18,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from speech_emotion_jax.models import attention_gpu
-from speech_emotion_jax.models.attention import attend_in_blocks
 from speech_emotion_jax.models.attention_gpu import attend_gpu, can_be_made, work
 from speech_emotion_jax.models.kernels import Work
 
+from .attention_definition import EXACT, by_rows, drawn, flops
+
 PLUGIN = importlib.util.find_spec("jax_cuda12_plugin") is not None  # JAX's compiler for NVIDIA GPUs
-WIDTH = 64
-FLOAT32 = jnp.dtype(jnp.float32)
-EXACT = 1e-5  # of float32, absolute: values are of standard deviation 1
 ROUNDED = 0.03  # of bfloat16: scores of some 4 are off by up to 2^-7, values and weights by 2^-9
 
 
@@ -35,37 +32,10 @@ def _interpreted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attention_gpu.pl, "pallas_call", partial(attention_gpu.pl.pallas_call, interpret=True))
 
 
-def drawn(
-    time: int, *, batch: int = 2, heads: int = 2, width: int = WIDTH, positions: int = 73, seed: int = 0
-) -> tuple[np.ndarray, ...]:
-    """Queries, keys, values, a mask with holes, and the vectors of the distances."""
-    rng = np.random.default_rng([time, positions, seed])
-    arrays = [rng.normal(size=(batch, time, heads, width)).astype(np.float32) for _ in range(3)]
-    mask = rng.random((batch, time)) < rng.uniform(0.1, 1, size=(batch, 1))
-    mask[np.arange(batch), rng.integers(time, size=batch)] = True
-    return *arrays, mask, rng.normal(size=(positions, width)).astype(np.float32)
-
-
 def attended(*arrays: Any, left: int, dtype: Any = jnp.float32) -> np.ndarray:
     """What the kernel makes of queries, keys, values, a mask and the vectors of the distances."""
     call = partial(attend_gpu, dtype=jnp.dtype(dtype), left=left)
     return np.asarray(jax.jit(call)(*map(jnp.asarray, arrays)))
-
-
-def by_rows(*arrays: Any, left: int) -> np.ndarray:
-    """The definition, a head and at most 100 queries at a time, in float64."""
-    query, key, value, mask, distances = arrays
-    batch, time, heads, width = query.shape
-    out = np.zeros(query.shape)
-    for clip, head, start in product(range(batch), range(heads), range(0, time, 100)):
-        rows = slice(start, min(start + 100, time))
-        asked = query[clip, rows, head].astype(np.float64) / np.sqrt(width)
-        apart = np.clip(np.arange(time) - np.arange(time)[rows, None], -left, len(distances) - 1 - left)
-        scores = asked @ key[clip, :, head].T.astype(np.float64)
-        scores += np.take_along_axis(asked @ distances.T.astype(np.float64), apart + left, axis=1)
-        weights = np.exp(scores - scores.max(axis=1, keepdims=True)) * mask[clip]
-        out[clip, rows, head] = weights @ value[clip, :, head] / weights.sum(axis=1, keepdims=True)
-    return out
 
 
 @pytest.mark.parametrize("time", [1, 2, 63, 64, 65, 129, 500, 1000, 2000])
@@ -118,58 +88,6 @@ def test_heads_of_any_number_and_width(heads: int, width: int) -> None:
     *arrays, mask, distances = drawn(140, heads=heads, width=width)
     out = attended(*arrays, mask, distances, left=64)
     assert np.abs(out - by_rows(*arrays, mask, distances, left=64)).max() < EXACT
-
-
-@pytest.mark.parametrize("time", [5, 600])
-def test_what_is_masked_has_no_weight_and_a_clip_of_padding_alone_is_as_elsewhere(time: int) -> None:
-    query, key, value, mask, distances = drawn(time)
-    mask[0], mask[1] = np.arange(time) < time - 3, False
-    out = attended(query, key, value, mask, distances, left=64)
-    key[0, -3:], value[0, -3:] = 50.0, 1e6
-    again = attended(query, key, value, mask, distances, left=64)
-    np.testing.assert_array_equal(out[0], again[0])
-    elsewhere = attend_in_blocks(*map(jnp.asarray, (query, key, value, mask, distances)), dtype=FLOAT32, left=64)
-    assert np.abs(out[1] - elsewhere[1]).max() < EXACT
-
-
-def test_scores_far_from_zero() -> None:
-    query, key, value, mask, distances = drawn(300)
-    for offset in (-300.0, 300.0):  # exp of either is no float32
-        distances[:, 0] = offset
-        query[..., 0] = 8.0
-        out = attended(query, key, value, mask, distances, left=64)
-        expected = by_rows(query, key, value, mask, distances, left=64)
-        assert np.abs(out - expected).max() < 30 * EXACT  # a score of 300 is rounded by 1.5e-5
-
-
-def test_under_vmap_and_jit() -> None:
-    several = [drawn(140, batch=1, seed=seed) for seed in range(3)]
-    *stacked, distances = (jnp.stack(parts) for parts in zip(*several, strict=True))
-
-    def attend(*arrays: jax.Array) -> jax.Array:
-        return attend_gpu(*arrays, dtype=FLOAT32, left=64)
-
-    out = jax.jit(jax.vmap(attend))(*stacked, distances)
-    shared = jax.jit(jax.vmap(attend, in_axes=(0, 0, 0, 0, None)))(*stacked, distances[0])
-    for index, (*arrays, own) in enumerate(several):
-        assert np.abs(out[index] - by_rows(*arrays, own, left=64)).max() < EXACT
-        assert np.abs(shared[index] - by_rows(*arrays, several[0][-1], left=64)).max() < EXACT
-
-
-def test_with_a_mesh_in_use_and_within_shard_map() -> None:
-    *arrays, mask, distances = map(jnp.asarray, drawn(140))
-    expected = by_rows(*map(np.asarray, (*arrays, mask, distances)), left=64)
-    mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]).reshape(1, 1), ("data", "fsdp"))
-    clips, whole = jax.sharding.PartitionSpec(("data", "fsdp")), jax.sharding.PartitionSpec()
-
-    def attend(*arrays: jax.Array) -> jax.Array:
-        return attend_gpu(*arrays, dtype=FLOAT32, left=64)
-
-    with jax.set_mesh(mesh):
-        assert "shard_map" in str(jax.make_jaxpr(attend)(*arrays, mask, distances))
-        assert np.abs(jax.jit(attend)(*arrays, mask, distances) - expected).max() < EXACT
-    divided = jax.shard_map(attend, mesh=mesh, in_specs=(*[clips] * 4, whole), out_specs=clips, check_vma=False)
-    assert np.abs(jax.jit(divided)(*arrays, mask, distances) - expected).max() < EXACT
 
 
 @pytest.mark.parametrize(
@@ -241,15 +159,6 @@ def test_work_counts_the_products_of_the_kernel(dtype: Any) -> None:
     calls = [equation for equation in text.eqns if equation.primitive.name == "pallas_call"]
     assert len(calls) == 1
     grid, kernel = calls[0].params["grid_mapping"].grid, calls[0].params["jaxpr"]
-
-    def flops(part) -> int:
-        sizes = 0
-        for equation in part.eqns:
-            if equation.primitive.name == "dot_general":
-                (contracted, _), _ = equation.params["dimension_numbers"]
-                depth = prod(equation.invars[0].aval.shape[axis] for axis in contracted)
-                sizes += 2 * prod(equation.outvars[0].aval.shape) * depth
-        return sizes
 
     loops = [each.params["body_jaxpr"].jaxpr for each in kernel.eqns if each.primitive.name == "while"]
     before, within, after = map(flops, loops)  # half as many keys at once, twice as often, within the band
