@@ -69,7 +69,7 @@ class Model:
 
     def __call__(self) -> None:
         for x, mask in self.heard:
-            vectors = self.scorer._run("the audio encoder", self.scorer._encode_audio, self.scorer._parameters, x, mask)
+            vectors = self.scorer.encode_audio(x, mask)
             np.asarray(self.scorer.probabilities(vectors, None))
 
 

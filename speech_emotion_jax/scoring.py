@@ -17,11 +17,12 @@ import jax
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from .checkpoints import Checkpoint
 from .config import EmotionConfig
 from .convert.cache import cache_folder
+from .encoders import Step, encoder_steps
 from .errors import InvalidInput
 from .inputs.audio import AudioSource
 from .inputs.batches import TOKEN_BUCKETS, bucket, pad_tokens
@@ -49,13 +50,18 @@ class Scorer:
         if self.config.text is not None:
             kept = cache_folder() / "tokenizers"
             self._tokenizer = start_tokenizer(checkpoint.text_folder, self.config.text.max_tokens, kept)
-        graph, self._parameters = nnx.split(as_run(checkpoint.model, mesh.devices.flat[0].platform))
+        model, platform = checkpoint.model, mesh.devices.flat[0].platform
+        self._audio: list[Step] = []
+        self._text: list[Step] = []
+        if model.audio_encoder is not None:
+            self._audio = encoder_steps(model, "audio", EmotionModel.pool, platform)
+        if model.text_encoder is not None:
+            self._text = encoder_steps(model, "text", lambda _, states: states.last[:, 0], platform)
+        graph, self._parameters = nnx.split(model)
         self._programs: dict[Any, Any] = {}
         padding_value = checkpoint.padding_value if self.config.audio else 0.0
         self._features = partial(_features, padding_value)
-        self._encode_audio = partial(_call, graph, EmotionModel.encode_audio)
-        self._encode_text = partial(_call, graph, EmotionModel.encode_text)
-        self._classify = partial(_call, graph, _classify)
+        self._classify = partial(_classify, graph)
 
     def clip(self, audio: AudioSource | Clip | None) -> Clip | None:
         """Decode a recording, where the mode hears; else None. May be called from several threads.
@@ -84,13 +90,19 @@ class Scorer:
     def audio_vectors(self, clips: Sequence[Clip], frames: int) -> Float[Array, "batch width"]:
         """A vector a clip. All are over 160 s, or none is; `frames` is the bucket."""
         heard = self._run("the features", self._features, (), *self._put(in_rows(clips, frames)))
-        return self._run("the audio encoder", self._encode_audio, self._parameters, *heard)
+        return self.encode_audio(*heard)
+
+    def encode_audio(
+        self, features: Float[Array, "batch frames features"], mask: Bool[Array, "batch frames"]
+    ) -> Float[Array, "batch width"]:
+        """The vectors of clips whose features are there."""
+        return self._encode(self._audio, features, mask)
 
     def text_vectors(self, tokens: Sequence[Tokens], length: int) -> Float[Array, "batch width"]:
         """A vector a text; `length` is the bucket."""
         assert self.config.text is not None
         padded = pad_tokens([each.ids for each in tokens], length, self.config.text.pad_token_id)
-        return self._run("the text encoder", self._encode_text, self._parameters, *self._put(padded))
+        return self._encode(self._text, *self._put(padded))
 
     def probabilities(
         self,
@@ -109,12 +121,12 @@ class Scorer:
         waveforms, lengths = self._rows(rows, samples_for(frames)), self._rows(rows, dtype=np.int32)
         statistics = Statistics(*[self._rows(rows, MEL_BINS)] * 2) if truncated else None
         program = self._compiled("the features", self._features, (), waveforms, lengths, statistics)
-        self._compiled("the audio encoder", self._encode_audio, self._parameters, *program.out_info)
+        self._compile(self._audio, *program.out_info)
 
     def compile_text(self, rows: int, length: int) -> None:
         """Compile what `text_vectors` runs for so many texts."""
         ids, mask = self._rows(rows, length, dtype=np.int32), self._rows(rows, length, dtype=bool)
-        self._compiled("the text encoder", self._encode_text, self._parameters, ids, mask)
+        self._compile(self._text, ids, mask)
 
     def compile_head(self, rows: int) -> None:
         """Compile what `probabilities` runs for so many rows."""
@@ -129,7 +141,8 @@ class Scorer:
     def close(self) -> None:
         """Free the parameters and the compiled programs."""
         self._parameters = None
-        self._programs.clear()
+        for held in (self._audio, self._text, self._programs):
+            held.clear()
         gc.collect()  # splitting a model leaves cycles that hold its arrays
 
     @property
@@ -143,6 +156,16 @@ class Scorer:
     def _rows(self, *shape: int, dtype: Any = np.float32) -> Any:
         """What `_put` makes of an array of that shape, as a jax.ShapeDtypeStruct."""
         return jax.ShapeDtypeStruct(shape, dtype, sharding=self._divided)
+
+    def _encode(self, steps: Sequence[Step], x: jax.Array, mask: jax.Array) -> jax.Array:
+        for name, function, parameters in steps:
+            x = self._run(name, function, parameters, x, mask)
+        return x
+
+    def _compile(self, steps: Sequence[Step], x: Any, mask: Any) -> None:
+        for name, function, parameters in steps:
+            known = self._programs.get((name, _shapes((x, mask))))
+            x = (known or self._compiled(name, function, parameters, x, mask)).out_info
 
     def _run(self, name: str, function: Callable[..., Any], parameters: Any, *batch: Any) -> Any:
         program = self._programs.get((name, _shapes(batch)))
@@ -166,16 +189,6 @@ class Scorer:
         return program
 
 
-def as_run(model: EmotionModel, platform: str) -> EmotionModel:
-    """The model as it is fastest there.
-
-    A CPU's program widens a whole stack of bfloat16 before it scans it, which takes a third of the time. In float32 a
-    scan costs a twentieth, and its program is a second quicker to start.
-    """
-    held_low = any(leaf.dtype == jax.numpy.bfloat16 for leaf in jax.tree.leaves(nnx.state(model)))
-    return model.unstacked() if platform == "cpu" and held_low else model
-
-
 def clips_at_once(config: EmotionConfig, platform: str) -> int:
     """How many clips a device is best given at once: 8, or one by one where a CPU hears.
 
@@ -194,10 +207,7 @@ def _features(
     return features(waveforms, lengths, padding_value=padding_value, statistics=statistics)
 
 
-def _call(graph: nnx.GraphDef, method: Callable[..., jax.Array], parameters: Any, *inputs: Any) -> jax.Array:
-    """A model's method as a function of its parameters and inputs. It holds the structure only."""
-    return method(nnx.merge(graph, parameters), *inputs)
-
-
-def _classify(model: EmotionModel, *vectors: jax.Array | None) -> jax.Array:
+def _classify(graph: nnx.GraphDef, parameters: Any, *vectors: jax.Array | None) -> jax.Array:
+    """It holds the model's structure only."""
+    model = nnx.merge(graph, parameters)
     return model.probabilities(model.classify(*vectors))

@@ -215,7 +215,7 @@ def test_verbose_names_the_compilations(run: Callable[..., Run]):
     speech_emotion_jax.close()
     code, _, err = run(*predict_line(TEXT), "--verbose")
     assert code == 0
-    assert re.search(r"compiling the text encoder for 1 x \d+ \(1 shapes so far\)", err)
+    assert re.search(r"compiling the text encoder's input for 1 x \d+ \(1 shapes so far\)", err)
 
 
 def test_what_stdout_cannot_encode_does_not_stop_it(monkeypatch: pytest.MonkeyPatch):

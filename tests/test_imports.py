@@ -20,7 +20,7 @@ FLOORS = (
     ("models", "inputs", "runtime"),
     ("convert", "decoding"),
     ("checkpoints", "subtitles"),
-    ("programs",),
+    ("programs", "encoders"),
     ("scoring",),
     ("pipeline", "transcribe"),
     ("whisper_jax", "transcripts"),

@@ -143,27 +143,3 @@ def test_other_text_encoders_are_refused_by_name():
         BertConfig(model_type="electra")
     with pytest.raises(ValueError, match="relative_key_query"):
         BertConfig.from_json({"position_embedding_type": "relative_key_query"})
-
-
-@pytest.mark.parametrize("hidden_states", [False, True])
-@pytest.mark.parametrize("language", ["es", "en"])
-def test_layers_held_one_by_one(language, hidden_states):
-    """They give what the stack gives, and are the stack's own memory."""
-    model = EmotionModel(EmotionConfig.tiny(language, "concat"), rngs=nnx.Rngs(0))
-    apart = model.unstacked()
-    x, mask = normal(2, 40, 160), jnp.arange(40)[None] < jnp.array([[40], [25]])
-    ids, tokens = jnp.arange(14).reshape(2, 7), jnp.ones((2, 7), bool)
-    for kind, inputs in (("audio_encoder", (x, mask)), ("text_encoder", (ids, tokens))):
-        stack = parameters_of(getattr(model, kind).layers)
-        for number, layer in enumerate(getattr(apart, kind).layers):
-            for path, array in parameters_of(layer).items():
-                if path.endswith("dense.kernel"):  # small arrays don't start where XLA wants them to
-                    place = array.unsafe_buffer_pointer() - stack[path].unsafe_buffer_pointer()
-                    assert place == number * array.nbytes, path
-        whole, parts = (
-            nnx.jit(lambda encoder, *inputs: encoder(*inputs, hidden_states=hidden_states))(encoder, *inputs)
-            for encoder in (getattr(model, kind), getattr(apart, kind))
-        )
-        assert (whole.hidden_states is not None) == hidden_states
-        jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, atol=1e-5), whole, parts)
-    assert model.audio_encoder.layers is not apart.audio_encoder.layers

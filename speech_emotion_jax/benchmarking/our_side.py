@@ -16,6 +16,7 @@ from flax import nnx
 from ..checkpoints import Request as Wanted
 from ..checkpoints import load_checkpoint
 from ..config import EmotionConfig, Wav2Vec2BertConfig
+from ..encoders import encoder_steps
 from ..evaluation.batches import Batches
 from ..evaluation.mesh import score
 from ..evaluation.parts import Effort, Parts
@@ -29,7 +30,7 @@ from ..pipeline import EmotionPipeline
 from ..runtime.devices import select_mesh
 from ..runtime.sharding import training_mesh
 from ..runtime.storage import Folder
-from ..scoring import Scorer, as_run, clips_at_once
+from ..scoring import Scorer, clips_at_once
 from ..training.optimizer import make_optimizer
 from ..training.recipe import Optimizer
 from ..training.step import Method, compiled_step
@@ -45,17 +46,23 @@ class Encoder:
 
     def __init__(self, settings: Request):
         checkpoint = load_checkpoint(Wanted(settings["converted"]), jax.devices()[0], settings["precision"])
-        encoder = as_run(checkpoint.model, jax.default_backend()).audio_encoder
-        assert encoder is not None
-        graph, self._parameters = nnx.split(encoder)
-        self._encode = jax.jit(lambda parameters, x, mask: nnx.merge(graph, parameters)(x, mask).last)
+        steps = encoder_steps(checkpoint.model, "audio", lambda _, states: states.last, jax.default_backend())
+        programs = {step.name: jax.jit(step.function) for step in steps}  # all layers have one
+        self._steps = [(programs[step.name], step.parameters) for step in steps]
 
     def prepare(self, request: Request) -> Callable[[], np.ndarray]:
         frames = request["frames"]
         length = bucket(frames, FRAME_BUCKETS)
         padded = jnp.asarray(np.pad(random_features(frames), ((0, 0), (0, length - frames), (0, 0))))
         mask = jnp.arange(length)[None] < frames
-        return lambda: np.asarray(self._encode(self._parameters, padded, mask))[0, frames // 2]
+
+        def run() -> np.ndarray:
+            x = padded
+            for program, parameters in self._steps:
+                x = program(parameters, x, mask)
+            return np.asarray(x)[0, frames // 2]
+
+        return run
 
 
 class Prediction:

@@ -23,7 +23,6 @@ from ..inputs.batches import FRAME_BUCKETS, TOKEN_BUCKETS, bucket, pad_tokens
 from ..inputs.features import MAX_FBANK_FRAMES, STACK, feature_frames, features, in_rows, read_clip
 from ..inputs.tokenizer import TextTokenizer
 from ..models.emotion import EmotionModel
-from ..models.wav2vec2_bert import AudioStates
 from ..registry import FUSION_MODES
 from .alone import each_alone
 from .products import multiplied
@@ -219,7 +218,7 @@ def _audio_alone(
     assert encoder is not None
     projected = encoder(x, mask, hidden_states=True).hidden_states
     assert projected is not None
-    last = AudioStates(*encoder.finish(states[-1:], mask), states[:, None])
+    last = encoder.leave(states[-1:], mask, states[:, None])
     return projected[0], each_alone(encoder.layers, lambda own, x: own(x, mask), states), model.pool(last)
 
 

@@ -94,7 +94,6 @@ class Bert(nnx.Module):
     def __init__(self, config: BertConfig, *, rngs: nnx.Rngs):
         self.drop = config.hidden_dropout_prob
         self.embeddings = Embeddings(config, rngs=rngs)
-        # One stack as it is made and read, a list after `EmotionModel.unstacked`.
         self.layers: Any = stacked(lambda rngs: BertLayer(config, rngs=rngs), config.num_hidden_layers, rngs=rngs)
 
     def __call__(
@@ -109,16 +108,27 @@ class Bert(nnx.Module):
 
         At most `BertConfig.max_tokens` tokens: there are no positions for more. `learning` is what differs in training.
         """
-        x = self.embeddings(ids)
-        if learning is not None:
-            embeddings_key, layers_key = split_key(learning.key, 2)
-            x = dropout(x, self.drop, embeddings_key)
-            learning = learning._replace(key=layers_key)
+        entry_key, layers_key = split_key(None if learning is None else learning.key, 2)
         last, states = scan_layers(
             self.layers,
             lambda layer, x, key: layer(x, mask, key),
-            x,
+            self.enter(ids, mask, entry_key),
             hidden_states=hidden_states,
-            learning=learning,
+            learning=None if learning is None else learning._replace(key=layers_key),
         )
-        return TextStates(last, states)
+        return self.leave(last, mask, states)
+
+    def enter(
+        self, ids: Int[Array, "batch tokens"], mask: Bool[Array, "batch tokens"], key: Key[Array, ""] | None = None
+    ) -> Float[Array, "batch tokens width"]:
+        """What the first layer is given: the embeddings. `key` is that of training."""
+        return dropout(self.embeddings(ids), self.drop, key)
+
+    def leave(
+        self,
+        x: Float[Array, "batch tokens width"],
+        mask: Bool[Array, "batch tokens"],
+        states: Float[Array, "states batch tokens width"] | None = None,
+    ) -> TextStates:
+        """What comes after the layers: nothing."""
+        return TextStates(x, states)

@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from ..config import EmotionConfig
 from . import fusion
 from .bert import Bert
-from .layers import Learning, Linear, split_key, unstack
+from .layers import Learning, Linear, split_key
 from .wav2vec2_bert import AudioStates, Wav2Vec2Bert
 
 
@@ -37,14 +37,6 @@ class EmotionModel(nnx.Module):
         self.classifier = fusion.ClassificationHead(
             config.head_width, len(config.labels), drop=config.head_dropout, rngs=rngs
         )
-
-    def unstacked(self) -> EmotionModel:
-        """The same model, by the same arrays, whose encoders' layers are held one by one; see `layers.unstack`."""
-        model = nnx.merge(*nnx.split(self))
-        for encoder in (model.audio_encoder, model.text_encoder):
-            if encoder is not None:
-                encoder.layers = unstack(encoder.layers)
-        return model
 
     def encode_audio(
         self,

@@ -105,14 +105,14 @@ def unstack(layers: Layer) -> Sequence[Layer]:
     """The layers of a stack one by one.
 
     A program that scans a stack copies the weights of each layer on a CPU before it multiplies by them, and widens a
-    stack of bfloat16 as a whole. One after the other they are read where they are, by a program that is longer.
+    stack of bfloat16 as a whole. Those that are held one by one are read where they are.
     """
     count = len(jax.tree.leaves(nnx.state(layers))[0])
     return nnx.List([layer_at(layers, index) for index in range(count)])
 
 
 def scan_layers(
-    layers: Layer | Sequence[Layer],
+    layers: Layer,
     apply: Callable[[Layer, Float[Array, "batch time width"], Key[Array, ""] | None], Float[Array, "batch time width"]],
     x: Float[Array, "batch time width"],
     *,
@@ -120,21 +120,12 @@ def scan_layers(
     learning: Learning | None = None,
     layerdrop: float = 0.0,
 ) -> tuple[Float[Array, "batch time width"], Float[Array, "states batch time width"] | None]:
-    """Run layers one after the other: a stack, compiled once, or what `unstack` has made of one, for inference alone.
+    """Run the layers of a stack one after the other, compiled once.
 
     `apply` takes a layer, its input and a key for what it drops, or None. While learning, `layerdrop` is the
     probability that a layer is left out (Fan et al. 2019). Returns the last output and, on request, all hidden states:
     the input and each layer's output, layers + 1 in all.
     """
-    if isinstance(layers, Sequence):
-        assert learning is None
-        alike, _ = nnx.split(layers[0])
-        one = jax.jit(lambda weights, x: apply(nnx.merge(alike, weights), x, None))  # it is traced once
-        outputs = [x]
-        for layer in layers:
-            outputs.append(one(nnx.split(layer)[1], outputs[-1]))
-        return outputs[-1], jnp.stack(outputs) if hidden_states else None
-
     graph, parameters = nnx.split(layers)
 
     def step(x: jax.Array, layer: tuple[Any, jax.Array | None]) -> tuple[jax.Array, jax.Array | None]:

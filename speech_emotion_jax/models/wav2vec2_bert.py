@@ -7,6 +7,7 @@ attended to, so a clip's result does not depend on its padding.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -247,7 +248,6 @@ class Wav2Vec2Bert(nnx.Module):
         self.config = config
         self.feature_layer_norm = layer_norm(inputs, config.layer_norm_eps, rngs=rngs)
         self.feature_projection = Linear(inputs, width, rngs=rngs)
-        # One stack as it is made and read, a list after `EmotionModel.unstacked`.
         self.layers: Any = stacked(lambda rngs: ConformerLayer(config, rngs=rngs), config.num_hidden_layers, rngs=rngs)
         self.intermediate_ffn = (
             FeedForward(width, config.intermediate_size, "relu", rngs=rngs)
@@ -273,35 +273,46 @@ class Wav2Vec2Bert(nnx.Module):
 
         `learning` is what differs in training: dropout, SpecAugment, LayerDrop.
         """
-        config = self.config
-        x = self.feature_projection(self.feature_layer_norm(features))
-        if learning is not None:
-            projection_key, mask_key, input_key, layers_key = split_key(learning.key, 4)
-            x = dropout(x, config.feat_proj_dropout, projection_key)
-            if mask_key is not None and config.apply_spec_augment:
-                x = self._mask_spans(x, mask, mask_key)
-            # Padding is zeroed below in any case, so what is dropped of it makes no difference.
-            x = dropout(x, config.hidden_dropout, input_key)
-            learning = learning._replace(key=layers_key)
-        x = jnp.where(mask[..., None], x, 0.0)
+        *entry_keys, layers_key = split_key(None if learning is None else learning.key, 4)
         last, states = scan_layers(
             self.layers,
             lambda layer, x, key: layer(x, mask, key),
-            x,
+            self.enter(features, mask, entry_keys),
             hidden_states=hidden_states,
-            learning=learning,
-            layerdrop=config.layerdrop,
+            learning=None if learning is None else learning._replace(key=layers_key),
+            layerdrop=self.config.layerdrop,
         )
-        last, mask = self.finish(last, mask)
-        return AudioStates(last, mask, states)
+        return self.leave(last, mask, states)
 
-    def finish(
-        self, x: Float[Array, "batch frames hidden"], mask: Bool[Array, "batch frames"]
-    ) -> tuple[Float[Array, "batch fewer_frames width"], Bool[Array, "batch fewer_frames"]]:
+    def enter(
+        self,
+        features: Float[Array, "batch frames features"],
+        mask: Bool[Array, "batch frames"],
+        keys: Sequence[Key[Array, ""] | None] = (None, None, None),
+    ) -> Float[Array, "batch frames hidden"]:
+        """What the first layer is given: the projection, zero where there is padding.
+
+        The `keys` draw what training drops of the projection, masks, and drops of what is left.
+        """
+        config = self.config
+        projection_key, mask_key, input_key = keys
+        x = self.feature_projection(self.feature_layer_norm(features))
+        x = dropout(x, config.feat_proj_dropout, projection_key)
+        if mask_key is not None and config.apply_spec_augment:
+            x = self._mask_spans(x, mask, mask_key)
+        # What is dropped of the padding makes no difference.
+        return jnp.where(mask[..., None], dropout(x, config.hidden_dropout, input_key), 0.0)
+
+    def leave(
+        self,
+        x: Float[Array, "batch frames hidden"],
+        mask: Bool[Array, "batch frames"],
+        states: Float[Array, "states batch frames hidden"] | None = None,
+    ) -> AudioStates:
         """What comes after the layers: nothing, in the published checkpoints, or an adapter that shortens the clip."""
         if self.intermediate_ffn is not None:
             x = x + 0.5 * self.intermediate_ffn(x)
-        return (x, mask) if self.adapter is None else self.adapter(x, mask)
+        return AudioStates(*((x, mask) if self.adapter is None else self.adapter(x, mask)), states)
 
     def _mask_spans(
         self, x: Float[Array, "batch frames width"], mask: Bool[Array, "batch frames"], key: Key[Array, ""]
