@@ -371,6 +371,12 @@ def _facts(result: Parity) -> list[str]:
     ]
     if result.recorded_with:
         facts.append(f"recorded with {_listed(result.recorded_with)}")
+        if changed := [
+            f"{name} was {before} and is {result.versions[name]}"
+            for name, before in result.recorded_with.items()
+            if result.versions.get(name, before) != before
+        ]:
+            facts.append(f"versions differ: {', '.join(changed)}; what differs below may be theirs, so record it anew")
     same = result.count - len(result.unlike)
     return [*facts, f"tensors, and constants of their modules: {same} of {result.count} are the same, bit by bit"]
 

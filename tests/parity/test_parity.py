@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
@@ -200,6 +201,16 @@ def test_a_converted_folder_holds_against_its_golden(converted, given):
     result = parity(Job(Request(str(folder)), given, against=str(GOLDENS / "tiny-random.safetensors")))
     assert result.passed, render(result)
     assert result.recorded_with["torch"]
+
+
+def test_versions_that_differ_are_told(converted, tmp_path):
+    _, folder = converted
+    golden = read_golden(str(GOLDENS / "tiny-random.safetensors"))
+    old = str(tmp_path / "old.safetensors")
+    replace(golden, versions={**golden.versions, "jax": "0.9.1", "torch": version("torch")}).write(old)
+    result = parity(Job(Request(str(folder)), against=old))
+    assert result.passed
+    assert f"versions differ: jax was 0.9.1 and is {jax.__version__}; " in render(result)
 
 
 def test_a_golden_finds_faults(converted, monkeypatch):
