@@ -47,7 +47,9 @@ def added_to_scores(mask: Bool[Array, "batch time"], padding: int) -> Float[Arra
     return jnp.pad(hidden, ((0, 0), (0, padding)), constant_values=-jnp.inf)
 
 
-def dot(a: Float[Array, "rows inner"], b: Float[Array, ...], contracted: int) -> Float[Array, "rows columns"]:
+def dot(
+    a: Float[Array, "rows inner"], b: Float[Array, "first second"], contracted: int
+) -> Float[Array, "rows columns"]:
     """The last axis of `a` by the axis `contracted` of `b`, accumulated in float32, which is multiplied in full."""
     return jax.lax.dot_general(
         a,
