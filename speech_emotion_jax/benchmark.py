@@ -90,7 +90,7 @@ class Job:
         if min(self.clips, self.pairs, self.batch or 1) < 1:
             raise InvalidInput("clips, pairs and batch must be at least 1 each")
         if "transcription" in self.tasks and (self.whisper is None or not self.recordings):
-            raise InvalidInput("the benchmark of transcription needs --whisper-model FOLDER and --audio FILE,...")
+            raise InvalidInput("the benchmark of transcription needs --whisper-model FOLDER and --audio FILE ...")
 
 
 def benchmark(job: Job) -> dict[str, Any]:

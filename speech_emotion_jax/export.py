@@ -33,6 +33,7 @@ from safetensors.numpy import save_file
 from . import standalone
 from .checkpoints import Checkpoint, Request, digests, find, load_found
 from .config import BertConfig, EmotionConfig
+from .console import aligned
 from .errors import InvalidInput
 from .inputs.audio import MIN_SAMPLES, SAMPLE_RATE
 from .inputs.batches import FRAME_BUCKETS, TOKEN_BUCKETS
@@ -140,12 +141,10 @@ def render(report: Report) -> str:
     if len(report.costs) > 1:
         _, sizes, *seconds = zip(*report.costs, strict=True)
         rows.append(_row("together", sum(sizes), *map(sum, seconds)))
-    width = max(len(name) for name, *_ in rows)
-    table = [f"{name:{width}}  {size:>8}  {load:>8}  {package:>8}" for name, size, load, package in rows]
     return "\n".join(
         [
             f"wrote {report.folder}, which runs on {', '.join(report.platforms)}",
-            *table,
+            *aligned(rows),
             "(package: reading the checkpoint, tracing and lowering; compiling comes after, for both)",
             f"try it: python {report.folder}/run.py --help",
         ]

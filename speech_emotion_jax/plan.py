@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .config import EmotionConfig
+from .console import aligned
 from .errors import InvalidInput
 from .inputs.features import MAX_SAMPLES
 from .planning.chips import Topology
@@ -25,6 +26,10 @@ from .runtime.progress import progress
 from .runtime.storage import Folder
 
 JSON, FIGURE = "plan.json", "plan.png"
+HEAD = [
+    *("topology", "chips", "clips", "memory", "share", "compute", "memory", "network", "bound"),
+    *("hours/chip-hour", "hours/hour"),
+]
 Case = dict[str, Any]
 
 
@@ -208,42 +213,24 @@ def _in_full(case: Case) -> Iterator[str]:
 
 
 def _table(cases: Sequence[Case]) -> list[str]:
-    rows = [
-        [
-            "topology",
-            "chips",
-            "clips",
-            "memory",
-            "share",
-            "compute",
-            "memory",
-            "network",
-            "bound",
-            "hours/chip-hour",
-            "hours/hour",
-        ]
-    ]
+    rows, refusals = [HEAD], []
     for case in cases:
         size = f"{case['batch_size']}{' (largest)' if case['largest'] else ''}"
-        begin = [case["topology"], str(case["chips"]), size]
-        if not case["fits"]:
-            rows.append([*begin, f"does not fit: {case['refusal']}"])
-            continue
-        times = (_seconds(case["times"][name]) for name in ("compute", "memory", "network"))
-        rows.append(
-            [
-                *begin,
+        row = [case["topology"], str(case["chips"]), size]
+        if case["fits"]:
+            row += [
                 _bytes(sum(_parts(case).values())),
                 f"{case['share']:.0%}",
-                *times,
+                *(_seconds(case["times"][name]) for name in ("compute", "memory", "network")),
                 case["bound"],
                 f"{case['audio_hours']:,.0f}",
                 f"{case['audio_hours'] * case['chips']:,.0f}",
             ]
-        )
-    full = [row for row in rows if len(row) == len(rows[0])]
-    widths = [max(len(row[column]) for row in full) for column in range(len(rows[0]))]
-    return ["  ".join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=False)) for row in rows]
+        else:
+            row += ["does not fit", *[""] * (len(HEAD) - len(row) - 1)]
+            refusals.append(f"{case['topology']}, {case['batch_size']} clips: {case['refusal']}")
+        rows.append(row)
+    return [*aligned(rows), *refusals]
 
 
 def _parts(case: Mapping[str, Any]) -> dict[str, int]:

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +19,7 @@ from speech_emotion_jax.cli import main
 from speech_emotion_jax.config import EmotionConfig
 from speech_emotion_jax.errors import InvalidInput
 from speech_emotion_jax.inputs.features import features
-from speech_emotion_jax.plan import Job, render
+from speech_emotion_jax.plan import HEAD, Job, render
 from speech_emotion_jax.planning.chips import CHIPS, Topology
 from speech_emotion_jax.planning.hlo import Kernel, costs
 from speech_emotion_jax.planning.programs import inference, model_flops
@@ -245,3 +246,30 @@ def test_the_missing_compiler_is_named(capsys: pytest.CaptureFixture[str], monke
     monkeypatch.setitem(sys.modules, "libtpu", None)
     assert main(["plan", "--topology", "v5e:2x4"]) == 2
     assert "pip install 'jax[tpu]==" in capsys.readouterr().err
+
+
+def test_a_table_has_a_line_a_case_and_says_what_does_not_fit():
+    fitting: dict[str, Any] = {
+        "topology": "v5e:1x1",
+        "chips": 1,
+        "batch_size": 32,
+        "largest": False,
+        "mode": "audio",
+        "language": "es",
+        "precision": "bfloat16",
+        "train": False,
+        "seconds": 10.0,
+        "tokens": None,
+        "fits": True,
+        "memory": {"arguments": 3 * 10**9, "weights": 2 * 10**9, "temporaries": 10**9},
+        "share": 0.25,
+        "times": {"compute": 0.2, "memory": 0.1, "network": 0.0},
+        "bound": "compute",
+        "audio_hours": 3000.0,
+    }
+    refused = {**fitting, "chips": 4, "topology": "v5e:2x2", "fits": False, "refusal": "20 GB of 16"}
+    *_, head, one, two, words = (" ".join(line.split()) for line in render([fitting, refused]).splitlines())
+    assert head == " ".join(HEAD)
+    assert one == "v5e:1x1 1 32 4.00 GB 25% 200.0 ms 100.0 ms 0.0 ms compute 3,000 3,000"
+    assert two == "v5e:2x2 4 32 does not fit"
+    assert words == "v5e:2x2, 32 clips: 20 GB of 16"

@@ -14,7 +14,9 @@ from jaxtyping import Array, Bool, Float
 
 from .layers import contract
 
-QUERIES, HEADS = 512, 2  # at a time, at most: their scores against 1,500 frames are 6 MB
+QUERIES = 768  # of a head at a time, at most: short clips are not divided, long ones evenly
+SCORES = 2_000_000  # of the heads at a time, at most, which are 8 MB; but HEADS of them always
+HEADS = 2
 PIECE = 64  # queries whose band is added at once
 
 
@@ -32,10 +34,12 @@ def attend_cpu(
     batch, time, heads, width = query.shape
     positions = len(distances)
     right = positions - 1 - left
-    together = max(count for count in range(1, HEADS + 1) if heads % count == 0)
-    rows = min(QUERIES, -(-time // PIECE) * PIECE)
-    blocks, groups = -(-time // rows), batch * heads // together
+    blocks = -(-time // QUERIES)
+    rows = -(-time // (blocks * PIECE)) * PIECE
     padding = blocks * rows - time
+    fitting = max(HEADS, SCORES // (rows * (left + time + padding + right)))
+    together = max(count for count in range(1, min(heads, fitting) + 1) if heads % count == 0)
+    groups = batch * heads // together
 
     def by_heads(x: jax.Array, before: int, after: int) -> jax.Array:
         return jnp.pad(x.swapaxes(1, 2), ((0, 0), (0, 0), (before, after), (0, 0)))
