@@ -73,8 +73,14 @@ def _some_layers(model: EmotionModel, kind: Kind) -> Iterator[Sequence[Any]]:
 
 def _layers(layers: Sequence[Any], x: jax.Array, mask: jax.Array) -> jax.Array:
     for layer in layers:
-        x = layer(x, mask)
+        x = _layer(*nnx.split(layer), x, mask)
     return x
+
+
+@partial(jax.jit, static_argnums=0)
+def _layer(graph: nnx.GraphDef, parameters: Any, x: jax.Array, mask: jax.Array) -> jax.Array:
+    """As a function of its own it is traced once for all layers of a program."""
+    return nnx.merge(graph, parameters)(x, mask)
 
 
 def _step(name: str, module: nnx.Module, function: Callable[[Any, jax.Array, jax.Array], jax.Array]) -> Step:
