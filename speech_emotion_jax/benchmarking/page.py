@@ -108,7 +108,7 @@ def _remarks(case: Case) -> list[str]:
             )
     for name, difference in (case["differences"] or {}).items():
         if isinstance(difference, int):
-            remarks.append(f"{name}: {difference} texts are others than ours")
+            remarks.append(f"{name}: of the texts of all turns, {difference} are others than ours")
         else:
             remarks.append(f"{name}: results differ from ours by {difference:.1e} at most")
     return remarks + ([case["note"]] if case["note"] else [])
