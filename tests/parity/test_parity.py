@@ -207,7 +207,8 @@ def test_versions_that_differ_are_told(converted, tmp_path):
     _, folder = converted
     golden = read_golden(str(GOLDENS / "tiny-random.safetensors"))
     old = str(tmp_path / "old.safetensors")
-    replace(golden, versions={**golden.versions, "jax": "0.9.1", "torch": version("torch")}).write(old)
+    # Only these: what else the golden was recorded with is as old as the golden.
+    replace(golden, versions={"jax": "0.9.1", "torch": version("torch")}).write(old)
     result = parity(Job(Request(str(folder)), against=old))
     assert result.passed
     assert f"versions differ: jax was 0.9.1 and is {jax.__version__}; " in render(result)
