@@ -202,7 +202,7 @@ for gpus in (1, 2):
 """
 
 
-@pytest.mark.skipif(not PLUGIN, reason="needs jax-cuda12-plugin and jax-cuda12-pjrt")
+@pytest.mark.chips
 def test_compiled_for_gpus_counted_and_without_traffic_between_them() -> None:
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_SKIP_CUDA_CONSTRAINTS_CHECK": "1"}
     ran = subprocess.run(

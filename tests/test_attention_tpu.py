@@ -1,6 +1,5 @@
 """The TPU kernel of relative-key attention, interpreted on a CPU and, where libtpu is installed, compiled for TPUs."""
 
-import importlib.util
 import os
 import subprocess
 import sys
@@ -218,7 +217,7 @@ for name, chips in [("v5e:2x2", 4), ("v4:2x2x1", 1), ("v5p:2x2x1", 1), ("v6e:2x2
 """
 
 
-@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs libtpu (pip install 'jax[tpu]')")
+@pytest.mark.chips
 def test_compiled_for_tpus_without_traffic_between_them() -> None:
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
