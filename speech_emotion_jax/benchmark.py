@@ -3,7 +3,7 @@
 Real weights don't change speed, so everything is measured on RANDOM weights in the published layout. Each side is a
 process of its own that is warm; sides take turns, and ratios are of neighbouring turns, so that a machine whose speed
 wanders slows both. `benchmarks.json` in the output folder grows by the cases of each run; the page and the figure are
-made from all of it.
+made from all of it, whatever the order of the runs.
 """
 
 from __future__ import annotations
@@ -107,7 +107,8 @@ def benchmark(job: Job) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as temporary:
         for plan in _plans(job, Path(temporary)):
             for result in measure(plan, job.pairs):
-                report["cases"] = [each for each in report["cases"] if _key(each) != _key(result)] + [result]
+                others = [each for each in report["cases"] if _key(each) != _key(result)]
+                report["cases"] = sorted([*others, result], key=_place)
                 if folder is not None:  # each one, as all of them may take an hour
                     _write(folder, report)
     return report
@@ -178,3 +179,10 @@ def _write(folder: Folder, report: Mapping[str, Any]) -> None:
 
 def _key(case: Mapping[str, Any]) -> Sequence[str]:
     return [case["task"], case["title"], case["case"], case["precision"]]
+
+
+def _place(case: Mapping[str, Any]) -> tuple[int, str, bool, float]:
+    """By task, precision and the length of a clip; else in the order in which cases were measured."""
+    number, _, unit = case["case"].partition(" ")
+    length = float(number) if unit == "s" else 0.0
+    return TASKS.index(case["task"]), case["title"], case["precision"] != "float32", length

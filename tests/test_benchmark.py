@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from speech_emotion_jax.benchmark import FIGURE, JSON, PAGE, Job, benchmark, render
+from speech_emotion_jax.benchmark import FIGURE, JSON, PAGE, TASKS, Job, benchmark, render
 from speech_emotion_jax.benchmarking import turns
 from speech_emotion_jax.benchmarking.clips import MEACORPUS_SECONDS, meacorpus_lengths, text_of, tokens_of
 from speech_emotion_jax.benchmarking.machine import SIDE, forget_peak, matmul_rate, peak_memory
@@ -99,6 +99,8 @@ def test_a_further_run_adds_its_cases_and_replaces_its_own(report, home, tmp_pat
     assert len(names) == len(set(names)) == len(found["cases"]) + 3
     replaced = next(case for case in again["cases"] if (case["task"], case["case"]) == ("encoder", "1 s"))
     assert (replaced["pairs"], replaced["ratios"]) == (2, {})
+    places = [(TASKS.index(task), float(case.split()[0]) * (case.endswith(" s"))) for task, case in names]
+    assert places == sorted(places), "by task and length, whatever was measured first"
 
 
 def test_another_machines_figures_are_left_alone(report, home, tmp_path):

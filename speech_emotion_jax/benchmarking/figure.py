@@ -18,7 +18,7 @@ LINE = 0.34  # inches of a case
 def draw(cases: Sequence[Mapping[str, Any]]) -> Figure:
     """How many times faster ours is than each other side, a row a case, with the range of its turns.
 
-    Cases that ours ran alone have a row without a point.
+    The row of a case that ours ran alone says so.
     """
     from matplotlib.figure import Figure
 
@@ -32,6 +32,10 @@ def draw(cases: Sequence[Mapping[str, Any]]) -> Figure:
         for row, ratio in shown:
             axes.plot([min(ratio["pairs"]), max(ratio["pairs"])], [row, row], color=color, linewidth=1)
         axes.plot([each["median"] for _, each in shown], [row for row, _ in shown], "o", color=color, label=name)
+    for row, case in enumerate(cases):
+        if not case["ratios"]:
+            beside = {"xytext": (4, 0), "textcoords": "offset points"}
+            axes.annotate("ours alone", (0, row), **beside, verticalalignment="center", color=GREY)
     labels = [f"{case['task']}, {case['case']}, {case['precision']}" for case in cases]
     axes.set_yticks(range(len(cases)), labels, parse_math=False)
     axes.set_ylim(len(cases) - 0.5, -0.5)

@@ -58,12 +58,8 @@ def markdown(report: Report, figure: str) -> str:
 
 
 def _titled(cases: Sequence[Case]) -> Iterator[tuple[str, list[Case]]]:
-    """Cases by title, in the order in which each was first measured."""
-    titles = list(dict.fromkeys(case["title"] for case in cases))
-    for title, group in groupby(
-        sorted(cases, key=lambda case: titles.index(case["title"])), lambda case: case["title"]
-    ):
-        yield title, sorted(group, key=lambda case: case["precision"] != "float32")
+    for title, group in groupby(cases, lambda case: case["title"]):
+        yield title, list(group)
 
 
 def _machine(report: Report) -> list[str]:
