@@ -173,8 +173,10 @@ def _kept(folder: Folder, report: Mapping[str, Any]) -> list[Result]:
 
 def _write(folder: Folder, report: Mapping[str, Any]) -> None:
     folder.write(JSON, (json.dumps(report, indent=1, ensure_ascii=False) + "\n").encode())
-    folder.write(PAGE, markdown(report, FIGURE).encode())
-    folder.write(FIGURE, draw(report["cases"]))
+    compared = any(case["ratios"] for case in report["cases"])
+    folder.write(PAGE, markdown(report, FIGURE if compared else None).encode())
+    if compared:
+        folder.write(FIGURE, draw(report["cases"]))
 
 
 def _key(case: Mapping[str, Any]) -> Sequence[str]:

@@ -59,9 +59,11 @@ class Job:
         check_precision(self.precision)
         if not 0.1 <= self.seconds <= MAX_SAMPLES / 16_000:
             raise InvalidInput(f"clips of {self.seconds:g} s can't be planned; name a length from 0.1 to 160 s")
+        if min(self.batch_sizes) < 1:
+            raise InvalidInput(f"a batch of {min(self.batch_sizes)} can't be planned; it must be at least 1")
         for topology in self.parsed():
             for size in self.batch_sizes:
-                if size < 1 or (not self.per_chip and size % topology.chips):
+                if not self.per_chip and size % topology.chips:
                     raise InvalidInput(
                         f"a batch of {size} can't be divided over the {topology.chips} chips of {topology.name}; "
                         "choose a multiple"
@@ -90,12 +92,13 @@ def plan(job: Job) -> list[Case]:
     Raises InvalidInput where the chips' compiler is not installed.
     """
     cases: list[Case] = []
+    folder = None if job.output is None else Folder.open(job.output)  # compiling takes minutes: refused before
     planned = [
         (topology, size * topology.chips if job.per_chip else size)
         for topology in job.parsed()
         for size in job.batch_sizes
     ]
-    with progress(f"Compiling {len(planned)} programs", len(planned)) as advance:
+    with progress(f"Compiling {len(planned)} program{'s' * (len(planned) != 1)}", len(planned)) as advance:
         for topology, clips in planned:
             cases.append(_case(job, topology, clips))
             advance(1)
@@ -103,26 +106,32 @@ def plan(job: Job) -> list[Case]:
         for topology in job.parsed():
             with progress(f"Looking for the largest batch on {topology.name}"):
                 cases.append(_largest(job, topology))
-    if job.output is not None:
-        folder = Folder.open(job.output)
+    if folder is not None:
         folder.make()
         folder.write(JSON, (json.dumps(cases, indent=1) + "\n").encode())
-        folder.write(FIGURE, draw(cases))
+        folder.write(FIGURE, draw(cases, _what(cases[0])))
     return cases
 
 
 def render(cases: Sequence[Case]) -> str:
     """Tables for a terminal: a case in full, or several, one a line."""
     first = cases[0]
-    what = "training step" if first["train"] else "prediction"
     lines = [
-        f"{what}, {first['mode']}, {first['language']}, {first['precision']}, clips of {first['seconds']:g} s"
-        + (f" ({first['frames']} frames with padding)" if first.get("frames") else "")
-        + (f", texts of {first['tokens']} tokens" if first["tokens"] else ""),
+        _what(first),
         "compiled for the chips and counted: an estimate, nothing has run",
         "",
     ]
     return "\n".join([*lines, *(_in_full(first) if len(cases) == 1 else _table(cases))])
+
+
+def _what(case: Case) -> str:
+    """What all cases of a plan have in common."""
+    return (
+        f"{'training step' if case['train'] else 'prediction'}, {case['mode']}, {case['language']}, "
+        f"{case['precision']}, clips of {case['seconds']:g} s"
+        + (f" ({case['frames']} frames with padding)" if case.get("frames") else "")
+        + (f", texts of {case['tokens']} tokens" if case["tokens"] else "")
+    )
 
 
 def _case(job: Job, topology: Topology, clips: int) -> Case:

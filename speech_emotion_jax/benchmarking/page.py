@@ -33,8 +33,8 @@ def table(report: Report) -> str:
     return "\n".join(lines)
 
 
-def markdown(report: Report, figure: str) -> str:
-    """A page with a table a title and the figure, which lies beside it."""
+def markdown(report: Report, figure: str | None) -> str:
+    """A page with a table a title and the figure, which lies beside it; None where ours ran alone."""
     lines = [
         "# Benchmarks",
         "",
@@ -43,9 +43,9 @@ def markdown(report: Report, figure: str) -> str:
         *(f"- {part}" for part in _machine(report)),
         "",
         *METHOD,
-        "",
-        f"![how many times faster ours is]({figure})",
     ]
+    if figure is not None:
+        lines += ["", f"![how many times faster ours is]({figure})"]
     for title, cases in _titled(report["cases"]):
         lines += ["", f"## {title}", "", _line(HEADINGS), _line(["---", *["---:"] * (len(HEADINGS) - 1)])]
         remarks = []

@@ -133,7 +133,7 @@ def bulk(
     starts = range(0, clips, TURN)
     cases = [
         Case(
-            f"{clips} clips",
+            f"{clips} clips, {TURN} a turn",
             tuple(name for name in contenders if name != TOOLKIT),
             tuple({"clips": found[start : start + TURN]} for start in starts),
             tuple(sum(flops[start : start + TURN]) for start in starts),

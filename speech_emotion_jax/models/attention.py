@@ -23,6 +23,7 @@ from .layers import contract, dropout
 
 QUERY_BLOCK = 64  # small enough for the scores of a block to stay in a CPU core's cache
 HEAD_BLOCK = 500  # the same, for a head at a time
+KEYS_SUMMED = 150  # whose weighted values a product adds up, of an input that is never padded
 
 
 def attend(
@@ -154,8 +155,11 @@ def attend_everywhere(
             def part(query: jax.Array) -> jax.Array:
                 scores = contract("qd,kd->qk", query, key)
                 weights = jnp.exp(scores - scores.max(axis=-1, keepdims=True))
+                # Added up one after the other, over a thousand keys of like weight lose a digit in float32.
+                some = [slice(first, first + KEYS_SUMMED) for first in range(0, len(value), KEYS_SUMMED)]
+                attended = sum(contract("qk,kd->qd", weights[:, keys], value[keys]) for keys in some)
                 # Dividing what comes out, and not each weight, saves a pass over the scores.
-                return contract("qk,kd->qd", weights, value) / weights.sum(axis=-1, keepdims=True)
+                return attended / weights.sum(axis=-1, keepdims=True)
 
             return jax.lax.map(part, query.reshape(-1, block, width))
 

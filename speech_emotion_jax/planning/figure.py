@@ -15,7 +15,7 @@ LINE = 0.42  # inches of a case
 
 
 @drawn
-def draw(cases: Sequence[Mapping[str, Any]]) -> Figure:
+def draw(cases: Sequence[Mapping[str, Any]], title: str) -> Figure:
     """A row a case: the three times at the chip's peaks, and the share of its memory that is taken."""
     from matplotlib.figure import Figure
 
@@ -44,5 +44,6 @@ def draw(cases: Sequence[Mapping[str, Any]]) -> Figure:
     memory.set_xlim(0, 105)
     for axes in (times, memory):
         axes.grid(axis="x")
-    figure.legend(loc="outside upper left", ncols=3)
+    figure.suptitle(title, fontsize="medium", parse_math=False)
+    figure.legend(loc="outside lower left", ncols=3)
     return figure

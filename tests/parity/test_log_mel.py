@@ -18,8 +18,7 @@ BINS = (80, 128)
 ORIGINAL = {bins: WhisperFeatureExtractor(feature_size=bins) for bins in BINS}
 
 # Absolute; features are about -1.5 to 1.5. What differs are cells just above the floor, 80 dB below the loudest one: a
-# sum of 400 float32 products does not resolve them better beside one loud frequency. The torch path, whose FFT adds up
-# fewer, is off by a quarter of it there.
+# sum of 200 float32 products does not resolve them better beside one loud frequency.
 SPEECH_BUDGET = 5e-5
 SOUND_BUDGET = 5e-4
 TONE_BUDGET = 5e-3

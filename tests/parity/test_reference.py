@@ -184,7 +184,9 @@ def test_the_unused_layernorm_must_be_there_and_changes_nothing(tmp_path: Path):
     tensors = load_file(file)
     tensors["classifier.layernorm.weight"] += 1
     save_file(tensors, file)
-    assert np.array_equal(TorchOriginal(tmp_path / "audio", "audio").probabilities(voice(0.5, 0)), before)
+    after = TorchOriginal(tmp_path / "audio", "audio").probabilities(voice(0.5, 0))
+    # A library's products may depend on where in memory their matrices lie, by their last bit.
+    assert np.abs(after - before).max() < 1e-6
     del tensors["classifier.layernorm.weight"]
     save_file(tensors, file)
     with pytest.raises(RuntimeError, match=r"classifier\.layernorm\.weight"):
