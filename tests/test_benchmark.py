@@ -103,6 +103,12 @@ def test_a_further_run_adds_its_cases_and_replaces_its_own(report, home, tmp_pat
     assert places == sorted(places), "by task and length, whatever was measured first"
 
 
+def test_a_run_of_ours_alone_has_no_figure(home, tmp_path):
+    benchmark(small(home, tasks=("encoder",), output=str(tmp_path)))
+    assert not (tmp_path / FIGURE).exists()
+    assert FIGURE not in (tmp_path / PAGE).read_text()
+
+
 def test_another_machines_figures_are_left_alone(report, home, tmp_path):
     kept = json.loads((report[1] / JSON).read_text())
     kept["machine"]["processor"] = "another"

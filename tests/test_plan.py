@@ -222,6 +222,15 @@ def test_plans_that_can_not_be(wrong):
         Job(topologies=("v5e:2x4",), **wrong)
 
 
+def test_an_output_in_the_way_is_refused_before_anything_is_compiled(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "file").touch()
+    monkeypatch.setattr("speech_emotion_jax.plan.compiled", None)
+    assert main(["plan", "--topology", "v5e:2x4", "--output", str(tmp_path / "file")]) == 2
+    assert "is a file" in capsys.readouterr().err
+
+
 @pytest.mark.chips
 def test_a_batch_on_a_tpu(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     arguments = ["plan", "--topology", "v5e:1x1", "v5e:2x2", "--mode", "text", "--per-chip", "--batch-size", "4"]

@@ -133,7 +133,7 @@ def bulk(
     starts = range(0, clips, TURN)
     cases = [
         Case(
-            f"{clips} clips, {TURN} a turn",
+            f"{clips} clips{f', {TURN} a turn' if clips > TURN else ''}",
             tuple(name for name in contenders if name != TOOLKIT),
             tuple({"clips": found[start : start + TURN]} for start in starts),
             tuple(sum(flops[start : start + TURN]) for start in starts),
