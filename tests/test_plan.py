@@ -252,6 +252,12 @@ def test_a_batch_on_a_tpu(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
 
 
 @pytest.mark.chips
+def test_a_shape_in_which_no_chips_are_wired():
+    with pytest.raises(InvalidInput, match="there is no v5e:3x5"):
+        plan(Job(("v5e:3x5",), mode="text", batch_sizes=(15,)))
+
+
+@pytest.mark.chips
 @pytest.mark.parametrize(("clips", "seconds"), [(64, 10.0), (16, 30.0)])
 def test_the_published_encoder_on_a_v5e_is_bound_by_its_products(clips: int, seconds: float):
     """At full size, in bfloat16: hardly a product too many, and less time at the memory than at the products."""

@@ -75,6 +75,8 @@ def compiled(job: Mapping[str, Any]) -> Answer:
     lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
     if done.returncode or not lines:
         said = [line for line in done.stderr.splitlines() if line.strip()] or ["it said nothing"]
+        if "Topology layout" in said[-1]:
+            raise InvalidInput(f"there is no {topology.name}: these chips are not wired in that shape; name another")
         raise InvalidInput(f"{topology.name} could not be compiled for: {said[-1][:300]}")
     return json.loads(lines[-1])
 
