@@ -1,4 +1,4 @@
-"""The GPU kernel of relative-key attention, interpreted on a CPU and, where JAX's CUDA plugin is, compiled for one."""
+"""The GPU kernel of relative-key attention, interpreted on a CPU and, by the extra `chips`, compiled for one."""
 
 import importlib.util
 import os

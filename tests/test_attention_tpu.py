@@ -1,4 +1,4 @@
-"""The TPU kernel of relative-key attention, interpreted on a CPU and, where libtpu is installed, compiled for TPUs."""
+"""The TPU kernel of relative-key attention, interpreted on a CPU and, by the extra `chips`, compiled for TPUs."""
 
 import os
 import subprocess
