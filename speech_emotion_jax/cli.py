@@ -48,20 +48,9 @@ def main(arguments: list[str] | None = None) -> int:
     """
     sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115, None where the shell closed it
     sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
-    with _interrupts_heard():
-        return _run(arguments)
-
-
-def _run(arguments: list[str] | None) -> int:
     try:
-        options = _parser().parse_args(arguments)
-        with _messages_on_stderr(verbose=options.verbose):
-            if options.name in COMPILING:
-                from .programs import keep_programs
-
-                keep_programs()
-            options.verb(options)
-        sys.stdout.flush()
+        with _interrupts_heard():
+            _run(arguments)
     except PartlyFailed as error:
         say(str(error))
         return 3
@@ -83,6 +72,17 @@ def _run(arguments: list[str] | None) -> int:
     except KeyboardInterrupt:
         return 130
     return 0
+
+
+def _run(arguments: list[str] | None) -> None:
+    options = _parser().parse_args(arguments)
+    with _messages_on_stderr(verbose=options.verbose):
+        if options.name in COMPILING:
+            from .programs import keep_programs
+
+            keep_programs()
+        options.verb(options)
+    sys.stdout.flush()
 
 
 def _predict(options: argparse.Namespace) -> None:
@@ -390,7 +390,8 @@ def _interrupts_heard() -> Iterator[None]:
     """Ctrl-C is heard wherever it falls.
 
     What it raises can be dropped: by Python in a callback, as JAX has one of the garbage collector, or by a library. An
-    interrupt that nobody is unwinding half a second later is raised again.
+    interrupt that nobody is unwinding half a second later is raised again. The watch ends while it is still being
+    unwound: who catches it outside is not interrupted once more.
     """
     ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # it is not in the background of a shell
     if not ours or threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
@@ -419,10 +420,14 @@ def _interrupts_heard() -> Iterator[None]:
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        signal.signal(signal.SIGALRM, alarm)
-        sys.unraisablehook = reported
+        try:
+            signal.signal(signal.SIGALRM, signal.SIG_IGN)
+        finally:  # also where a last look has raised in its place
+            signal.signal(signal.SIGALRM, signal.SIG_IGN)  # before the timer is stopped, as a look sets it again
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            signal.signal(signal.SIGALRM, alarm)
+            sys.unraisablehook = reported
 
 
 def _refuse(sentence: str) -> int:

@@ -553,6 +553,44 @@ def test_an_interrupt_is_heard_wherever_it_falls(dropping: str, said: str):
     assert time.perf_counter() - started < 15
 
 
+LATE = """
+import os, signal, sys, time
+from speech_emotion_jax import cli, info
+
+def with_a_last_look(change):
+    def changed(*arguments):
+        if arguments != (signal.ITIMER_REAL, 0.5) and callable(signal.getsignal(signal.SIGALRM)):
+            os.kill(os.getpid(), signal.SIGALRM)
+        return change(*arguments)
+    return changed
+
+def caught():
+    os.kill(os.getpid(), signal.SIGINT)
+
+def dropped():
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+    except BaseException:
+        pass
+
+def work():
+    signal.signal, signal.setitimer = map(with_a_last_look, (signal.signal, signal.setitimer))
+    {hearing}()
+
+info.describe_installation = work
+code = cli.main(["info"])
+time.sleep(1)
+sys.exit(code)
+"""
+
+
+@pytest.mark.parametrize("hearing", ["caught", "dropped"])
+def test_an_interrupt_is_not_raised_again_after_it_was_heard(hearing: str):
+    """However late the alarm falls, and none goes off when the command has ended."""
+    done = subprocess.run([sys.executable, "-c", LATE.format(hearing=hearing)], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
 # Start
 
 
