@@ -32,7 +32,8 @@ from speech_emotion_jax.evaluation.parts import Effort, Parts
 from speech_emotion_jax.evaluation.reading import Read, read_ahead
 from speech_emotion_jax.inputs.audio import SAMPLE_RATE
 from speech_emotion_jax.inputs.features import Clip, read_clip
-from speech_emotion_jax.manifest import Row, locate, read_manifest
+from speech_emotion_jax.manifest.clips import Row, locate
+from speech_emotion_jax.manifest.files import read_manifest
 from speech_emotion_jax.models.emotion import EmotionModel
 from speech_emotion_jax.runtime.devices import select_mesh
 from speech_emotion_jax.runtime.storage import Folder

@@ -20,7 +20,8 @@ from sklearn.metrics import accuracy_score, adjusted_mutual_info_score, f1_score
 
 from .console import aligned
 from .errors import InvalidInput
-from .manifest import Manifest, read_manifest, write_manifest
+from .manifest.clips import Manifest
+from .manifest.files import read_manifest, write_manifest
 from .metrics import group_codes
 from .runs import Run
 

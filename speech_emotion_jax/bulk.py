@@ -291,7 +291,7 @@ def _audit(options: argparse.Namespace) -> None:
 
 def _manifest(options: argparse.Namespace) -> None:
     from .corpora import make_manifest
-    from .manifest import write_manifest
+    from .manifest.files import write_manifest
 
     corpus = make_manifest(options.corpus, options.folder)
     write_manifest(corpus.table, options.output)
@@ -328,12 +328,12 @@ def _connect(options: argparse.Namespace) -> None:
 
 
 def _columns(options: argparse.Namespace) -> Mapping[str, str]:
-    from .manifest import parse_columns
+    from .manifest.files import parse_columns
 
     return parse_columns(options.columns) if options.columns else {}
 
 
 def _label_map(options: argparse.Namespace) -> Mapping[str, str]:
-    from .manifest import load_label_map
+    from .manifest.files import load_label_map
 
     return load_label_map(options.label_map) if options.label_map else {}

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from .errors import InvalidInput, UnreadableInput
-from .manifest import read_manifest
+from .manifest.files import read_manifest
 
 AUDIO = frozenset({".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a"})
 SHOWN = 5  # files that an error names

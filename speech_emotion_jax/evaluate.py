@@ -31,9 +31,12 @@ from .evaluation.mesh import Scored, score
 from .evaluation.parts import Effort, Merge, Parts, write_tables
 from .evaluation.reading import Reading, read_ahead, recording
 from .inputs.audio import describe
-from .manifest import Manifest, read_manifest, validate
+from .manifest.clips import Manifest
+from .manifest.files import read_manifest
+from .manifest.validation import validate
 from .metrics import measure
-from .report import summary, write_report
+from .report.lines import summary
+from .report.page import write_report
 from .runs import PREDICTIONS, RECORD, SCHEMA, Run, claim
 from .runtime.devices import select_mesh
 from .runtime.hosts import share

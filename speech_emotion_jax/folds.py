@@ -24,7 +24,9 @@ from jax.experimental import multihost_utils
 from .console import aligned
 from .errors import InvalidInput
 from .evaluate import METRICS, Outcome
-from .manifest import Manifest, read_manifest, validate
+from .manifest.clips import Manifest
+from .manifest.files import read_manifest
+from .manifest.validation import validate
 from .metrics import measure
 from .plots import shown
 from .runs import PREDICTIONS, Run, claim

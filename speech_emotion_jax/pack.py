@@ -24,7 +24,8 @@ from jaxtyping import Float, Int
 from .errors import InvalidInput, SpeechEmotionError, UnreadableInput
 from .inputs.audio import describe, stated_seconds
 from .inputs.decode import decoded
-from .manifest import TIME_UNITS, Manifest, locate, read_manifest
+from .manifest.clips import TIME_UNITS, Manifest, locate
+from .manifest.files import read_manifest
 from .runtime.checkpoint import whole_folder
 from .runtime.progress import progress
 

@@ -38,7 +38,8 @@ from .errors import InvalidInput
 from .evaluate import METRICS, Job, Outcome, evaluate
 from .evaluation.reading import recording
 from .inputs.tokenizer import TextTokenizer
-from .manifest import read_manifest, validate
+from .manifest.files import read_manifest
+from .manifest.validation import validate
 from .models.parameters import parameter_shapes
 from .registry import FUSION_MODES
 from .runs import claim

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from speech_emotion_jax.audit import Scores, Shared, audit, render, render_split, split_by_group
 from speech_emotion_jax.errors import InvalidInput, UnreadableInput
-from speech_emotion_jax.manifest import read_manifest
+from speech_emotion_jax.manifest.files import read_manifest
 
 # (video, label, split). Video a: sadness and joy tie in training, so the rule says joy. Of d only the test has clips.
 CLIPS = [

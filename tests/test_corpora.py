@@ -8,7 +8,7 @@ import pytest
 
 from speech_emotion_jax.corpora import CORPORA, make_manifest
 from speech_emotion_jax.errors import InvalidInput, UnreadableInput
-from speech_emotion_jax.manifest import read_manifest, write_manifest
+from speech_emotion_jax.manifest.files import read_manifest, write_manifest
 from speech_emotion_jax.registry import LABELS
 
 

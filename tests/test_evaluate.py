@@ -24,7 +24,7 @@ from speech_emotion_jax.evaluate import Job, evaluate
 from speech_emotion_jax.evaluation import batches as planning
 from speech_emotion_jax.evaluation.batches import Batches
 from speech_emotion_jax.inputs.audio import Cut
-from speech_emotion_jax.manifest import read_manifest
+from speech_emotion_jax.manifest.files import read_manifest
 from speech_emotion_jax.pack import pack
 from speech_emotion_jax.pipeline import EmotionPipeline
 from speech_emotion_jax.runs import Run

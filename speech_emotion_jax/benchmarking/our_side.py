@@ -23,7 +23,8 @@ from ..evaluation.parts import Effort, Parts
 from ..evaluation.reading import read_ahead
 from ..inputs.audio import SAMPLE_RATE, load
 from ..inputs.batches import FRAME_BUCKETS, bucket
-from ..manifest import Row, read_manifest, write_manifest
+from ..manifest.clips import Row
+from ..manifest.files import read_manifest, write_manifest
 from ..models.emotion import EmotionModel
 from ..models.parameters import parameters_of
 from ..pipeline import EmotionPipeline

@@ -15,7 +15,7 @@ from threading import Lock
 from ..inputs.audio import SAMPLE_RATE, AudioSource, stated_seconds
 from ..inputs.batches import FRAME_BUCKETS, bucket
 from ..inputs.features import MAX_SAMPLES, feature_frames
-from ..manifest import Manifest, Row
+from ..manifest.clips import Manifest, Row
 
 WINDOW = 8192  # rows. Of a bucket there are then enough batches to keep eight devices busy
 READERS = 16  # threads that read lengths from headers, which on network disks is all waiting

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..errors import InvalidInput, UnreadableInput
-from ..manifest import Manifest
+from ..manifest.clips import Manifest
 from ..runs import SCORE
 from ..runtime.storage import Folder
 from .batches import WINDOW, Batches

@@ -12,7 +12,7 @@ from ..inputs.audio import AudioSource, Cut
 from ..inputs.features import Clip
 from ..inputs.packed import Packed
 from ..inputs.text import Tokens
-from ..manifest import Row, locate
+from ..manifest.clips import Row, locate
 from ..scoring import Scorer
 from .batches import Batches
 

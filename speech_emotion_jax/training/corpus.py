@@ -10,7 +10,7 @@ import pyarrow as pa
 from jaxtyping import Int
 
 from ..errors import InvalidInput
-from ..manifest import Manifest
+from ..manifest.clips import Manifest
 from ..metrics import group_codes
 from .recipe import Data
 

@@ -1,0 +1,1 @@
+"""What a bulk run found: its figures and tables, the page that shows them, and a few lines for a terminal."""
