@@ -21,6 +21,7 @@ from .benchmarking.figure import draw
 from .benchmarking.machine import describe
 from .benchmarking.page import markdown, table
 from .benchmarking.plans import Plan
+from .benchmarking.torch_side import check_installed
 from .benchmarking.turns import Result, measure
 from .benchmarking.weights import RandomCheckpoint, concat_config, random_checkpoint
 from .convert.cache import cache_folder
@@ -32,13 +33,7 @@ from .runtime.versions import versions
 
 SCHEMA = 1
 TASKS = ("encoder", "prediction", "start", "bulk", "transcription", "training")
-DEFAULT_TASKS = (
-    "encoder",
-    "prediction",
-    "start",
-    "bulk",
-    "training",
-)  # transcription needs a Whisper checkpoint and recordings
+DEFAULT_TASKS = tuple(task for task in TASKS if task != "transcription")  # it needs a Whisper checkpoint and recordings
 JSON, PAGE, FIGURE = "benchmarks.json", "benchmarks.md", "benchmarks.png"
 PACKAGES = ("speech_emotion_jax", "jax", "flax", "torch", "transformers")
 SWITCHES = ("MALLOC_", "GLIBC_", "LD_PRELOAD", "OMP_", "MKL_", "ONEDNN_", "XLA_", "JAX_")  # that change speed
@@ -100,6 +95,8 @@ def benchmark(job: Job) -> dict[str, Any]:
     "cases": [...]}, where `turns.measure` says what a case has. Raises InvalidInput where the other side can't be run,
     or where the folder's figures are of another machine, of other versions or other switches.
     """
+    if job.against is not None:
+        check_installed()  # before weights are made for it, a minute or so
     folder = None if job.output is None else Folder.open(job.output)
     report = _report()
     if folder is not None:

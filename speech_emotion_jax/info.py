@@ -47,7 +47,7 @@ def _programs() -> str:
     if folder is None:
         return "not kept, as JAX_ENABLE_COMPILATION_CACHE is false"
     kept = kept_programs(folder)
-    return f"{folder} ({len(kept)} programs, {sum(kept.values()) / 1e6:.1f} MB)"
+    return f"{folder} ({len(kept)} program{'s' * (len(kept) != 1)}, {sum(kept.values()) / 1e6:.1f} MB)"
 
 
 def describe_checkpoint(folder: Path, depth: int | None = None) -> Report:

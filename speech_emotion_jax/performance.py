@@ -97,6 +97,7 @@ def add_performance_verbs(verbs: Any, checkpoint: argparse.ArgumentParser, commo
     )
     plan.add_argument("--per-chip", action="store_true", help="batch sizes are those of each chip")
     plan.add_argument("--seconds", type=float, default=15.0, help="of each clip (default: 15)")
+    plan.add_argument("--tokens", type=int, default=64, metavar="N", help="of each text (default: 64)")
     plan.add_argument("--precision", default="bfloat16", help="bfloat16 (default) or float32")
     plan.add_argument("--train", action="store_true", help="a training step: AdamW, FSDP over all chips, remat")
     plan.add_argument("--largest-batch", action="store_true", help="look for the largest that fits: 6 programs or so")
@@ -200,6 +201,7 @@ def _plan(options: argparse.Namespace) -> None:
             batch_sizes=tuple(options.batch_size),
             per_chip=options.per_chip,
             seconds=options.seconds,
+            tokens=options.tokens,
             precision=options.precision,
             train=options.train,
             largest=options.largest_batch,

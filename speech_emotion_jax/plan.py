@@ -15,11 +15,12 @@ from typing import Any
 from .config import EmotionConfig
 from .console import aligned
 from .errors import InvalidInput
+from .inputs.batches import TOKEN_BUCKETS
 from .inputs.features import MAX_SAMPLES
 from .planning.chips import Topology
 from .planning.compile import compiled
 from .planning.figure import draw
-from .planning.programs import TOKENS, model_flops
+from .planning.programs import bucketed_tokens, model_flops
 from .registry import check_language, check_mode
 from .runtime.precision import check_precision
 from .runtime.progress import progress
@@ -35,7 +36,7 @@ Case = dict[str, Any]
 
 @dataclass(frozen=True)
 class Job:
-    """What to plan: each topology with each batch size, of clips of `seconds`.
+    """What to plan: each topology with each batch size, of clips of `seconds` and, where the mode reads, of `tokens`.
 
     batch_sizes: of all chips together, or (`per_chip`) of each
     largest: look for the largest batch that fits, too
@@ -48,6 +49,7 @@ class Job:
     batch_sizes: tuple[int, ...] = (256,)
     per_chip: bool = False
     seconds: float = 15.0
+    tokens: int = 64
     precision: str = "bfloat16"
     train: bool = False
     largest: bool = False
@@ -59,6 +61,8 @@ class Job:
         check_precision(self.precision)
         if not 0.1 <= self.seconds <= MAX_SAMPLES / 16_000:
             raise InvalidInput(f"clips of {self.seconds:g} s can't be planned; name a length from 0.1 to 160 s")
+        if not 1 <= self.tokens <= TOKEN_BUCKETS[-1]:
+            raise InvalidInput(f"texts of {self.tokens} tokens can't be planned; name 1 to {TOKEN_BUCKETS[-1]}")
         if min(self.batch_sizes) < 1:
             raise InvalidInput(f"a batch of {min(self.batch_sizes)} can't be planned; it must be at least 1")
         for topology in self.parsed():
@@ -77,6 +81,7 @@ def plan(job: Job) -> list[Case]:
     """A case for each topology and batch size, in that order; the largest batch that fits is one more.
 
     topology, chip, chips, mode, language, precision, train, seconds, frames, tokens
+    padded_tokens   to which texts of so many are padded, as `frames` are with padding
     batch_size      of all chips
     fits, refusal   whether it fits into the chips' memory, and the compiler's words where it does not; then no more
     memory          {part: bytes} of a chip
@@ -130,11 +135,12 @@ def _what(case: Case) -> str:
         f"{'training step' if case['train'] else 'prediction'}, {case['mode']}, {case['language']}, "
         f"{case['precision']}, clips of {case['seconds']:g} s"
         + (f" ({case['frames']} frames with padding)" if case.get("frames") else "")
-        + (f", texts of {case['tokens']} tokens" if case["tokens"] else "")
+        + (f", texts of {case['tokens']} tokens ({case['padded_tokens']} with padding)" if case["tokens"] else "")
     )
 
 
 def _case(job: Job, topology: Topology, clips: int) -> Case:
+    reads = job.mode != "audio"
     case: Case = {
         "topology": topology.name,
         "chip": topology.chip.name,
@@ -144,17 +150,18 @@ def _case(job: Job, topology: Topology, clips: int) -> Case:
         "precision": job.precision,
         "train": job.train,
         "seconds": job.seconds,
-        "tokens": None if job.mode == "audio" else TOKENS,
+        "tokens": job.tokens if reads else None,
+        "padded_tokens": bucketed_tokens(job.tokens) if reads else None,
         "batch_size": clips,
         "largest": False,
     }
     asked = {name: case[name] for name in ("topology", "mode", "language", "precision", "train", "seconds")}
-    found = compiled({**asked, "clips": clips})
+    found = compiled({**asked, "tokens": job.tokens, "clips": clips})
     if "refused" in found:
         return case | {"fits": False, "refusal": found["refused"]}
     chip = topology.chip
     peak = chip.bfloat16 if job.precision == "bfloat16" else chip.float32
-    own = model_flops(EmotionConfig.published(job.language, job.mode), job.seconds, train=job.train)
+    own = model_flops(EmotionConfig.published(job.language, job.mode), job.seconds, job.tokens, train=job.train)
     received = sum(each["bytes"] for each in found["collectives"].values())
     times = {
         "compute": found["flops"] / peak,

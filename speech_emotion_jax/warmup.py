@@ -34,11 +34,12 @@ TRANSCRIBED_AT_ONCE = 4  # windows of 30 s, by `predict_emotion`
 
 
 class Warmed(NamedTuple):
-    """What was done: how many programs are kept now, how many of them are new, and where they are."""
+    """What was done: how many programs are kept now, how many of them are new, for clips of which length, and where."""
 
     programs: int
     compiled: int
     seconds: float
+    longest: float | None  # seconds of the clips that these programs take; longer ones are cut; None: no sound
     folder: str
 
 
@@ -69,11 +70,9 @@ def warm_up(
         raise InvalidInput(f"no program can be kept in {folder}; let SPEECH_EMOTION_JAX_CACHE name another folder")
     started, before = time.perf_counter(), kept_programs(folder)
     found = find(request)
-    steps: list[Compile] = []
     meshes = {select_mesh(select_device(device)), select_mesh(device)}
-    for mesh in meshes:
-        scorer = Scorer(outlined(found, NamedSharding(mesh, PartitionSpec()), precision), mesh)
-        steps += _steps(scorer, seconds, batch_size)
+    scorers = [Scorer(outlined(found, NamedSharding(mesh, PartitionSpec()), precision), mesh) for mesh in meshes]
+    steps = [step for scorer in scorers for step in _steps(scorer, seconds, batch_size)]
     with progress(f"Compiling {len(steps)} shapes", len(steps)) as advance, ThreadPoolExecutor(os.cpu_count()) as pool:
         try:
             for step in as_completed([pool.submit(step) for step in steps]):
@@ -85,15 +84,16 @@ def warm_up(
     if whisper is not None:
         for place in [select_device(device), device][: len(meshes)]:
             _hear_silence(WhisperPipeline.from_pretrained(whisper, precision=precision, device=place), batch_size)
+    longest = None if scorers[0].config.audio is None else min(seconds, MAX_SAMPLES / SAMPLE_RATE)
     kept = kept_programs(folder)
-    return Warmed(len(kept), len(kept.keys() - before.keys()), time.perf_counter() - started, folder)
+    return Warmed(len(kept), len(kept.keys() - before.keys()), time.perf_counter() - started, longest, folder)
 
 
 def render(warmed: Warmed) -> str:
     """One line for the terminal."""
-    return (
-        f"compiled {warmed.compiled} programs in {warmed.seconds:.0f} s; {warmed.programs} are kept in {warmed.folder}"
-    )
+    clips = "" if warmed.longest is None else f", for clips of up to {warmed.longest:g} s"
+    compiled, kept = (f"{count} program{'s' * (count != 1)}" for count in (warmed.compiled, warmed.programs))
+    return f"compiled {compiled} in {warmed.seconds:.0f} s{clips}; {kept} in {warmed.folder}"
 
 
 def _steps(scorer: Scorer, seconds: float, batch_size: int) -> Iterator[Compile]:

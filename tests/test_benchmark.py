@@ -1,6 +1,7 @@
 """The benchmark command, on models small enough for a test, and what its figures rest on."""
 
 import json
+import sys
 from contextlib import closing
 from pathlib import Path
 
@@ -124,6 +125,13 @@ def test_torch_is_asked_for_where_it_is_compared_with_alone(home, tmp_path, monk
     assert [list(case["sides"]) for case in alone["cases"]] == [[OURS]]
     with pytest.raises(InvalidInput, match=r"hidden by the test.*pip install -e '\.\[torch\]'"):
         benchmark(small(home, tasks=("encoder",), against="torch"))
+
+
+def test_torch_is_missed_before_weights_are_made(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(InvalidInput, match=r"no module torch.*pip install -e '\.\[torch\]'"):
+        benchmark(small(tmp_path, against="torch"))
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_process_that_ends_says_why():

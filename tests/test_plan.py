@@ -147,22 +147,22 @@ def test_the_models_own_count_is_what_its_program_takes():
     """On frames without padding. Beside the products of the model there are those of the spectrum."""
     config = EmotionConfig.tiny("es", "concat")
     mesh = Mesh(np.array(jax.devices()[:1]), ("data",))
-    program, inputs = inference(config, mesh, 3, 1.3, "float32")
+    program, inputs = inference(config, mesh, 3, 1.3, 60, "float32")
     counted = costs(program.lower(*inputs).compile().as_text())
     assert counted.unknown_loops == 0
-    own = 3 * model_flops(config, 1.3, train=False)
+    own = 3 * model_flops(config, 1.3, 64, train=False)
     shapes = [jax.ShapeDtypeStruct(each.shape, each.dtype) for each in inputs[1]]
     heard = jax.jit(lambda *clips: features(*clips, padding_value=1.0)).lower(*shapes).compile()
     assert counted.flops - costs(heard.as_text()).flops == pytest.approx(own, rel=0.03)
-    alone, given_ = inference(EmotionConfig.tiny("es", "text"), mesh, 3, 1.3, "float32")
+    alone, given_ = inference(EmotionConfig.tiny("es", "text"), mesh, 3, 1.3, 64, "float32")
     text = costs(alone.lower(*given_).compile().as_text()).flops
-    assert text == pytest.approx(3 * model_flops(EmotionConfig.tiny("es", "text"), 1.3, train=False), rel=0.03)
+    assert text == pytest.approx(3 * model_flops(EmotionConfig.tiny("es", "text"), 1.3, 64, train=False), rel=0.03)
 
 
 def test_training_takes_thrice_of_what_learns():
     config = EmotionConfig.published("es", "concat")
-    text = model_flops(EmotionConfig.published("es", "text"), 10.0, train=False)
-    predicting, learning = (model_flops(config, 10.0, train=train) for train in (False, True))
+    text = model_flops(EmotionConfig.published("es", "text"), 10.0, 64, train=False)
+    predicting, learning = (model_flops(config, 10.0, 64, train=train) for train in (False, True))
     assert learning == pytest.approx(3 * predicting - 2 * text)
 
 
@@ -179,7 +179,7 @@ from speech_emotion_jax.runtime.sharding import BATCH
 mesh = Mesh(np.array(jax.devices()).reshape(1, 8), BATCH)
 found = {}
 for name, build in (("inference", inference), ("training", training)):
-    program, inputs = build(EmotionConfig.tiny("es", "concat"), mesh, 16, 2.0, "float32")
+    program, inputs = build(EmotionConfig.tiny("es", "concat"), mesh, 16, 2.0, 32, "float32")
     with jax.set_mesh(mesh):
         found[name] = dict(costs(program.lower(*inputs).compile().as_text()).collectives)
 print(json.dumps(found))
@@ -213,6 +213,8 @@ def test_topologies_that_there_are_not(name):
         {"batch_sizes": (0,), "per_chip": True},
         {"seconds": 0.0},
         {"seconds": 161.0},
+        {"tokens": 0},
+        {"tokens": 513},
         {"mode": "sound"},
         {"precision": "int8"},
     ],
@@ -234,7 +236,7 @@ def test_an_output_in_the_way_is_refused_before_anything_is_compiled(
 @pytest.mark.chips
 def test_a_batch_on_a_tpu(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     arguments = ["plan", "--topology", "v5e:1x1", "v5e:2x2", "--mode", "text", "--per-chip", "--batch-size", "4"]
-    assert main([*arguments, "--seconds", "1", "--json", "--output", str(tmp_path / "out")]) == 0
+    assert main([*arguments, "--seconds", "1", "--tokens", "30", "--json", "--output", str(tmp_path / "out")]) == 0
     cases = json.loads(capsys.readouterr().out)
     assert cases == json.loads((tmp_path / "out/plan.json").read_text())
     assert (tmp_path / "out/plan.png").read_bytes().startswith(b"\x89PNG")
@@ -242,7 +244,8 @@ def test_a_batch_on_a_tpu(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert (one["chips"], one["batch_size"], four["chips"], four["batch_size"]) == (1, 4, 4, 16)
     assert one["fits"]
     assert one["collectives"] == four["collectives"] == {}
-    assert 1.0 <= one["of_model"] < 1.05
+    assert (one["tokens"], one["padded_tokens"]) == (30, 32)
+    assert 1.0 <= one["of_model"] < 1.05 * 32 / 30
     assert four["flops"] == pytest.approx(one["flops"], rel=0.01)
     assert one["roofline"] == max(one["times"].values()) == one["times"][one["bound"]]
     assert one["times"]["compute"] == one["flops"] / CHIPS["v5e"].bfloat16

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -54,10 +55,10 @@ def recordings(tmp_path: Path) -> Path:
 
 WARM = """
 from speech_emotion_jax.checkpoints import Request
-from speech_emotion_jax.warmup import warm_up
+from speech_emotion_jax.warmup import render, warm_up
 model, encoder = arguments
 warmed = warm_up(Request(model, "concat", "es", encoder), seconds=1.2, batch_size=2)
-report(compiled=warmed.compiled)
+report(compiled=warmed.compiled, said=render(warmed))
 """
 USE = """
 from speech_emotion_jax import predict_emotion
@@ -78,6 +79,7 @@ def test_after_a_warm_up_nothing_is_compiled(published, recordings: Path, tmp_pa
     simulated = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
     warm = run(WARM, tmp_path / "cache", models, simulated)
     assert warm["compiled"] == warm["misses"] == len(kept_programs(str(tmp_path / "cache/compiled")))
+    assert re.match(r"compiled \d+ programs in \d+ s, for clips of up to 1.2 s; \d+ programs in ", warm["said"])
     used = run(USE, tmp_path / "cache", [*models, str(recordings)], simulated)
     assert used["misses"] == 0
     assert used["hits"] >= 4 + 7  # each has features, audio encoder, text encoder, head; evaluation of several shapes
@@ -164,7 +166,7 @@ def test_info_says_where_and_how_much(tmp_path: Path):
 from speech_emotion_jax.info import describe_installation
 report(said=describe_installation()["compiled"])
 """
-    assert run(code, tmp_path)["said"] == f"{tmp_path / 'compiled'} (1 programs, 1.5 MB)"
+    assert run(code, tmp_path)["said"] == f"{tmp_path / 'compiled'} (1 program, 1.5 MB)"
     assert run(code, tmp_path, environment={"JAX_ENABLE_COMPILATION_CACHE": "false"})["said"].startswith("not kept")
 
 

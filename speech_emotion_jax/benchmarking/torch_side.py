@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -40,14 +41,24 @@ def pytorch() -> Any:
         import torch
         from transformers import BertModel, Wav2Vec2BertModel, logging  # noqa: F401
     except ImportError as error:
-        raise InvalidInput(
-            f"PyTorch is not installed ({error}), and so there is nothing to compare with: "
-            "pip install -e '.[torch]', or leave --against out"
-        ) from error
+        raise _not_installed(error) from error
     logging.set_verbosity_error()  # each load would say that the encoder's class leaves the head aside
     logging.disable_progress_bar()
     torch.set_num_threads(cores())
     return torch
+
+
+def check_installed() -> None:
+    """Raises InvalidInput where there is no PyTorch, without loading it."""
+    if find_spec("torch") is None:
+        raise _not_installed("there is no module torch")
+
+
+def _not_installed(why: object) -> InvalidInput:
+    return InvalidInput(
+        f"PyTorch is not installed ({why}), and so there is nothing to compare with: "
+        "pip install -e '.[torch]', or leave --against out"
+    )
 
 
 class Encoder:

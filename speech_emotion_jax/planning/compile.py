@@ -53,8 +53,8 @@ Answer = dict[str, Any]
 def compiled(job: Mapping[str, Any]) -> Answer:
     """What a chip does: {"seconds", "memory": {...}, "flops", "bytes", ...}, or {"refused": why} where it does not fit.
 
-    The job has topology, mode, language, clips (of all chips), seconds, precision and train; for tests, tiny. Raises
-    InvalidInput where the compiler for these chips is not installed.
+    The job has topology, mode, language, clips (of all chips), seconds, tokens, precision and train; for tests, tiny.
+    Raises InvalidInput where the compiler for these chips is not installed.
     """
     topology = Topology.parse(job["topology"])
     gpu = topology.chip.name == "h100"
@@ -112,7 +112,7 @@ def _compile(job: Mapping[str, Any]) -> Answer:
     config = make(job["language"], job["mode"])
     mesh = Mesh(np.array(described.devices).reshape(1, -1), BATCH)
     build = training if job["train"] else inference
-    program, inputs = build(config, mesh, job["clips"], job["seconds"], job["precision"])
+    program, inputs = build(config, mesh, job["clips"], job["seconds"], job["tokens"], job["precision"])
     begun = time.perf_counter()
     try:
         with jax.set_mesh(mesh):

@@ -11,7 +11,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ..config import EmotionConfig
 from ..inputs.audio import SAMPLE_RATE
-from ..inputs.batches import FRAME_BUCKETS, bucket
+from ..inputs.batches import FRAME_BUCKETS, TOKEN_BUCKETS, bucket
 from ..inputs.features import FEATURES, feature_frames, features, samples_for
 from ..models.emotion import EmotionModel
 from ..models.flops import audio_encoder_flops, text_encoder_flops
@@ -22,12 +22,10 @@ from ..training.optimizer import frozen_layers, make_optimizer, trainable
 from ..training.recipe import Optimizer
 from ..training.step import Method, compiled_step
 
-TOKENS = 64  # of each text
-
 Program = tuple[Any, tuple[Any, ...]]  # a jitted function, and its inputs as jax.ShapeDtypeStruct
 
 
-def inference(config: EmotionConfig, mesh: Mesh, clips: int, seconds: float, precision: str) -> Program:
+def inference(config: EmotionConfig, mesh: Mesh, clips: int, seconds: float, tokens: int, precision: str) -> Program:
     """From waveforms and token ids to probabilities, as `scoring.Scorer` does it: clips divided over the devices."""
     everywhere, divided = (NamedSharding(mesh, spec) for spec in (PartitionSpec(), PartitionSpec(mesh.axis_names)))
     graph, state = nnx.split(abstract_model(config))
@@ -53,13 +51,14 @@ def inference(config: EmotionConfig, mesh: Mesh, clips: int, seconds: float, pre
     if config.audio is not None:
         heard = rows(samples_for(bucketed_frames(seconds)), dtype=jnp.float32), rows(dtype=jnp.int32)
     if config.text is not None:
-        read = rows(TOKENS, dtype=jnp.int32), rows(TOKENS, dtype=jnp.bool_)
+        padded = bucketed_tokens(tokens)
+        read = rows(padded, dtype=jnp.int32), rows(padded, dtype=jnp.bool_)
     own = PartitionSpec(mesh.axis_names)
     by_itself = jax.shard_map(predict, mesh=mesh, in_specs=(PartitionSpec(), own, own), out_specs=own, check_vma=False)
     return jax.jit(by_itself), (nnx.from_flat_state(parameters), heard, read)
 
 
-def training(config: EmotionConfig, mesh: Mesh, clips: int, seconds: float, precision: str) -> Program:
+def training(config: EmotionConfig, mesh: Mesh, clips: int, seconds: float, tokens: int, precision: str) -> Program:
     """A step: parameters, gradients and AdamW's state in float32 divided over all devices (FSDP), the text encoder of a
     fusion mode frozen, each layer computed anew on the way back.
     """
@@ -92,14 +91,15 @@ def training(config: EmotionConfig, mesh: Mesh, clips: int, seconds: float, prec
         frames = bucketed_frames(seconds)
         arrays += [("features", (frames, FEATURES), jnp.float32), ("frame_mask", (frames,), jnp.bool_)]
     if config.text is not None:
-        arrays += [("ids", (TOKENS,), jnp.int32), ("token_mask", (TOKENS,), jnp.bool_)]
+        padded = bucketed_tokens(tokens)
+        arrays += [("ids", (padded,), jnp.int32), ("token_mask", (padded,), jnp.bool_)]
     batch = {name: jax.ShapeDtypeStruct((1, clips, *shape), dtype, sharding=divided) for name, shape, dtype in arrays}
     key = jax.eval_shape(lambda: jax.random.key(0))
     key = jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=NamedSharding(mesh, PartitionSpec()))
     return compiled_step(method, shardings, mesh), (state, frozen, batch, key)
 
 
-def model_flops(config: EmotionConfig, seconds: float, *, train: bool) -> float:
+def model_flops(config: EmotionConfig, seconds: float, tokens: int, *, train: bool) -> float:
     """What the model itself takes for a clip, without padding and without computing anything twice.
 
     The way back takes twice what the way there does, of all that learns.
@@ -110,7 +110,7 @@ def model_flops(config: EmotionConfig, seconds: float, *, train: bool) -> float:
         projector = 2.0 * frames * config.audio.output_width * config.projection_width
         audio = audio_encoder_flops(config.audio, frames) + projector
     if config.text is not None:
-        text = text_encoder_flops(config.text, TOKENS)
+        text = text_encoder_flops(config.text, tokens)
     if not train:
         return audio + text
     return 3 * audio + text if config.audio is not None else 3 * text
@@ -119,3 +119,8 @@ def model_flops(config: EmotionConfig, seconds: float, *, train: bool) -> float:
 def bucketed_frames(seconds: float) -> int:
     """The frames to which clips of that length are padded."""
     return bucket(feature_frames(round(seconds * SAMPLE_RATE)), FRAME_BUCKETS)
+
+
+def bucketed_tokens(tokens: int) -> int:
+    """The tokens to which texts of that length are padded."""
+    return bucket(tokens, TOKEN_BUCKETS)
