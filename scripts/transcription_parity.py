@@ -5,9 +5,9 @@
 A RECORDING is an audio file in `--language`, or a JSON file that lists recordings: [{"path": ..., "language": "es"}].
 PyTorch gets what librosa loads, one recording at a time; ours loads for itself and decodes in batches. `--long` names a
 recording in `--language` of more than 30 s: windows that overlap are compared with transformers' pipeline, and the
-sequential modes with its `generate`. The latter may differ a little: theirs cuts the log-mel of the whole recording,
-ours takes that of each window. Everything in float32 on the CPU, and no text is dropped as no speech. Needs the extra
-`test`; scripts/whisper_base.py makes a WHISPER_FOLDER.
+sequential modes with its `generate`. There theirs takes the log-mel of the whole recording, and ours that of each
+window: what is left where both take the former is shown, too. Everything in float32 on the CPU, and no text is dropped
+as no speech. Needs the extra `test`; scripts/whisper_base.py makes a WHISPER_FOLDER.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from difflib import SequenceMatcher
 from functools import partial
 from pathlib import Path
@@ -27,6 +28,7 @@ import librosa
 import numpy as np
 import torch
 from flax import nnx
+from jaxtyping import Float
 from rich.console import Console
 from rich.progress import track
 from transformers import (
@@ -40,6 +42,7 @@ from transformers.utils import logging
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from speech_emotion_jax.inputs.audio import SAMPLE_RATE, load
+from speech_emotion_jax.inputs.log_mel import HOP_SAMPLES, WINDOW_SAMPLES
 from speech_emotion_jax.models.whisper import Whisper
 from speech_emotion_jax.transcribe import TranscriptionOptions, WhisperPipeline
 
@@ -142,8 +145,12 @@ class Original:
         generate = {"language": language, "task": "transcribe", "num_beams": beams}
         return self.pipeline(waveform.copy(), chunk_length_s=30, generate_kwargs=generate)["text"]
 
-    def sequential(self, waveform: np.ndarray, language: str, *, prompted: bool) -> str:
-        features = self.extractor(
+    def log_mel(self, waveform: np.ndarray) -> np.ndarray:
+        """Of the whole recording: (bins, frames)."""
+        return self._whole(waveform).input_features[0].numpy()
+
+    def _whole(self, waveform: np.ndarray) -> Any:
+        return self.extractor(
             waveform,
             sampling_rate=SAMPLE_RATE,
             truncation=False,
@@ -151,8 +158,10 @@ class Original:
             return_attention_mask=True,
             return_tensors="pt",
         )
+
+    def sequential(self, waveform: np.ndarray, language: str, *, prompted: bool) -> str:
         tokens: Any = self.model.generate(
-            **features,
+            **self._whole(waveform),
             language=language,
             task="transcribe",
             num_beams=1,
@@ -241,12 +250,39 @@ def compare_long(original: Original, ours: WhisperPipeline, path: Path, language
         options = TranscriptionOptions(
             language=language, sequential=True, condition_on_previous=prompted, no_speech=None
         )
+        name = "sequential, prompted by the text before" if prompted else "sequential"
+        theirs = original.sequential(waveform, language, prompted=prompted)
         [transcript] = ours.transcribe([path], options)
-        print_difference(
-            "sequential, prompted by the text before" if prompted else "sequential",
-            original.sequential(waveform, language, prompted=prompted),
-            transcript["text"],
-        )
+        print_difference(name, theirs, transcript["text"])
+        with log_mel_of_the_whole(ours, waveform, original.log_mel(waveform)):
+            [transcript] = ours.transcribe([path], options)
+        print_difference(f"{name}, with the log-mel of the whole recording", theirs, transcript["text"])
+
+
+@contextmanager
+def log_mel_of_the_whole(
+    ours: WhisperPipeline, waveform: Float[np.ndarray, " samples"], log_mel: Float[np.ndarray, "bins frames"]
+) -> Iterator[None]:
+    """Lets ours hear a recording's windows as parts of its own log-mel, padded with zeros, as `generate` does."""
+    by_window = ours.listener.features
+
+    def cut(windows: Sequence[np.ndarray]) -> jax.Array:
+        own = by_window(windows)
+        features = np.array(own)
+        for row, window in zip(features, windows, strict=False):  # behind the windows come rows that fill the batch
+            starts = range(0, len(waveform), HOP_SAMPLES)  # a window begins at a timestamp, of two frames each
+            if len(window) < WINDOW_SAMPLES:  # the last
+                starts = [len(waveform) - len(window)]
+            start = next(start for start in starts if np.array_equal(waveform[start : start + len(window)], window))
+            part = log_mel[:, start // HOP_SAMPLES :][:, : len(row)].T
+            row[: len(part)], row[len(part) :] = part, 0.0
+        return jax.device_put(features, own.sharding)
+
+    ours.listener.features = cut
+    try:
+        yield
+    finally:
+        ours.listener.features = by_window
 
 
 def print_difference(name: str, theirs: str, ours: str) -> None:

@@ -27,6 +27,7 @@ from .benchmarking.weights import RandomCheckpoint, concat_config, random_checkp
 from .convert.cache import cache_folder
 from .errors import InvalidInput
 from .inputs.features import MAX_SAMPLES
+from .models.kernels import SWITCH
 from .runtime.precision import check_precision
 from .runtime.storage import Folder
 from .runtime.versions import versions
@@ -36,7 +37,7 @@ TASKS = ("encoder", "prediction", "start", "bulk", "transcription", "training")
 DEFAULT_TASKS = tuple(task for task in TASKS if task != "transcription")  # it needs a Whisper checkpoint and recordings
 JSON, PAGE, FIGURE = "benchmarks.json", "benchmarks.md", "benchmarks.png"
 PACKAGES = ("speech_emotion_jax", "jax", "flax", "torch", "transformers")
-SWITCHES = ("MALLOC_", "GLIBC_", "LD_PRELOAD", "OMP_", "MKL_", "ONEDNN_", "XLA_", "JAX_")  # that change speed
+SWITCHES = ("MALLOC_", "GLIBC_", "LD_PRELOAD", "OMP_", "MKL_", "ONEDNN_", "XLA_", "JAX_", SWITCH)  # that change speed
 
 
 @dataclass(frozen=True)

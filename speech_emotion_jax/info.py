@@ -14,6 +14,7 @@ from .convert.published import CONFIG
 from .convert.sources import TensorSource, open_as_transformers, open_source, read_json
 from .convert.whisper import GENERATION, is_whisper
 from .errors import InvalidInput, UnreadableInput
+from .models.kernels import SWITCH, wanted
 from .models.parameters import abstract_model, nested, parameter_shapes, parameters_of, table
 from .programs import kept_programs, programs_folder
 from .runtime.checkpoint import is_converted, read_record
@@ -35,6 +36,7 @@ def describe_installation() -> Report:
         "python": platform.python_version(),
         "versions": [f"{name} {number}" for name, number in versions(*PACKAGES).items()],
         "devices": [f"{device.platform}:{device.id} {device.device_kind}" for device in present_devices()],
+        "kernels": "where they fit" if wanted() else f"none, as {SWITCH} is off",
         "downloads": str(HF_HUB_CACHE),
         "converted": str(converted),
         "kept there": kept,

@@ -147,7 +147,7 @@ class _Recording:
     language: str | None
     windows: list[DecodedWindow] = field(default_factory=list)  # to be stitched
     segments: list[Segment] = field(default_factory=list)  # sequential mode
-    previous: list[int] = field(default_factory=list)  # text tokens that prompt the next window
+    previous: list[int] = field(default_factory=list)  # tokens with their timestamps that prompt the next window
     no_speech: float = 1.0
     samples: int = 0
 
@@ -331,7 +331,7 @@ class WhisperPipeline:
         start, duration = window.start / SAMPLE_RATE, len(window.waveform) / SAMPLE_RATE
         used = duration
         if outcome.tokens:
-            segments, used = follow(
+            segments, used, written = follow(
                 outcome.tokens,
                 times=outcome.times,
                 start=start,
@@ -339,9 +339,8 @@ class WhisperPipeline:
                 first_timestamp=self.vocabulary.first_timestamp,
             )
             recording.segments += segments
-            said = [token for segment in segments for token in segment.tokens]
-            said = [*recording.previous, *said][-LONGEST_PREVIOUS:]
-            recording.previous = said if outcome.temperature <= FORGETFUL else []
+            previous = [*recording.previous, *written][-LONGEST_PREVIOUS:]
+            recording.previous = previous if outcome.temperature <= FORGETFUL else []
         recording.samples = window.start + min(len(window.waveform), max(1, round(used * SAMPLE_RATE)))
 
     def _decode(self, pieces: Sequence[_Piece], options: TranscriptionOptions) -> list[_Outcome]:

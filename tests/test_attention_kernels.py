@@ -8,8 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from speech_emotion_jax.errors import InvalidInput
 from speech_emotion_jax.models import attention_gpu, attention_tpu
+from speech_emotion_jax.models.attention import attend as relative
 from speech_emotion_jax.models.attention import attend_in_blocks
+from speech_emotion_jax.models.kernels import SWITCH
 
 from .attention_definition import EXACT, FLOAT32, by_rows, drawn
 
@@ -60,6 +63,21 @@ def test_under_vmap_and_jit(attend: Attend) -> None:
     for index, (*arrays, own) in enumerate(several):
         assert np.abs(out[index] - by_rows(*arrays, own, left=64)).max() < EXACT
         assert np.abs(shared[index] - by_rows(*arrays, several[0][-1], left=64)).max() < EXACT
+
+
+def test_the_environment_can_leave_them_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    arrays = [jnp.asarray(array) for array in drawn(140)]
+
+    def calls_one() -> bool:
+        attention = jax.jit(lambda *arrays: relative(*arrays[:4], distances=arrays[4], dtype=FLOAT32, left=64))
+        return "tpu_custom_call" in attention.trace(*arrays).lower(lowering_platforms=("tpu",)).as_text()
+
+    assert calls_one()
+    monkeypatch.setenv(SWITCH, "off")
+    assert not calls_one()
+    monkeypatch.setenv(SWITCH, "no")
+    with pytest.raises(InvalidInput, match="set it to on or off"):
+        calls_one()
 
 
 def test_with_a_mesh_in_use_and_within_shard_map(attend: Attend) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 
 from speech_emotion_jax.benchmark import FIGURE, JSON, PAGE, TASKS, Job, benchmark, render
 from speech_emotion_jax.benchmarking import turns
@@ -125,6 +126,12 @@ def test_torch_is_asked_for_where_it_is_compared_with_alone(home, tmp_path, monk
     assert [list(case["sides"]) for case in alone["cases"]] == [[OURS]]
     with pytest.raises(InvalidInput, match=r"hidden by the test.*pip install -e '\.\[torch\]'"):
         benchmark(small(home, tasks=("encoder",), against="torch"))
+
+
+def test_recordings_of_which_the_sides_would_not_hear_the_same_are_not_timed(tmp_path):
+    soundfile.write(tmp_path / "long.wav", np.linspace(-1, 1, 31 * 8_000), 8_000)
+    with pytest.raises(InvalidInput, match=r"long\.wav takes 31 s"):
+        benchmark(Job(tasks=("transcription",), whisper=str(tmp_path), recordings=(str(tmp_path / "long.wav"),)))
 
 
 def test_torch_is_missed_before_weights_are_made(tmp_path, monkeypatch):

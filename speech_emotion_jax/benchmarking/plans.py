@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from ..config import EmotionConfig
+from ..errors import InvalidInput
 from ..inputs.audio import SAMPLE_RATE
 from ..inputs.features import feature_frames
+from ..inputs.log_mel import WINDOW_SECONDS
 from ..models.flops import audio_encoder_flops, text_encoder_flops
 from .clips import meacorpus_lengths, text_of, tokens_of, write_clips
 from .machine import memory_bytes
@@ -186,10 +188,18 @@ def training(*, against: bool) -> list[Plan]:
 def transcription(
     whisper: str, recordings: Sequence[str], batch: int, language: str, other: tuple[str, str] | None, *, against: bool
 ) -> Plan:
-    """Whisper, greedily, from samples to text: recordings of 3 to 6 s alone, and a batch of all of them."""
+    """Whisper, greedily, from samples to text: recordings of 3 to 6 s alone, and a batch of all of them.
+
+    Raises InvalidInput for a recording of more than a window, of which the sides would not hear the same.
+    """
     from ..inputs.audio import load
 
     seconds = [len(load(path)) / SAMPLE_RATE for path in recordings]
+    for path, each in zip(recordings, seconds, strict=True):
+        if each > WINDOW_SECONDS:
+            raise InvalidInput(
+                f"{path} takes {each:.0f} s; transcription is timed on clips of up to {WINDOW_SECONDS} s"
+            )
     settings = {"folder": whisper, "recordings": list(recordings), "language": language, "batch": batch}
     contenders = {OURS: Contender("our_side", "transcription", settings)}
     if against:

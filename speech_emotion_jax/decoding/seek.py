@@ -4,15 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import NamedTuple
 
 from .stitch import Segment
 from .words import FRAME_SECONDS, Span
 
 
+class Followed(NamedTuple):
+    """What a window says, how far to go on from its start in seconds, and the tokens of what it says as they were
+    written, timestamps included: with these the original prompts the next window.
+    """
+
+    segments: list[Segment]
+    used: float
+    written: list[int]
+
+
 def follow(
     tokens: Sequence[int], *, times: Sequence[Span] = (), start: float, duration: float, first_timestamp: int
-) -> tuple[list[Segment], float]:
-    """The segments of a window that begins at `start` and how far to go on from there, both in seconds.
+) -> Followed:
+    """The segments of a window that begins at `start`, and where the next one does.
 
     Two timestamps in a row close one segment and open the next. What follows the last such pair may be cut by the
     window's edge: it is left to the next window, which begins there. Where a single timestamp ends the window, or there
@@ -36,11 +47,13 @@ def follow(
         # A lone <|0.00|> is an opening that was never closed.
         end = seconds(stamps[-1]) if stamps and stamps[-1] != first_timestamp else duration
         pieces, spans, used = [slice(len(tokens))], [(0.0, end)], duration
-    segments = []
+    segments: list[Segment] = []
+    written: list[int] = []
     for piece, (begin, end) in zip(pieces, spans, strict=True):
         text = tuple(token for token in tokens[piece] if token < first_timestamp)
         timed = zip(tokens[piece], times[piece], strict=True) if times else ()
         said = tuple((start + one, start + two) for token, (one, two) in timed if token < first_timestamp)
         if text:
             segments.append(Segment(round(start + begin, 2), round(start + end, 2), text, said))
-    return segments, used if used > 0 else duration
+            written += tokens[piece]
+    return Followed(segments, used if used > 0 else duration, written)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 from math import prod
@@ -13,7 +14,11 @@ from jax.experimental import pallas as pl
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float
 
+from ..errors import InvalidInput
+
 Kernel = Callable[..., Float[Array, "batch ..."]]
+
+SWITCH = "SPEECH_EMOTION_JAX_KERNELS"
 
 
 class Work(NamedTuple):
@@ -58,6 +63,15 @@ def dot(
         precision=jax.lax.Precision.HIGHEST if b.dtype == jnp.float32 else None,
         preferred_element_type=jnp.float32,
     )
+
+
+def wanted() -> bool:
+    """Whether kernels may be called at all. The environment can say that they may not, as on a chip for which one can't
+    be compiled. Raises InvalidInput where it says neither.
+    """
+    if (said := os.environ.get(SWITCH, "on")) not in ("on", "off"):
+        raise InvalidInput(f"{SWITCH} is {said!r}; set it to on or off")
+    return said == "on"
 
 
 def knows_its_chips() -> bool:

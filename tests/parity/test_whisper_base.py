@@ -24,6 +24,7 @@ from transformers import (
 from transformers.generation import GenerateEncoderDecoderOutput
 from transformers.modeling_outputs import BaseModelOutput
 
+from scripts.transcription_parity import log_mel_of_the_whole
 from speech_emotion_jax import TranscriptionOptions, WhisperPipeline
 from speech_emotion_jax.decoding.words import FRAME_SECONDS, token_times
 from speech_emotion_jax.inputs.audio import SAMPLE_RATE, load
@@ -218,3 +219,36 @@ def test_a_recording_of_over_a_minute(pipeline, original, clips):
     assert transcript["text"] == expected.strip()
     assert transcript["duration"] == round(len(joined) / SAMPLE_RATE, 3) > 60
     assert len(expected.split()) > 60
+
+
+@pytest.mark.parametrize("prompted", [False, True])
+def test_window_after_window(pipeline, original, clips, prompted: bool):
+    """Each from where the timestamps of the last one end, and prompted with these or not: the same text.
+
+    Both hear parts of the log-mel of the whole recording, as transformers does it. Of each window by itself, as ours
+    does it, other low energies are cut.
+    """
+    pause = np.zeros(SAMPLE_RATE, np.float32)
+    joined = np.concatenate([part for clip in [*clips, *clips[::-1], *clips] for part in (clip, pause)])
+    heard = original.extractor(
+        joined,
+        sampling_rate=SAMPLE_RATE,
+        truncation=False,
+        padding="longest",
+        return_attention_mask=True,
+        return_tensors="pt",
+    )
+    [expected] = original.model.generate(
+        **heard,
+        language="es",
+        task="transcribe",
+        num_beams=1,
+        do_sample=False,
+        temperature=0.0,
+        return_timestamps=True,
+        condition_on_prev_tokens=prompted,
+    )
+    options = TranscriptionOptions(language="es", sequential=True, condition_on_previous=prompted, no_speech=None)
+    with log_mel_of_the_whole(pipeline, joined, heard.input_features[0].numpy()):
+        [transcript] = pipeline.transcribe([{"array": joined, "sampling_rate": SAMPLE_RATE}], options)
+    assert transcript["text"] == original.tokenizer.decode(expected, skip_special_tokens=True).strip()
