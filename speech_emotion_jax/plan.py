@@ -17,6 +17,7 @@ from .console import aligned
 from .errors import InvalidInput
 from .inputs.batches import TOKEN_BUCKETS
 from .inputs.features import MAX_SAMPLES
+from .models.kernels import wanted
 from .planning.chips import Topology
 from .planning.compile import compiled
 from .planning.figure import draw
@@ -96,6 +97,7 @@ def plan(job: Job) -> list[Case]:
 
     Raises InvalidInput where the chips' compiler is not installed.
     """
+    wanted()  # what is wrong with its switch is said here, and not by each compilation
     cases: list[Case] = []
     folder = None if job.output is None else Folder.open(job.output)  # compiling takes minutes: refused before
     planned = [

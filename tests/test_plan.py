@@ -19,6 +19,7 @@ from speech_emotion_jax.cli import main
 from speech_emotion_jax.config import EmotionConfig
 from speech_emotion_jax.errors import InvalidInput
 from speech_emotion_jax.inputs.features import features
+from speech_emotion_jax.models.kernels import SWITCH
 from speech_emotion_jax.plan import HEAD, Job, plan, render
 from speech_emotion_jax.planning.chips import CHIPS, Topology
 from speech_emotion_jax.planning.hlo import Kernel, costs
@@ -231,6 +232,12 @@ def test_an_output_in_the_way_is_refused_before_anything_is_compiled(
     monkeypatch.setattr("speech_emotion_jax.plan.compiled", None)
     assert main(["plan", "--topology", "v5e:2x4", "--output", str(tmp_path / "file")]) == 2
     assert "is a file" in capsys.readouterr().err
+
+
+def test_a_wrong_switch_is_told_before_anything_is_compiled(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv(SWITCH, "nein")
+    with pytest.raises(InvalidInput, match="set it to on or off"):
+        plan(Job(("v5e:1x1",)))
 
 
 @pytest.mark.chips
