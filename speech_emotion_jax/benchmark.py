@@ -81,10 +81,13 @@ class Job:
             raise InvalidInput(f"there is no comparison with {self.against!r}; use --against torch, or leave it out")
         for precision in self.precisions:
             check_precision(precision)
-        if not self.seconds or not all(0.1 <= each <= MAX_SAMPLES / 16_000 for each in self.seconds):
-            raise InvalidInput(f"clips of {self.seconds} s can't be measured; name lengths from 0.1 to 160 s")
-        if min(self.clips, self.pairs, self.batch or 1) < 1:
-            raise InvalidInput("clips, pairs and batch must be at least 1 each")
+        wrong = [f"{each:g}" for each in self.seconds if not 0.1 <= each <= MAX_SAMPLES / 16_000]
+        if wrong or not self.seconds:
+            length = wrong[0] if wrong else "no"
+            raise InvalidInput(f"clips of {length} s can't be measured; name lengths from 0.1 to 160")
+        numbers = {name: getattr(self, name) for name in ("clips", "pairs", "batch", "layers", "width")}
+        if small := [name for name, number in numbers.items() if number is not None and number < 1]:
+            raise InvalidInput(f"{' and '.join(small)} must be at least 1")
         if "transcription" in self.tasks and (self.whisper is None or not self.recordings):
             raise InvalidInput("the benchmark of transcription needs --whisper-model FOLDER and --audio FILE ...")
 
@@ -164,7 +167,7 @@ def _kept(folder: Folder, report: Mapping[str, Any]) -> list[Result]:
         raise InvalidInput(f"{folder.path(JSON)} is no report of benchmarks; name another folder") from error
     if differing:
         raise InvalidInput(
-            f"{folder.path(JSON)} holds figures of another {', '.join(differing)}; name another folder, or remove it"
+            f"{folder.path(JSON)} holds figures with other {', '.join(differing)}; name another folder, or remove it"
         )
     return cases
 

@@ -169,6 +169,8 @@ def _targets(recordings: list[str], folder: str | None, format: str) -> list[Pat
     """The file for each recording's transcript, None for stdout. What can be known to be wrong is said here."""
     if format not in FORMATS:
         raise InvalidInput(f"the format {format!r} is unknown; use {', '.join(FORMATS)}")
+    if folders := [audio for audio in recordings if Path(audio).is_dir()]:
+        raise InvalidInput(f"{', '.join(folders)}: that is a folder; name the recordings in it")
     if missing := [audio for audio in recordings if not Path(audio).is_file()]:
         raise InvalidInput(f"{', '.join(missing)}: there is no such file; nothing was transcribed")
     if folder is None:

@@ -58,7 +58,7 @@ def add_performance_verbs(verbs: Any, checkpoint: argparse.ArgumentParser, commo
     benchmark.add_argument("--against", metavar="WHAT", help="torch: PyTorch takes turns with ours")
     benchmark.add_argument("--output", metavar="DIR", help="add to benchmarks.json, .md and .png there")
     benchmark.add_argument(
-        "--precision", type=names, default=("float32",), metavar="A,B", help="float32 (default), bfloat16"
+        "--precision", type=names, default=("float32",), metavar="A,B", help="float32 (default), bfloat16 or both"
     )
     benchmark.add_argument(
         "--seconds", type=_numbers, default=(10.0, 30.0), metavar="A,B,...", help="lengths of clips (default: 10,30)"
@@ -93,14 +93,18 @@ def add_performance_verbs(verbs: Any, checkpoint: argparse.ArgumentParser, commo
     plan.add_argument("--mode", default="concat", help=f"{', '.join(MODES)} (default: concat)")
     plan.add_argument("--language", default="es", help=f"{' or '.join(LANGUAGES)} (default: es)")
     plan.add_argument(
-        "--batch-size", type=int, nargs="+", default=[256], metavar="N", help="of all chips together (default: 256)"
+        "--batch-size",
+        type=int,
+        nargs="+",
+        metavar="N",
+        help="of all chips together (default: 256, or --largest-batch)",
     )
     plan.add_argument("--per-chip", action="store_true", help="batch sizes are those of each chip")
-    plan.add_argument("--seconds", type=float, default=15.0, help="of each clip (default: 15)")
-    plan.add_argument("--tokens", type=int, default=64, metavar="N", help="of each text (default: 64)")
+    plan.add_argument("--seconds", type=float, default=15.0, help="of each clip, 0.1 to 160 (default: 15)")
+    plan.add_argument("--tokens", type=int, default=64, metavar="N", help="of each text, 1 to 512 (default: 64)")
     plan.add_argument("--precision", default="bfloat16", help="bfloat16 (default) or float32")
     plan.add_argument("--train", action="store_true", help="a training step: AdamW, FSDP over all chips, remat")
-    plan.add_argument("--largest-batch", action="store_true", help="look for the largest that fits: 6 programs or so")
+    plan.add_argument("--largest-batch", action="store_true", help="look for the largest that fits: 8 programs or so")
     plan.add_argument("--output", metavar="DIR", help="write plan.json and plan.png there")
     plan.add_argument("--json", action="store_true", help="print the plan as JSON")
     plan.set_defaults(verb=_plan)
@@ -198,7 +202,7 @@ def _plan(options: argparse.Namespace) -> None:
             topologies=tuple(options.topology),
             mode=options.mode,
             language=options.language,
-            batch_sizes=tuple(options.batch_size),
+            batch_sizes=tuple(options.batch_size or ([] if options.largest_batch else [256])),
             per_chip=options.per_chip,
             seconds=options.seconds,
             tokens=options.tokens,

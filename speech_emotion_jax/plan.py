@@ -28,10 +28,7 @@ from .runtime.progress import progress
 from .runtime.storage import Folder
 
 JSON, FIGURE = "plan.json", "plan.png"
-HEAD = [
-    *("topology", "chips", "clips", "memory", "share", "compute", "memory", "network", "bound"),
-    *("hours/chip-hour", "hours/hour"),
-]
+HEAD = ("topology", "chips", "batch", "memory used", "share", "compute", "memory", "network", "bound")
 Case = dict[str, Any]
 
 
@@ -40,7 +37,7 @@ class Job:
     """What to plan: each topology with each batch size, of clips of `seconds` and, where the mode reads, of `tokens`.
 
     batch_sizes: of all chips together, or (`per_chip`) of each
-    largest: look for the largest batch that fits, too
+    largest: look for the largest batch that fits, to an eighth, too
     output: folder for plan.json and plan.png; None: nothing is written
     """
 
@@ -64,7 +61,9 @@ class Job:
             raise InvalidInput(f"clips of {self.seconds:g} s can't be planned; name a length from 0.1 to 160 s")
         if not 1 <= self.tokens <= TOKEN_BUCKETS[-1]:
             raise InvalidInput(f"texts of {self.tokens} tokens can't be planned; name 1 to {TOKEN_BUCKETS[-1]}")
-        if min(self.batch_sizes) < 1:
+        if not self.batch_sizes and not self.largest:
+            raise InvalidInput("there is no batch size to plan; name one, or look for the largest")
+        if min(self.batch_sizes, default=1) < 1:
             raise InvalidInput(f"a batch of {min(self.batch_sizes)} can't be planned; it must be at least 1")
         for topology in self.parsed():
             for size in self.batch_sizes:
@@ -81,7 +80,8 @@ class Job:
 def plan(job: Job) -> list[Case]:
     """A case for each topology and batch size, in that order; the largest batch that fits is one more.
 
-    topology, chip, chips, mode, language, precision, train, seconds, frames, tokens
+    topology, chip, chips, mode, language, precision, train, seconds, frames, tokens; None: no sound or text
+    kernels         whether attention was a kernel's, where one fits
     padded_tokens   to which texts of so many are padded, as `frames` are with padding
     batch_size      of all chips
     fits, refusal   whether it fits into the chips' memory, and the compiler's words where it does not; then no more
@@ -92,7 +92,8 @@ def plan(job: Job) -> list[Case]:
     collectives     {kind: {"count", "bytes"}}; the bytes are those a chip receives
     times           {"compute", "memory", "network"}: seconds at the chip's peak, each alone
     bound, roofline the longest of the three, seconds
-    audio_hours     of sound in an hour of one chip, at most
+    per_second      clips or texts of one chip, at most
+    audio_hours     of sound in an hour of one chip, at most; None: no sound
     largest         whether this is the largest batch that fits
 
     Raises InvalidInput where the chips' compiler is not installed.
@@ -105,10 +106,11 @@ def plan(job: Job) -> list[Case]:
         for topology in job.parsed()
         for size in job.batch_sizes
     ]
-    with progress(f"Compiling {len(planned)} program{'s' * (len(planned) != 1)}", len(planned)) as advance:
-        for topology, clips in planned:
-            cases.append(_case(job, topology, clips))
-            advance(1)
+    if planned:
+        with progress(f"Compiling {len(planned)} program{'s' * (len(planned) != 1)}", len(planned)) as advance:
+            for topology, clips in planned:
+                cases.append(_case(job, topology, clips))
+                advance(1)
     if job.largest:
         for topology in job.parsed():
             with progress(f"Looking for the largest batch on {topology.name}"):
@@ -135,14 +137,21 @@ def _what(case: Case) -> str:
     """What all cases of a plan have in common."""
     return (
         f"{'training step' if case['train'] else 'prediction'}, {case['mode']}, {case['language']}, "
-        f"{case['precision']}, clips of {case['seconds']:g} s"
+        f"{case['precision']}"
+        + (f", clips of {case['seconds']:g} s" if case["seconds"] else "")
         + (f" ({case['frames']} frames with padding)" if case.get("frames") else "")
         + (f", texts of {case['tokens']} tokens ({case['padded_tokens']} with padding)" if case["tokens"] else "")
+        + ("" if case["kernels"] else ", without kernels")
     )
 
 
+def _of_batch(case: Case) -> str:
+    """How many clips or texts are given at once, in words."""
+    return f"{case['batch_size']} {'clips' if case['seconds'] else 'texts'}"
+
+
 def _case(job: Job, topology: Topology, clips: int) -> Case:
-    reads = job.mode != "audio"
+    hears, reads = job.mode != "text", job.mode != "audio"
     case: Case = {
         "topology": topology.name,
         "chip": topology.chip.name,
@@ -151,14 +160,15 @@ def _case(job: Job, topology: Topology, clips: int) -> Case:
         "language": job.language,
         "precision": job.precision,
         "train": job.train,
-        "seconds": job.seconds,
+        "kernels": wanted(),
+        "seconds": job.seconds if hears else None,
         "tokens": job.tokens if reads else None,
         "padded_tokens": bucketed_tokens(job.tokens) if reads else None,
         "batch_size": clips,
         "largest": False,
     }
-    asked = {name: case[name] for name in ("topology", "mode", "language", "precision", "train", "seconds")}
-    found = compiled({**asked, "tokens": job.tokens, "clips": clips})
+    asked = {name: case[name] for name in ("topology", "mode", "language", "precision", "train")}
+    found = compiled({**asked, "seconds": job.seconds, "tokens": job.tokens, "clips": clips})
     if "refused" in found:
         return case | {"fits": False, "refusal": found["refused"]}
     chip = topology.chip
@@ -172,9 +182,11 @@ def _case(job: Job, topology: Topology, clips: int) -> Case:
     }
     bound = max(times, key=lambda name: times[name])
     total = sum(size for part, size in found["memory"].items() if part not in ("weights", "state"))
+    fits = total <= chip.memory
+    per_second = clips / topology.chips / times[bound]
     return case | {
-        "fits": total <= chip.memory,
-        "refusal": None if total <= chip.memory else "its parts together are more than the chip has",
+        "fits": fits,
+        "refusal": None if fits else f"needs {_bytes(total)} of {_bytes(chip.memory)}",
         "frames": found["frames"],
         "memory": found["memory"],
         "share": total / chip.memory,
@@ -186,13 +198,14 @@ def _case(job: Job, topology: Topology, clips: int) -> Case:
         "times": times,
         "bound": bound,
         "roofline": times[bound],
-        "audio_hours": clips * job.seconds / (times[bound] * topology.chips),
+        "per_second": per_second,
+        "audio_hours": per_second * job.seconds if hears else None,
         "compile_seconds": found["seconds"],
     }
 
 
 def _largest(job: Job, topology: Topology) -> Case:
-    """Of 1, 2, 3, 4, 6, 8, 12, ... clips a chip, the most that fit."""
+    """Of 1, 2, ... 16, 18, 20, ... 32, 36, ... clips a chip, the most that fit."""
     best = case = _case(job, topology, topology.chips)
     low, high = 1, len(_SIZES) if case["fits"] else 1
     while low < high:
@@ -205,19 +218,20 @@ def _largest(job: Job, topology: Topology) -> Case:
     return best | {"largest": True}
 
 
-_SIZES = sorted({1, *(2**power for power in range(1, 13)), *(3 * 2**power for power in range(12))})
+_SIZES = sorted({*range(1, 8), *(eighths * 2**power for power in range(14) for eighths in range(8, 16))})
 
 
 def _in_full(case: Case) -> Iterator[str]:
-    of_chip = f"{case['topology']}, {case['chips']} chips, {case['batch_size']} clips"
+    of_chip = f"{case['topology']}, {case['chips']} chips, {_of_batch(case)}"
     yield of_chip if case["chips"] > 1 else of_chip.replace("chips,", "chip,")
     if not case["fits"]:
         yield f"  does not fit: {case['refusal']}"
         return
-    yield f"  memory of a chip     {_bytes(sum(_parts(case).values()))}, {case['share']:.0%} of what it has"
+    yield f"  memory of a chip     {_bytes(sum(_parts(case).values()))}, {case['share']:.1%} of what it has"
     for part, size in case["memory"].items():
         yield f"    {part:18} {_bytes(size)}" + (" (of the arguments)" if part in ("weights", "state") else "")
-    yield f"  products of a chip   {case['flops'] / 1e12:,.2f} TFLOP, {case['of_model']:.2f} x the model's own count"
+    own = f"{case['of_model']:.2f} x the model's own count, which knows no padding"
+    yield f"  products of a chip   {case['flops'] / 1e12:,.2f} TFLOP, {own}"
     yield f"  bytes of a chip      {_bytes(case['bytes'])} to and from its memory"
     if case["collectives"]:
         for kind, each in case["collectives"].items():
@@ -226,27 +240,32 @@ def _in_full(case: Case) -> Iterator[str]:
         yield "  between chips        nothing"
     for name, seconds in case["times"].items():
         yield f"  {name + ' alone':20} {_seconds(seconds)}" + ("  <- binds" if name == case["bound"] else "")
-    yield f"  audio                {case['audio_hours']:,.0f} hours in an hour of a chip, at most"
+    if case["seconds"]:
+        yield f"  audio                {case['audio_hours']:,.0f} hours in an hour of a chip, at most"
+    else:
+        yield f"  texts                {case['per_second']:,.0f} in a second of a chip, at most"
     yield f"  compiled in          {case['compile_seconds']:.0f} s"
 
 
 def _table(cases: Sequence[Case]) -> list[str]:
-    rows, refusals = [HEAD], []
+    rates = ("hours/chip-hour", "hours/hour") if cases[0]["seconds"] else ("texts/s of a chip", "texts/s")
+    rows, refusals = [[*HEAD, *rates]], []
     for case in cases:
         size = f"{case['batch_size']}{' (largest)' if case['largest'] else ''}"
         row = [case["topology"], str(case["chips"]), size]
         if case["fits"]:
+            rate = case["audio_hours"] if case["seconds"] else case["per_second"]
             row += [
                 _bytes(sum(_parts(case).values())),
-                f"{case['share']:.0%}",
+                f"{case['share']:.1%}",
                 *(_seconds(case["times"][name]) for name in ("compute", "memory", "network")),
                 case["bound"],
-                f"{case['audio_hours']:,.0f}",
-                f"{case['audio_hours'] * case['chips']:,.0f}",
+                f"{rate:,.0f}",
+                f"{rate * case['chips']:,.0f}",
             ]
         else:
-            row += ["does not fit", *[""] * (len(HEAD) - len(row) - 1)]
-            refusals.append(f"{case['topology']}, {case['batch_size']} clips: {case['refusal']}")
+            row += ["does not fit", *[""] * (len(rows[0]) - len(row) - 1)]
+            refusals.append(f"{case['topology']}, {_of_batch(case)}: {case['refusal']}")
         rows.append(row)
     return [*aligned(rows), *refusals]
 

@@ -121,7 +121,7 @@ class TranscriptionOptions:
         if self.batch_size < 1:
             raise InvalidInput(f"batch_size is {self.batch_size}; it must be at least 1")
         if self.condition_on_previous and not self.sequential:
-            raise InvalidInput("condition_on_previous needs sequential: only then there is a text before a window")
+            raise InvalidInput("condition_on_previous needs sequential: only then is there a text before a window")
 
     @property
     def stamped(self) -> bool:

@@ -39,7 +39,8 @@ class Warmed(NamedTuple):
     programs: int
     compiled: int
     seconds: float
-    longest: float | None  # seconds of the clips that these programs take; longer ones are cut; None: no sound
+    longest: float | None  # seconds of the clips that these programs take; None: no sound
+    cut: bool  # whether that is as much as a checkpoint takes of a clip
     folder: str
 
 
@@ -84,14 +85,18 @@ def warm_up(
     if whisper is not None:
         for place in [select_device(device), device][: len(meshes)]:
             _hear_silence(WhisperPipeline.from_pretrained(whisper, precision=precision, device=place), batch_size)
-    longest = None if scorers[0].config.audio is None else min(seconds, MAX_SAMPLES / SAMPLE_RATE)
+    hears, most = scorers[0].config.audio is not None, MAX_SAMPLES / SAMPLE_RATE
+    longest = min(seconds, most) if hears else None
     kept = kept_programs(folder)
-    return Warmed(len(kept), len(kept.keys() - before.keys()), time.perf_counter() - started, longest, folder)
+    taken = time.perf_counter() - started
+    compiled = len(kept.keys() - before.keys())
+    return Warmed(len(kept), compiled, taken, longest, hears and seconds > most, folder)
 
 
 def render(warmed: Warmed) -> str:
     """One line for the terminal."""
-    clips = "" if warmed.longest is None else f", for clips of up to {warmed.longest:g} s"
+    clips = "" if warmed.longest is None else f", for clips of up to {warmed.longest:.4g} s"
+    clips += ", where longer ones are cut" * warmed.cut
     compiled, kept = (f"{count} program{'s' * (count != 1)}" for count in (warmed.compiled, warmed.programs))
     return f"compiled {compiled} in {warmed.seconds:.0f} s{clips}; {kept} in {warmed.folder}"
 

@@ -15,7 +15,7 @@ from speech_emotion_jax.benchmarking.clips import MEACORPUS_SECONDS, meacorpus_l
 from speech_emotion_jax.benchmarking.machine import SIDE, forget_peak, matmul_rate, peak_memory
 from speech_emotion_jax.benchmarking.plans import CAREFUL, DIRECT, OURS, TOOLKIT
 from speech_emotion_jax.benchmarking.sides import Side
-from speech_emotion_jax.benchmarking.weights import concat_config, random_checkpoint
+from speech_emotion_jax.benchmarking.weights import RandomCheckpoint, concat_config, random_checkpoint
 from speech_emotion_jax.config import BertConfig, Wav2Vec2BertConfig
 from speech_emotion_jax.errors import InvalidInput
 from speech_emotion_jax.inputs.tokenizer import TextTokenizer
@@ -59,6 +59,13 @@ def test_every_side_takes_its_turns(report):
         for side in case["sides"].values():
             assert len(side["seconds"]) == case["pairs"] == 1
             assert side["peak_bytes"] > 100e6  # an interpreter with JAX or torch takes more
+
+
+def test_a_title_tells_the_size_of_a_model_that_is_not_the_published_one(report):
+    assert {case["title"].split("concat")[-1] for case in report[0]["cases"] if case["task"] != "encoder"} == {
+        ", 1 layer of 64"
+    }
+    assert RandomCheckpoint(Path(), concat_config()).size == ""
 
 
 def test_a_ratio_is_of_neighbouring_turns(report):
@@ -115,7 +122,7 @@ def test_another_machines_figures_are_left_alone(report, home, tmp_path):
     kept = json.loads((report[1] / JSON).read_text())
     kept["machine"]["processor"] = "another"
     (tmp_path / JSON).write_text(json.dumps(kept))
-    with pytest.raises(InvalidInput, match="another machine"):
+    with pytest.raises(InvalidInput, match="with other machine"):
         benchmark(small(home, tasks=("encoder",), output=str(tmp_path)))
 
 
@@ -155,6 +162,7 @@ def test_a_process_that_ends_says_why():
         {"seconds": (161.0,)},
         {"seconds": ()},
         {"pairs": 0},
+        {"layers": 0},
         {"tasks": ("transcription",)},
     ],
 )

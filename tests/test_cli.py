@@ -357,7 +357,7 @@ def test_nothing_transcribed_is_a_failure(run: Callable[..., Run]):
     [
         ([], "AUDIO"),
         (["missing.wav", "speech.wav", "absent.wav"], "missing.wav, absent.wav: there is no such file"),
-        (["audio-es"], "audio-es: there is no such file"),
+        (["audio-es"], "audio-es: that is a folder"),
         (["speech.wav", "--format=doc"], "the format 'doc' is unknown; use text, json, srt, vtt"),
         (["speech.wav", "short.wav", "--format=srt"], "2 recordings make 2 srt files; name a folder by --output"),
         (["speech.wav", "other/speech.wav", "--output=made"], "several recordings would be written to made/speech.txt"),

@@ -211,6 +211,7 @@ def test_topologies_that_there_are_not(name):
     "wrong",
     [
         {"batch_sizes": (7,)},
+        {"batch_sizes": ()},
         {"batch_sizes": (0,), "per_chip": True},
         {"seconds": 0.0},
         {"seconds": 161.0},
@@ -256,7 +257,8 @@ def test_a_batch_on_a_tpu(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert four["flops"] == pytest.approx(one["flops"], rel=0.01)
     assert one["roofline"] == max(one["times"].values()) == one["times"][one["bound"]]
     assert one["times"]["compute"] == one["flops"] / CHIPS["v5e"].bfloat16
-    assert one["audio_hours"] == pytest.approx(4 * 1.0 / one["roofline"])
+    assert one["per_second"] == pytest.approx(4 / one["roofline"])
+    assert (one["seconds"], one["audio_hours"]) == (None, None)
     assert "an estimate, nothing has run" in render(cases)
     assert "an estimate, nothing has run" in render([one])
 
@@ -265,6 +267,16 @@ def test_a_batch_on_a_tpu(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
 def test_a_shape_in_which_no_chips_are_wired():
     with pytest.raises(InvalidInput, match="there is no v5e:3x5"):
         plan(Job(("v5e:3x5",), mode="text", batch_sizes=(15,)))
+
+
+@pytest.mark.chips
+def test_the_largest_batch():
+    [case] = plan(Job(("h100",), mode="text", tokens=512, batch_sizes=(), largest=True))
+    assert case["largest"]
+    assert case["fits"]
+    [more] = plan(Job(("h100",), mode="text", tokens=512, batch_sizes=(case["batch_size"] * 9 // 8,)))
+    assert not more["fits"]
+    assert " GB of 85.90 GB" in render([more])
 
 
 @pytest.mark.chips
@@ -314,16 +326,30 @@ def test_a_table_has_a_line_a_case_and_says_what_does_not_fit():
         "train": False,
         "seconds": 10.0,
         "tokens": None,
+        "kernels": True,
         "fits": True,
         "memory": {"arguments": 3 * 10**9, "weights": 2 * 10**9, "temporaries": 10**9},
         "share": 0.25,
         "times": {"compute": 0.2, "memory": 0.1, "network": 0.0},
         "bound": "compute",
+        "per_second": 10.0,
         "audio_hours": 3000.0,
     }
     refused = {**fitting, "chips": 4, "topology": "v5e:2x2", "fits": False, "refusal": "20 GB of 16"}
     *_, head, one, two, words = (" ".join(line.split()) for line in render([fitting, refused]).splitlines())
-    assert head == " ".join(HEAD)
-    assert one == "v5e:1x1 1 32 4.00 GB 25% 200.0 ms 100.0 ms 0.0 ms compute 3,000 3,000"
+    assert head == " ".join([*HEAD, "hours/chip-hour", "hours/hour"])
+    assert one == "v5e:1x1 1 32 4.00 GB 25.0% 200.0 ms 100.0 ms 0.0 ms compute 3,000 3,000"
     assert two == "v5e:2x2 4 32 does not fit"
     assert words == "v5e:2x2, 32 clips: 20 GB of 16"
+    of_text = {
+        "mode": "text",
+        "seconds": None,
+        "tokens": 40,
+        "padded_tokens": 64,
+        "audio_hours": None,
+        "kernels": False,
+    }
+    what, *_, head, one, four = render([fitting | of_text, fitting | of_text | {"chips": 4}]).splitlines()
+    assert what == "prediction, text, es, bfloat16, texts of 40 tokens (64 with padding), without kernels"
+    assert head.endswith("texts/s of a chip  texts/s")
+    assert [line.split()[-2:] for line in (one, four)] == [["10", "10"], ["10", "40"]]

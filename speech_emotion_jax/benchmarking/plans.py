@@ -90,7 +90,7 @@ def encoder(checkpoint: RandomCheckpoint, precision: str, seconds: Sequence[floa
                 None if fits or not against else f"PyTorch would need {needed / 1e9:.0f} GB, more than there is",
             )
         )
-    return Plan("encoder", "Wav2Vec2-BERT on one clip", precision, contenders, tuple(cases))
+    return Plan("encoder", f"Wav2Vec2-BERT on one clip{checkpoint.size}", precision, contenders, tuple(cases))
 
 
 def prediction(
@@ -102,7 +102,8 @@ def prediction(
         Case(f"{each:g} s", tuple(contenders), (_request(folder, each),), (_prediction_flops(checkpoint.config, each),))
         for each in sorted(seconds)
     ]
-    return Plan("prediction", "From recording and text to probabilities, concat", precision, contenders, tuple(cases))
+    title = f"From recording and text to probabilities, concat{checkpoint.size}"
+    return Plan("prediction", title, precision, contenders, tuple(cases))
 
 
 def start(
@@ -117,7 +118,8 @@ def start(
         folders = (str(checkpoint.published), str(checkpoint.text_encoder))
         sides[TOOLKIT] = Command(("benchmarking.torch_side", *folders, precision, "{audio}", "{text}"))
     case = Case(f"{shortest:g} s", tuple(sides), (_request(folder, shortest),))
-    return Plan("start", "From the start of a process to its first prediction, concat", precision, sides, (case,))
+    title = f"From the start of a process to its first prediction, concat{checkpoint.size}"
+    return Plan("start", title, precision, sides, (case,))
 
 
 def bulk(
@@ -151,7 +153,8 @@ def bulk(
                 (sum(flops[each] for each in some),),
             )
         )
-    return Plan("bulk", "Clips as long as Spanish MEACorpus's, concat", precision, contenders, tuple(cases))
+    title = f"Clips as long as Spanish MEACorpus's, concat{checkpoint.size}"
+    return Plan("bulk", title, precision, contenders, tuple(cases))
 
 
 TRAINING_SIZES = ((2, 256), (4, 512))  # layers, width
@@ -210,9 +213,11 @@ def transcription(
             contenders[f"faster-whisper, {kind}"] = Contender(
                 "faster_whisper_side", "transcription", settings | {"folder": folder, "kind": kind}, python
             )
-    alone = [number for number, each in enumerate(seconds) if 3 <= each <= 6] or [0]
+    alone = [number for number, each in enumerate(seconds) if 3 <= each <= 6]
+    length = "3 to 6" if alone else f"{seconds[0]:.1f}"
+    alone = alone or [0]
     cases = (
-        Case("one clip of 3 to 6 s", tuple(contenders), tuple({"clips": [number]} for number in alone)),
+        Case(f"one clip of {length} s", tuple(contenders), tuple({"clips": [number]} for number in alone)),
         Case(
             f"{batch} clips at once",
             tuple(contenders),

@@ -44,6 +44,15 @@ class RandomCheckpoint:
         return self.folder / "converted"
 
     @property
+    def size(self) -> str:
+        """Of the audio encoder, as a title adds it; nothing for the published one."""
+        audio, published = self.config.audio, EmotionConfig.published("es", "concat").audio
+        assert audio is not None
+        assert published is not None
+        shape, usual = ((each.num_hidden_layers, each.hidden_size) for each in (audio, published))
+        return "" if shape == usual else f", {shape[0]} layer{'s' * (shape[0] != 1)} of {shape[1]}"
+
+    @property
     def parameters(self) -> int:
         return sum(int(np.prod(shape)) for shape in parameter_shapes(self.config).values())
 

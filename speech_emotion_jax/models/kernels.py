@@ -69,7 +69,7 @@ def wanted() -> bool:
     """Whether kernels may be called at all. The environment can say that they may not, as on a chip for which one can't
     be compiled. Raises InvalidInput where it says neither.
     """
-    if (said := os.environ.get(SWITCH, "on")) not in ("on", "off"):
+    if (said := os.environ.get(SWITCH) or "on") not in ("on", "off"):
         raise InvalidInput(f"{SWITCH} is {said!r}; set it to on or off")
     return said == "on"
 

@@ -63,7 +63,8 @@ def compiled(job: Mapping[str, Any]) -> Answer:
         jax = version("jax")  # of which they have to be
         package = f"jax-cuda12-plugin=={jax} jax-cuda12-pjrt=={jax}" if gpu else f"'jax[tpu]=={jax}'"
         raise InvalidInput(
-            f"the compiler for {topology.chip.name} is not installed (it needs no such chip): pip install {package}"
+            f"the compiler for {topology.chip.name} is not installed (it needs no such chip): in an environment of its"
+            f" own, pip install {package}, or this package with its extra chips"
         )
     done = subprocess.run(
         [sys.executable, "-m", __name__],

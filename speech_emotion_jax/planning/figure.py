@@ -19,7 +19,7 @@ def draw(cases: Sequence[Mapping[str, Any]], title: str) -> Figure:
     """A row a case: the three times at the chip's peaks, and the share of its memory that is taken."""
     from matplotlib.figure import Figure
 
-    labels = [f"{case['topology']}, {case['batch_size']} clips{', largest' * case['largest']}" for case in cases]
+    labels = [f"{case['topology']}, {case['batch_size']}{', largest' * case['largest']}" for case in cases]
     figure = Figure(figsize=(WIDTH * 1.7, 1.3 + LINE * len(cases)), layout="constrained")
     times, memory = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
     height = 0.8 / len(COLORS)
@@ -34,14 +34,17 @@ def draw(cases: Sequence[Mapping[str, Any]], title: str) -> Figure:
         color=GREY,
     )
     for row, case in enumerate(cases):
-        if not case["fits"]:
+        if case["fits"]:
+            memory.text(100 * case["share"], row, f" {case['share']:.1%}", va="center", color=INK)
+        else:
             times.text(0, row, " does not fit", va="center", color=INK)
     memory.axvline(100, color=INK, linewidth=0.8)
     times.set_yticks(range(len(cases)), labels, parse_math=False)
     times.set_ylim(len(cases) - 0.5, -0.5)
+    times.set_ylabel("chips, clips at once" if cases[0]["seconds"] else "chips, texts at once")
     times.set_xlabel("ms of a batch at the chip's peak, each alone")
     memory.set_xlabel("% of a chip's memory")
-    memory.set_xlim(0, 105)
+    memory.set_xlim(0, 125)
     for axes in (times, memory):
         axes.grid(axis="x")
     figure.suptitle(title, fontsize="medium", parse_math=False)
