@@ -145,32 +145,37 @@ class Original:
         generate = {"language": language, "task": "transcribe", "num_beams": beams}
         return self.pipeline(waveform.copy(), chunk_length_s=30, generate_kwargs=generate)["text"]
 
-    def log_mel(self, waveform: np.ndarray) -> np.ndarray:
-        """Of the whole recording: (bins, frames)."""
-        return self._whole(waveform).input_features[0].numpy()
+    def sequential(self, whole: Any, language: str, *, prompted: bool) -> str:
+        return self.text(sequential_tokens(self.model, whole, language, prompted=prompted))
 
-    def _whole(self, waveform: np.ndarray) -> Any:
-        return self.extractor(
-            waveform,
-            sampling_rate=SAMPLE_RATE,
-            truncation=False,
-            padding="longest",
-            return_attention_mask=True,
-            return_tensors="pt",
-        )
 
-    def sequential(self, waveform: np.ndarray, language: str, *, prompted: bool) -> str:
-        tokens: Any = self.model.generate(
-            **self._whole(waveform),
-            language=language,
-            task="transcribe",
-            num_beams=1,
-            do_sample=False,
-            temperature=0.0,
-            return_timestamps=True,
-            condition_on_prev_tokens=prompted,
-        )
-        return self.text(tokens[0])
+def heard_whole(extractor: WhisperFeatureExtractor, waveform: np.ndarray) -> Any:
+    """The log-mel of a recording of any length, `input_features` (1, bins, frames), with its mask."""
+    return extractor(
+        waveform,
+        sampling_rate=SAMPLE_RATE,
+        truncation=False,
+        padding="longest",
+        return_attention_mask=True,
+        return_tensors="pt",
+    )
+
+
+def sequential_tokens(
+    model: WhisperForConditionalGeneration, whole: Any, language: str, *, prompted: bool
+) -> torch.Tensor:
+    """What `generate` writes window after window of what `heard_whole` gives, each prompted by those before or not."""
+    [tokens] = model.generate(
+        **whole,
+        language=language,
+        task="transcribe",
+        num_beams=1,
+        do_sample=False,
+        temperature=0.0,
+        return_timestamps=True,
+        condition_on_prev_tokens=prompted,
+    )
+    return tokens
 
 
 class Ours:
@@ -246,15 +251,16 @@ def compare_long(original: Original, ours: WhisperPipeline, path: Path, language
             original.in_windows(waveform, language, beams),
             transcript["text"],
         )
+    whole = heard_whole(original.extractor, waveform)
     for prompted in (False, True):
         options = TranscriptionOptions(
             language=language, sequential=True, condition_on_previous=prompted, no_speech=None
         )
         name = "sequential, prompted by the text before" if prompted else "sequential"
-        theirs = original.sequential(waveform, language, prompted=prompted)
+        theirs = original.sequential(whole, language, prompted=prompted)
         [transcript] = ours.transcribe([path], options)
         print_difference(name, theirs, transcript["text"])
-        with log_mel_of_the_whole(ours, waveform, original.log_mel(waveform)):
+        with log_mel_of_the_whole(ours, waveform, whole.input_features[0].numpy()):
             [transcript] = ours.transcribe([path], options)
         print_difference(f"{name}, with the log-mel of the whole recording", theirs, transcript["text"])
 

@@ -26,7 +26,7 @@ from .benchmarking.turns import Result, measure
 from .benchmarking.weights import RandomCheckpoint, concat_config, random_checkpoint
 from .convert.cache import cache_folder
 from .errors import InvalidInput
-from .inputs.features import MAX_SAMPLES
+from .inputs.features import MAX_SECONDS
 from .models.kernels import SWITCH
 from .runtime.precision import check_precision
 from .runtime.storage import Folder
@@ -81,7 +81,7 @@ class Job:
             raise InvalidInput(f"there is no comparison with {self.against!r}; use --against torch, or leave it out")
         for precision in self.precisions:
             check_precision(precision)
-        wrong = [f"{each:g}" for each in self.seconds if not 0.1 <= each <= MAX_SAMPLES / 16_000]
+        wrong = [f"{each:g}" for each in self.seconds if not 0.1 <= each <= MAX_SECONDS]
         if wrong or not self.seconds:
             length = wrong[0] if wrong else "no"
             raise InvalidInput(f"clips of {length} s can't be measured; name lengths from 0.1 to 160")

@@ -16,7 +16,7 @@ from .config import EmotionConfig
 from .console import aligned
 from .errors import InvalidInput
 from .inputs.batches import TOKEN_BUCKETS
-from .inputs.features import MAX_SAMPLES
+from .inputs.features import MAX_SECONDS
 from .models.kernels import wanted
 from .planning.chips import Topology
 from .planning.compile import compiled
@@ -57,7 +57,7 @@ class Job:
         check_mode(self.mode)
         check_language(self.language)
         check_precision(self.precision)
-        if not 0.1 <= self.seconds <= MAX_SAMPLES / 16_000:
+        if not 0.1 <= self.seconds <= MAX_SECONDS:
             raise InvalidInput(f"clips of {self.seconds:g} s can't be planned; name a length from 0.1 to 160 s")
         if not 1 <= self.tokens <= TOKEN_BUCKETS[-1]:
             raise InvalidInput(f"texts of {self.tokens} tokens can't be planned; name 1 to {TOKEN_BUCKETS[-1]}")
@@ -98,7 +98,6 @@ def plan(job: Job) -> list[Case]:
 
     Raises InvalidInput where the chips' compiler is not installed.
     """
-    wanted()  # what is wrong with its switch is said here, and not by each compilation
     cases: list[Case] = []
     folder = None if job.output is None else Folder.open(job.output)  # compiling takes minutes: refused before
     planned = [

@@ -21,7 +21,7 @@ from .checkpoints import Request, find, outlined
 from .errors import InvalidInput
 from .inputs.audio import SAMPLE_RATE
 from .inputs.batches import FRAME_BUCKETS, TOKEN_BUCKETS, bucket
-from .inputs.features import FRAME_SAMPLES, MAX_SAMPLES, feature_frames, log_mel
+from .inputs.features import FRAME_SAMPLES, MAX_SAMPLES, MAX_SECONDS, feature_frames, log_mel
 from .programs import keep_programs, kept_programs, programs_folder
 from .runtime.devices import select_device, select_mesh
 from .runtime.progress import progress
@@ -40,7 +40,6 @@ class Warmed(NamedTuple):
     compiled: int
     seconds: float
     longest: float | None  # seconds of the clips that these programs take; None: no sound
-    cut: bool  # whether that is as much as a checkpoint takes of a clip
     folder: str
 
 
@@ -85,18 +84,17 @@ def warm_up(
     if whisper is not None:
         for place in [select_device(device), device][: len(meshes)]:
             _hear_silence(WhisperPipeline.from_pretrained(whisper, precision=precision, device=place), batch_size)
-    hears, most = scorers[0].config.audio is not None, MAX_SAMPLES / SAMPLE_RATE
-    longest = min(seconds, most) if hears else None
+    longest = None if scorers[0].config.audio is None else min(seconds, MAX_SECONDS)
     kept = kept_programs(folder)
     taken = time.perf_counter() - started
     compiled = len(kept.keys() - before.keys())
-    return Warmed(len(kept), compiled, taken, longest, hears and seconds > most, folder)
+    return Warmed(len(kept), compiled, taken, longest, folder)
 
 
 def render(warmed: Warmed) -> str:
     """One line for the terminal."""
     clips = "" if warmed.longest is None else f", for clips of up to {warmed.longest:.4g} s"
-    clips += ", where longer ones are cut" * warmed.cut
+    clips += ", where longer ones are cut" * (warmed.longest == MAX_SECONDS)
     compiled, kept = (f"{count} program{'s' * (count != 1)}" for count in (warmed.compiled, warmed.programs))
     return f"compiled {compiled} in {warmed.seconds:.0f} s{clips}; {kept} in {warmed.folder}"
 

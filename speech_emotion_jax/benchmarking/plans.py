@@ -215,9 +215,8 @@ def transcription(
             )
     alone = [number for number, each in enumerate(seconds) if 3 <= each <= 6]
     length = "3 to 6" if alone else f"{seconds[0]:.1f}"
-    alone = alone or [0]
     cases = (
-        Case(f"one clip of {length} s", tuple(contenders), tuple({"clips": [number]} for number in alone)),
+        Case(f"one clip of {length} s", tuple(contenders), tuple({"clips": [number]} for number in alone or [0])),
         Case(
             f"{batch} clips at once",
             tuple(contenders),

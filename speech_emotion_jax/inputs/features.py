@@ -38,6 +38,7 @@ STACK = 2  # fbank frames in one feature frame
 FEATURES = STACK * MEL_BINS
 MAX_FBANK_FRAMES = 16_000  # the original's max_length: 160 s
 MAX_SAMPLES = FRAME_SAMPLES + MAX_FBANK_FRAMES * HOP_SAMPLES - 1
+MAX_SECONDS = MAX_SAMPLES / SAMPLE_RATE
 
 _SLICE_BITS = 8
 _SLICES = 5

@@ -24,7 +24,7 @@ from transformers import (
 from transformers.generation import GenerateEncoderDecoderOutput
 from transformers.modeling_outputs import BaseModelOutput
 
-from scripts.transcription_parity import log_mel_of_the_whole
+from scripts.transcription_parity import heard_whole, log_mel_of_the_whole, sequential_tokens
 from speech_emotion_jax import TranscriptionOptions, WhisperPipeline
 from speech_emotion_jax.decoding.words import FRAME_SECONDS, token_times
 from speech_emotion_jax.inputs.audio import SAMPLE_RATE, load
@@ -230,25 +230,9 @@ def test_window_after_window(pipeline, original, clips, prompted: bool):
     """
     pause = np.zeros(SAMPLE_RATE, np.float32)
     joined = np.concatenate([part for clip in [*clips, *clips[::-1], *clips] for part in (clip, pause)])
-    heard = original.extractor(
-        joined,
-        sampling_rate=SAMPLE_RATE,
-        truncation=False,
-        padding="longest",
-        return_attention_mask=True,
-        return_tensors="pt",
-    )
-    [expected] = original.model.generate(
-        **heard,
-        language="es",
-        task="transcribe",
-        num_beams=1,
-        do_sample=False,
-        temperature=0.0,
-        return_timestamps=True,
-        condition_on_prev_tokens=prompted,
-    )
+    whole = heard_whole(original.extractor, joined)
+    expected = sequential_tokens(original.model, whole, "es", prompted=prompted)
     options = TranscriptionOptions(language="es", sequential=True, condition_on_previous=prompted, no_speech=None)
-    with log_mel_of_the_whole(pipeline, joined, heard.input_features[0].numpy()):
+    with log_mel_of_the_whole(pipeline, joined, whole.input_features[0].numpy()):
         [transcript] = pipeline.transcribe([{"array": joined, "sampling_rate": SAMPLE_RATE}], options)
     assert transcript["text"] == original.tokenizer.decode(expected, skip_special_tokens=True).strip()
