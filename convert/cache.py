@@ -9,17 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import InvalidInput, UnreadableInput
-from ..runtime import hub
-from ..runtime.checkpoint import SCHEMA, is_converted
+from ..runtime.cache_folder import cache_folder
+from . import hub
 from .engine import convert
 from .published import Published
-
-
-def cache_folder() -> Path:
-    """Where converted hub checkpoints are kept: $SPEECH_EMOTION_JAX_CACHE, else ~/.cache/speech_emotion_jax."""
-    if folder := os.environ.get("SPEECH_EMOTION_JAX_CACHE"):
-        return Path(folder).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "speech_emotion_jax"
+from .record import SCHEMA, is_converted
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,6 @@ from typing import Any
 from ..config import BertConfig, EmotionConfig, Wav2Vec2BertConfig
 from ..errors import InvalidInput
 from ..registry import FUSION_MODES, LABELS, check_language, check_mode
-from ..runtime.checkpoint import MODEL, TEXT_ENCODER
 from .published import (
     CONFIG,
     PREPROCESSOR,
@@ -24,6 +23,7 @@ from .published import (
     tables_of,
     tokenizer_files,
 )
+from .record import MODEL, TEXT_ENCODER
 from .rules import TensorInfo
 from .sources import open_as_transformers, open_source, read_json
 

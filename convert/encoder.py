@@ -11,7 +11,7 @@ import numpy as np
 
 from ..config import BertConfig, EmotionConfig, Wav2Vec2BertConfig
 from ..errors import InvalidInput
-from ..models.parameters import parameter_shapes
+from ..models import parameter_shapes
 from .emotion import PROJECTION, agreed, audio_config, check_features, sizes
 from .layouts import bert, roberta, wav2vec2_bert
 from .published import CONFIG, PREPROCESSOR, Origin, PublishedPart, Table, open_part, tokenizer_files

@@ -12,23 +12,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from ..errors import UnreadableInput
-from ..runtime.checkpoint import (
-    MODEL,
-    RECORD,
-    TEXT_ENCODER,
-    UNUSED,
-    Part,
-    Record,
-    ask_for_room,
-    file_sizes,
-    load_parameters,
-    read_record,
-    save_parameters,
-    umask,
-    whole_folder,
-)
+from ..runtime.atomic import ask_for_room, umask, whole_folder
+from ..runtime.orbax_arrays import load_parameters, save_parameters
 from ..runtime.progress import progress
 from .published import Published, Table, common_dtype, tables_of
+from .record import MODEL, RECORD, TEXT_ENCODER, UNUSED, Part, Record, file_sizes, read_record
 from .rules import Matching, TensorInfo, match
 from .sources import SINGLE
 
@@ -65,7 +53,7 @@ def convert(published: Published, destination: Path) -> None:
         (folder / RECORD).write_text(record.to_json(), encoding="utf-8")
 
 
-def export(folder: Path, destination: Path) -> None:
+def write_safetensors(folder: Path, destination: Path) -> None:
     """Write a converted checkpoint back in the published layout, every tensor bit for bit as it came.
 
     DEST/model.safetensors with its configuration, and the frozen text encoder with its tokenizer in DEST/text_encoder/.

@@ -14,10 +14,10 @@ import numpy as np
 
 from ..config import Architecture, WhisperConfig
 from ..errors import InvalidInput, UnreadableInput
-from ..models.parameters import parameter_shapes
+from ..models import parameter_shapes
 from ..registry import FUSION_MODES
-from ..runtime.checkpoint import MODEL, TEXT_ENCODER
 from .layouts import bert, fusion, roberta, whisper
+from .record import MODEL, TEXT_ENCODER
 from .rules import FLOATS, Layout, Matching, TensorInfo, complain, match
 from .sources import TensorSource, read_json
 

@@ -9,7 +9,6 @@ import numpy as np
 
 from ..config import WhisperConfig
 from ..errors import InvalidInput
-from ..runtime.checkpoint import MODEL
 from .published import (
     CONFIG,
     PREPROCESSOR,
@@ -21,6 +20,7 @@ from .published import (
     tables_of,
     tokenizer_files,
 )
+from .record import MODEL
 from .rules import complain
 from .sources import open_as_transformers, read_json
 

@@ -24,20 +24,20 @@ import numpy as np
 from absl import flags
 from flax import nnx
 
-from speech_emotion_jax.checkpoints import Checkpoint
+from speech_emotion_jax.audio.fbank import Clip, read_clip
+from speech_emotion_jax.audio.waveform import SAMPLE_RATE
+from speech_emotion_jax.checkpoints.load import Checkpoint
 from speech_emotion_jax.config import EmotionConfig
+from speech_emotion_jax.corpus.manifest import Row, locate
+from speech_emotion_jax.corpus.manifest_files import read_manifest
 from speech_emotion_jax.evaluation.batches import Batches
 from speech_emotion_jax.evaluation.mesh import Scored, score
 from speech_emotion_jax.evaluation.parts import Effort, Parts
 from speech_emotion_jax.evaluation.reading import Read, read_ahead
-from speech_emotion_jax.inputs.audio import SAMPLE_RATE
-from speech_emotion_jax.inputs.features import Clip, read_clip
-from speech_emotion_jax.manifest.clips import Row, locate
-from speech_emotion_jax.manifest.files import read_manifest
+from speech_emotion_jax.inference.scorer import Scorer
 from speech_emotion_jax.models.emotion import EmotionModel
 from speech_emotion_jax.runtime.devices import select_mesh
 from speech_emotion_jax.runtime.storage import Folder
-from speech_emotion_jax.scoring import Scorer
 
 
 def random_scorer(layers: int, folder: Path) -> Scorer:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import softmax
 
-from speech_emotion_jax.metrics import Outcome, bootstrap, group_codes, intervals, measure
+from speech_emotion_jax.evaluation.metrics import Outcome, bootstrap, group_codes, intervals, measure
 
 LABELS = ("anger", "disgust", "fear", "joy", "neutral", "sadness")
 PRIOR = (0.12, 0.14, 0.05, 0.20, 0.37, 0.12)

@@ -30,12 +30,12 @@ import numpy as np
 import soundfile
 
 from speech_emotion_jax import EmotionPipeline
-from speech_emotion_jax.checkpoints import Request, load_checkpoint
-from speech_emotion_jax.convert.publish import publish
+from speech_emotion_jax.checkpoints.load import Request, load_checkpoint
+from speech_emotion_jax.convert.publication import publish
 from speech_emotion_jax.models.parameters import parameters_of
 from speech_emotion_jax.registry import LABELS
-from speech_emotion_jax.train import TrainJob, train
 from speech_emotion_jax.training.recipe import read_recipe
+from speech_emotion_jax.training.run import TrainConfig, train
 
 RECIPES = Path(__file__).parent.parent / "configs" / "demo"
 NOTICE = "a toy trained on synthetic speech; of no use on people"
@@ -51,7 +51,7 @@ def train_all(corpus: Path, runs: Path, seed: int) -> dict[str, float]:
         output = runs / f"{mode}-{seed}"
         start = time.perf_counter()
         train(
-            TrainJob(
+            TrainConfig(
                 read_recipe(RECIPES / f"{mode}.toml", settings),
                 str(corpus / "manifest.csv"),
                 str(output),

@@ -14,8 +14,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from speech_emotion_jax.checkpoints import Request
-from speech_emotion_jax.parity import Job, parity, render
+from speech_emotion_jax.checkpoints.load import Request
+from speech_emotion_jax.parity.check import ParityConfig, parity, render_parity
 from tests.checkpoints import write_golden_checkpoint
 
 ROOT = Path(__file__).parent.parent
@@ -30,14 +30,14 @@ def main() -> int:
         random = write_golden_checkpoint(Path(folder) / "tiny-random")
         for name, checkpoint, mode in (("demo", DEMO / "checkpoint", "concat"), ("tiny-random", random, "multihead")):
             made = parity(
-                Job(
+                ParityConfig(
                     Request(str(checkpoint), mode, "es"),
                     recordings=(str(RECORDING),),
                     texts=(TEXT,),
                     record=str(GOLDENS / f"{name}.safetensors"),
                 )
             )
-            print(render(made))
+            print(render_parity(made))
     return 0
 
 

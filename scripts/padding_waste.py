@@ -11,8 +11,8 @@ import csv
 import sys
 from pathlib import Path
 
-from speech_emotion_jax.inputs.batches import FRAME_BUCKETS, padding_waste
-from speech_emotion_jax.inputs.features import feature_frames
+from speech_emotion_jax.audio.fbank import feature_frames
+from speech_emotion_jax.inference.batching import FRAME_BUCKETS, padding_waste
 
 
 def main() -> int:

@@ -21,8 +21,8 @@ from rich.progress import track
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from speech_emotion_jax import EmotionPipeline, SpeechEmotionError
-from speech_emotion_jax.fidelity.original import TorchOriginal
-from speech_emotion_jax.inputs.audio import load
+from speech_emotion_jax.audio.waveform import load
+from speech_emotion_jax.parity.original import TorchOriginal
 from tests.checkpoints import SMALL, write_audio_checkpoint
 
 

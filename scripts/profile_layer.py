@@ -26,11 +26,11 @@ from flax import nnx
 
 from speech_emotion_jax.benchmarking.torch_side import autocast, hold_matrices, pytorch
 from speech_emotion_jax.config import EmotionConfig, Wav2Vec2BertConfig
-from speech_emotion_jax.console import aligned
-from speech_emotion_jax.encoders import LAYERS
+from speech_emotion_jax.inference.encoder_programs import LAYERS
 from speech_emotion_jax.models.attention import attend
 from speech_emotion_jax.models.layers import contract
 from speech_emotion_jax.models.wav2vec2_bert import ConformerLayer
+from speech_emotion_jax.runtime.console import aligned
 from speech_emotion_jax.runtime.precision import parameter_dtype
 
 Timed = Callable[[], object]

@@ -41,10 +41,10 @@ from transformers.utils import logging
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from speech_emotion_jax.inputs.audio import SAMPLE_RATE, load
-from speech_emotion_jax.inputs.log_mel import HOP_SAMPLES, WINDOW_SAMPLES
+from speech_emotion_jax.audio.log_mel import HOP_SAMPLES, WINDOW_SAMPLES
+from speech_emotion_jax.audio.waveform import SAMPLE_RATE, load
 from speech_emotion_jax.models.whisper import Whisper
-from speech_emotion_jax.transcribe import TranscriptionOptions, WhisperPipeline
+from speech_emotion_jax.whisper.transcribe import TranscriptionOptions, WhisperPipeline
 
 BATCH = 8
 BEAMS = 5

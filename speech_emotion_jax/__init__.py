@@ -5,33 +5,34 @@
 
 `speech_emotion_jax.functional` has the models as pure functions, to build on.
 
-Names are imported on first use, so that `import speech_emotion_jax` and the command line's --help stay fast.
+Names are imported on first use. This keeps `import speech_emotion_jax` and the command line's --help fast.
 """
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from . import functional
     from .config import EmotionConfig
     from .errors import InvalidInput, SpeechEmotionError, UnreadableInput
-    from .models.emotion import EmotionModel
-    from .pipeline import EmotionPipeline
-    from .predict import close, predict_emotion
-    from .transcribe import TranscriptionOptions, WhisperPipeline
-    from .whisper_jax import FlaxWhisperPipline
+    from .inference import EmotionPipeline, close, predict_emotion
+    from .models import EmotionModel
+    from .whisper import FlaxWhisperPipline, TranscriptionOptions, WhisperPipeline
 
-_HOME = {
+    __version__: str
+
+_MODULE_OF = {
     "EmotionConfig": "config",
-    "EmotionModel": "models.emotion",
-    "EmotionPipeline": "pipeline",
-    "FlaxWhisperPipline": "whisper_jax",
+    "EmotionModel": "models",
+    "EmotionPipeline": "inference",
+    "FlaxWhisperPipline": "whisper",
     "InvalidInput": "errors",
-    "TranscriptionOptions": "transcribe",
     "SpeechEmotionError": "errors",
+    "TranscriptionOptions": "whisper",
     "UnreadableInput": "errors",
-    "WhisperPipeline": "transcribe",
-    "close": "predict",
-    "predict_emotion": "predict",
+    "WhisperPipeline": "whisper",
+    "close": "inference",
+    "predict_emotion": "inference",
 }
 
 __all__ = [
@@ -44,18 +45,22 @@ __all__ = [
     "TranscriptionOptions",
     "UnreadableInput",
     "WhisperPipeline",
+    "__version__",
     "close",
+    "functional",
     "predict_emotion",
 ]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name == "functional":
         return import_module(".functional", __name__)
-    if name not in _HOME:
+    if name == "__version__":
+        return import_module("importlib.metadata").version(__name__)
+    if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f".{_HOME[name]}", __name__), name)
+    return getattr(import_module(f".{_MODULE_OF[name]}", __name__), name)
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOME, "functional"})
+    return __all__

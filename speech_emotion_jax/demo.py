@@ -6,7 +6,7 @@ import csv
 from importlib.resources import as_file, files
 from typing import NamedTuple
 
-from .pipeline import EmotionPipeline, Prediction
+from .inference import EmotionPipeline, Prediction
 
 NOTICE = (
     "This is a toy: a small model trained on synthetic speech (espeak-ng) whose emotions are made up by rules.\n"

@@ -23,15 +23,15 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from .audio import features as audio_features
+from .audio import samples_for
 from .checkpoints import Request, load_checkpoint
 from .config import BertConfig, EmotionConfig
 from .errors import InvalidInput
-from .inputs import features as front_end
-from .inputs.batches import pad_tokens
-from .inputs.tokenizer import TextTokenizer
-from .models.emotion import EmotionModel
-from .models.parameters import Parameters, flat, nested, parameters_of, table, with_parameters
+from .inference import pad_tokens
+from .models import EmotionModel, Parameters, flat, nested, parameters_of, table, with_parameters
 from .runtime.devices import select_device
+from .text import TextTokenizer
 
 __all__ = [
     "Heard",
@@ -132,15 +132,15 @@ def features(
     """
     waveform = jnp.asarray(waveform)
     *batch, samples = waveform.shape
-    if samples < front_end.samples_for(1):
-        raise InvalidInput(f"{samples} samples are too few for features; give {front_end.samples_for(1)} (35 ms)")
+    if samples < samples_for(1):
+        raise InvalidInput(f"{samples} samples are too few for features; give {samples_for(1)} (35 ms)")
     if lengths is None:
         counts = jnp.full(batch, samples, jnp.int32)
     else:
         counts = jnp.asarray(lengths)
         _check_alike("waveforms", waveform.shape[:-1], "lengths", counts.shape)
     rows = _rows(batch)
-    x, mask = front_end.features(waveform.reshape(rows, samples), counts.reshape(rows), padding_value=0.0)
+    x, mask = audio_features(waveform.reshape(rows, samples), counts.reshape(rows), padding_value=0.0)
     return x.reshape(*batch, *x.shape[1:]), mask.reshape(*batch, mask.shape[1])
 
 

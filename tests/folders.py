@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from speech_emotion_jax import EmotionPipeline
 from speech_emotion_jax.convert.emotion import open_emotion
-from speech_emotion_jax.convert.engine import convert, export
+from speech_emotion_jax.convert.engine import convert, write_safetensors
 from speech_emotion_jax.convert.published import Origin, Published
 from speech_emotion_jax.errors import InvalidInput
 
@@ -71,7 +71,7 @@ def pickled(folder: Path, name: str, tensors: dict[str, Any] | None = None, *, a
 def round_trip(model: Path, mode: str, text: Path | None, home: Path, language: str = "es") -> tuple[Path, Path]:
     """The converted folder and the exported one."""
     convert(opened(model, mode, language, text), home / "converted")
-    export(home / "converted", home / "exported")
+    write_safetensors(home / "converted", home / "exported")
     return home / "converted", home / "exported"
 
 

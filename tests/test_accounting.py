@@ -20,11 +20,7 @@ from speech_emotion_jax import EmotionPipeline
 from speech_emotion_jax.config import EmotionConfig
 from speech_emotion_jax.convert.engine import convert
 from speech_emotion_jax.convert.layouts import bert, fusion, roberta
-from speech_emotion_jax.convert.published import (
-    MODEL,
-    TEXT_ENCODER,
-    tables_of,
-)
+from speech_emotion_jax.convert.published import MODEL, TEXT_ENCODER, tables_of
 from speech_emotion_jax.convert.rules import Layout, Rule, TensorInfo, Unused, match
 from speech_emotion_jax.errors import InvalidInput
 from speech_emotion_jax.models.parameters import parameter_shapes

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from jax.sharding import Mesh, PartitionSpec
 
 from speech_emotion_jax.models.attention import QUERY_BLOCK, attend, attend_in_blocks
-from speech_emotion_jax.models.attention_cpu import QUERIES, attend_cpu
+from speech_emotion_jax.models.kernels.attention_cpu import QUERIES, attend_cpu
 
 FLOAT32 = jnp.dtype("float32")
 

@@ -17,9 +17,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from speech_emotion_jax.models import attention_gpu
-from speech_emotion_jax.models.attention_gpu import attend_gpu, can_be_made, work
-from speech_emotion_jax.models.kernels import Work
+from speech_emotion_jax.models.kernels import attention_gpu
+from speech_emotion_jax.models.kernels.attention_gpu import attend_gpu, can_be_made, work
+from speech_emotion_jax.models.kernels.pallas import Work
 
 from .attention_definition import EXACT, by_rows, drawn, flops
 
@@ -174,7 +174,7 @@ from functools import partial
 from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from speech_emotion_jax.models.attention import attend
-from speech_emotion_jax.models.attention_gpu import work
+from speech_emotion_jax.models.kernels.attention_gpu import work
 from speech_emotion_jax.planning.compile import H100
 from speech_emotion_jax.planning.hlo import costs
 from speech_emotion_jax.planning.kernels import KERNELS

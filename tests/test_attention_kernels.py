@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from speech_emotion_jax.errors import InvalidInput
-from speech_emotion_jax.models import attention_gpu, attention_tpu
 from speech_emotion_jax.models.attention import attend as relative
 from speech_emotion_jax.models.attention import attend_in_blocks
-from speech_emotion_jax.models.kernels import SWITCH
+from speech_emotion_jax.models.kernels import attention_gpu, attention_tpu
+from speech_emotion_jax.models.kernels.pallas import SWITCH
 
 from .attention_definition import EXACT, FLOAT32, by_rows, drawn
 

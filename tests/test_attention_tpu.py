@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.experimental.pallas import tpu as pltpu
 
-from speech_emotion_jax.models import attention_tpu
-from speech_emotion_jax.models.attention_tpu import Work, attend_tpu, work
+from speech_emotion_jax.models.kernels import attention_tpu
+from speech_emotion_jax.models.kernels.attention_tpu import Work, attend_tpu, work
 
 from .attention_definition import EXACT, by_rows, drawn, flops
 
@@ -189,7 +189,7 @@ from functools import partial
 from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from speech_emotion_jax.models.attention import attend_in_blocks
-from speech_emotion_jax.models.attention_tpu import attend_tpu
+from speech_emotion_jax.models.kernels.attention_tpu import attend_tpu
 
 for name, chips in [("v5e:2x2", 4), ("v4:2x2x1", 1), ("v5p:2x2x1", 1), ("v6e:2x2", 1)]:
     topology = topologies.get_topology_desc(platform="tpu", topology_name=name)

@@ -18,8 +18,8 @@ import soxr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from speech_emotion_jax.audio import waveform
 from speech_emotion_jax.errors import InvalidInput, UnreadableInput
-from speech_emotion_jax.inputs import audio
 
 
 def librosa_load(path: os.PathLike[str]) -> np.ndarray:
@@ -77,7 +77,7 @@ def test_wav_equals_librosa(tmp_path, rate, seconds, channels):
     path = tmp_path / "speech.wav"
     soundfile.write(path, tones(seconds, rate, channels), rate)
     expected = librosa_load(path)
-    loaded = audio.load(path)
+    loaded = waveform.load(path)
     assert loaded.dtype == np.float32
     np.testing.assert_array_equal(loaded, expected)
 
@@ -108,15 +108,15 @@ def test_formats_equal_librosa(tmp_path, container, subtype, rate):
     path = tmp_path / "speech"  # no suffix: the content tells
     path.write_bytes(encode(tones(7.3, rate, 2), rate, container, subtype))
     expected = librosa_load(path)
-    np.testing.assert_array_equal(audio.load(path), expected)
-    np.testing.assert_array_equal(audio.load(path.read_bytes()), expected)
+    np.testing.assert_array_equal(waveform.load(path), expected)
+    np.testing.assert_array_equal(waveform.load(path.read_bytes()), expected)
 
 
 def test_neither_librosa_nor_av_is_imported_for_wav(tmp_path):
     path = tmp_path / "speech.wav"
     path.write_bytes(encode(tones(0.1, 8_000), 8_000))
     code = (
-        "import sys; from speech_emotion_jax.inputs.audio import load; load(sys.argv[1]);"
+        "import sys; from speech_emotion_jax.audio.waveform import load; load(sys.argv[1]);"
         "assert not {'librosa', 'numba', 'av'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code, path], check=True)
@@ -139,7 +139,7 @@ def test_neither_librosa_nor_av_is_imported_for_wav(tmp_path):
 )
 def test_lossless_through_av_is_exact(container, codec, bits, channels):
     samples = np.round(tones(1.1, 44_100, channels) * 2 ** (bits - 1)) / 2 ** (bits - 1)
-    loaded = audio.load(encode_with_av(samples.astype(np.float32), 44_100, container, codec))
+    loaded = waveform.load(encode_with_av(samples.astype(np.float32), 44_100, container, codec))
     np.testing.assert_array_equal(loaded, reference(samples.T, 44_100))
 
 
@@ -149,7 +149,7 @@ def test_lossy_through_av(container, codec, rate):
     rate = 48_000 if codec == "libopus" else rate
     time = np.arange(2 * rate) / rate
     left = np.sin(2 * np.pi * 440 * time).astype(np.float32)
-    loaded = audio.load(encode_with_av(np.stack([0.6 * left, 0.2 * left], 1), rate, container, codec))
+    loaded = waveform.load(encode_with_av(np.stack([0.6 * left, 0.2 * left], 1), rate, container, codec))
     assert 32_000 <= len(loaded) < 32_000 + 3 * 1024 * 16_000 / rate  # encoders fill up their last frame
     middle = loaded[8_000:24_000]
     assert np.argmax(np.abs(np.fft.rfft(middle))) == 440
@@ -164,20 +164,20 @@ def test_content_decides_and_not_the_suffix(tmp_path):
         ("alac.wav", encode_with_av(samples, 16_000, "mov", "alac")),
     ):
         (tmp_path / name).write_bytes(content)
-        np.testing.assert_allclose(audio.load(tmp_path / name), samples.mean(1), atol=1e-4)
+        np.testing.assert_allclose(waveform.load(tmp_path / name), samples.mean(1), atol=1e-4)
 
 
 def test_a_change_of_the_rate_is_told():
     streams = [encode_with_av(tones(1, rate), rate, "adts", "aac") for rate in (16_000, 44_100)]
     with pytest.raises(UnreadableInput, match="changes its rate from 16000 to 44100 Hz"):
-        audio.load(streams[0] + streams[1])
+        waveform.load(streams[0] + streams[1])
 
 
 def test_without_av_the_extra_is_named(monkeypatch):
     content = encode_with_av(tones(0.5, 16_000), 16_000, "ipod", "aac")
     monkeypatch.setitem(sys.modules, "av", None)
     with pytest.raises(UnreadableInput, match=r"pip install 'speech_emotion_jax\[m4a\]'"):
-        audio.load(content)
+        waveform.load(content)
 
 
 def test_a_playlist_opens_no_other_file(tmp_path):
@@ -185,7 +185,7 @@ def test_a_playlist_opens_no_other_file(tmp_path):
     path.write_bytes(encode(tones(0.5, 16_000), 16_000))
     for text in (f"#EXTM3U\n#EXTINF:1,\n{path}\n#EXT-X-ENDLIST\n", f"ffconcat version 1.0\nfile {path}\n"):
         with pytest.raises(UnreadableInput, match="not audio"):
-            audio.load(text.encode())
+            waveform.load(text.encode())
 
 
 # ---- arrays ----------------------------------------------------------------------------------------------------------
@@ -206,7 +206,7 @@ def test_arrays_equal_the_reference(data, rate, channels, dtype):
         array = generator.integers(limits.min, limits.max, (channels, length), dtype, endpoint=True)
         scaled = (array.astype(np.float64) - (128 if dtype == "u1" else 0)) / 2 ** (limits.bits - 1)
     expected = reference(scaled.astype(np.float32), rate)
-    loaded = audio.load({"array": array[0] if channels == 1 else array, "sampling_rate": rate})
+    loaded = waveform.load({"array": array[0] if channels == 1 else array, "sampling_rate": rate})
     assert len(loaded) in (len(expected), len(expected) + 1)  # librosa's rounding: one more at rare rates
     np.testing.assert_array_equal(loaded[: len(expected)], expected)
     assert not loaded[len(expected) :].any()
@@ -216,17 +216,17 @@ def test_arrays_equal_the_reference(data, rate, channels, dtype):
 @settings(deadline=None, max_examples=60)
 def test_blocks_never_change_a_sample(rate, seconds, block, channels):
     source = encode(tones(seconds, rate, channels), rate)
-    parts = list(audio.blocks(source, block))
+    parts = list(waveform.blocks(source, block))
     assert {len(part) for part in parts[:-1]} <= {block}
     assert 0 < len(parts[-1]) <= block
-    np.testing.assert_array_equal(np.concatenate(parts), audio.load(source))
+    np.testing.assert_array_equal(np.concatenate(parts), waveform.load(source))
 
 
 def test_reads_longer_than_one_piece_never_change_a_sample():
     samples = tones(20, 44_100, 2)
     expected = reference(samples.T, 44_100)
-    np.testing.assert_array_equal(audio.load({"array": samples.T, "sampling_rate": 44_100.0}), expected)
-    np.testing.assert_array_equal(audio.load(encode(samples, 44_100, "WAV", "FLOAT")), expected)
+    np.testing.assert_array_equal(waveform.load({"array": samples.T, "sampling_rate": 44_100.0}), expected)
+    np.testing.assert_array_equal(waveform.load(encode(samples, 44_100, "WAV", "FLOAT")), expected)
 
 
 def test_integer_arrays_are_scaled_as_in_a_file():
@@ -238,7 +238,7 @@ def test_integer_arrays_are_scaled_as_in_a_file():
         else:  # libsndfile reads bytes as int16 at the least
             wide, _ = soundfile.read(io.BytesIO(content), dtype="int16")
             array = (wide // 256 + (128 if dtype == "uint8" else 0)).astype(dtype)
-        np.testing.assert_array_equal(audio.load({"array": array, "sampling_rate": 16_000}), audio.load(content))
+        np.testing.assert_array_equal(waveform.load({"array": array, "sampling_rate": 16_000}), waveform.load(content))
 
 
 NOISE = tones(0.1, 16_000)[:, 0]
@@ -281,25 +281,25 @@ NOISE = tones(0.1, 16_000)[:, 0]
 )
 def test_arrays_refused(array, rate, message):
     with pytest.raises(InvalidInput, match=message):
-        audio.load({"array": array, "sampling_rate": rate})
+        waveform.load({"array": array, "sampling_rate": rate})
 
 
 @pytest.mark.parametrize("source", ["np.ones(9)", "None", "16000", "[0.5, 0.25]", "{'path': 'a.wav'}"])
 def test_other_sources_refused(source):
     # In a process of its own: here the type checker would speak first.
-    code = f"import numpy as np; from speech_emotion_jax.inputs.audio import load; load({source})"
+    code = f"import numpy as np; from speech_emotion_jax.audio.waveform import load; load({source})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert re.search(r'InvalidInput: audio .*; pass .*{"array": .*, "sampling_rate": .*}', done.stderr)
 
 
 def test_560_samples_are_enough():
-    assert len(audio.load({"array": NOISE[:560], "sampling_rate": 16_000})) == 560
-    assert len(audio.load({"array": NOISE[:280], "sampling_rate": 8_000})) == 560
+    assert len(waveform.load({"array": NOISE[:560], "sampling_rate": 16_000})) == 560
+    assert len(waveform.load({"array": NOISE[:280], "sampling_rate": 8_000})) == 560
 
 
 def test_a_block_of_nothing_is_refused():
     with pytest.raises(ValueError, match="at least 1"):
-        next(audio.blocks({"array": NOISE, "sampling_rate": 16_000}, 0))
+        next(waveform.blocks({"array": NOISE, "sampling_rate": 16_000}, 0))
 
 
 # ---- files that are none ---------------------------------------------------------------------------------------------
@@ -324,7 +324,7 @@ def test_missing_directory_empty_and_pipe(tmp_path):
         (b"\x89PNG\r\n\x1a\n" + bytes(500), "not audio"),
     ):
         with pytest.raises(UnreadableInput, match=message):
-            audio.load(path)
+            waveform.load(path)
 
 
 @pytest.mark.parametrize(
@@ -334,14 +334,14 @@ def test_odd_paths(tmp_path, name):
     path = os.path.join(tmp_path, os.fsdecode(name))
     with open(path, "wb") as file:
         file.write(encode(tones(0.2, 16_000), 16_000))
-    assert len(audio.load(path)) == 3_200
-    assert audio.describe(path).isprintable()
+    assert len(waveform.load(path)) == 3_200
+    assert waveform.describe(path).isprintable()
 
 
 def test_describe(tmp_path):
-    assert audio.describe(tmp_path / "a.wav") == str(tmp_path / "a.wav")
-    assert audio.describe(b"1234") == "audio bytes (4 bytes)"
-    assert audio.describe({"array": np.zeros((2, 9)), "sampling_rate": 1}) == "audio array of shape (2, 9)"
+    assert waveform.describe(tmp_path / "a.wav") == str(tmp_path / "a.wav")
+    assert waveform.describe(b"1234") == "audio bytes (4 bytes)"
+    assert waveform.describe({"array": np.zeros((2, 9)), "sampling_rate": 1}) == "audio array of shape (2, 9)"
 
 
 # ---- files that end too early ----------------------------------------------------------------------------------------
@@ -366,9 +366,9 @@ STATES_LENGTH = {
 @pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
 def test_truncated_files_are_refused(name, share):
     content = STATES_LENGTH[name]
-    audio.load(content)
+    waveform.load(content)
     with pytest.raises(UnreadableInput, match="truncated"):
-        audio.load(content[: int(share * len(content))])
+        waveform.load(content[: int(share * len(content))])
 
 
 @given(
@@ -379,7 +379,7 @@ def test_truncated_by_any_number_of_bytes(name, data):
     content = STATES_LENGTH[name]
     missing = data.draw(st.integers(1, 200) | st.integers(1, len(content)))
     with pytest.raises(UnreadableInput):
-        audio.load(content[:-missing])
+        waveform.load(content[:-missing])
 
 
 def test_flac_of_stated_length_cut_between_frames():
@@ -387,7 +387,7 @@ def test_flac_of_stated_length_cut_between_frames():
     frames = [match.start() for match in re.finditer(rb"\xff[\xf8\xf9]", content)]
     for cut in frames[1:]:
         with pytest.raises(UnreadableInput, match="truncated"):
-            audio.load(content[:cut])
+            waveform.load(content[:cut])
 
 
 @given(position=st.floats(0.3, 0.99), noise=st.binary(min_size=8, max_size=40))
@@ -399,44 +399,44 @@ def test_flac_damaged_in_the_middle(position, noise):
         return
     content[start : start + len(noise)] = noise
     with pytest.raises(UnreadableInput, match="damaged"):
-        audio.load(bytes(content))
+        waveform.load(bytes(content))
 
 
 def test_flac_of_unstated_length_and_with_a_tag():
     samples = tones(2, 16_000, 2)
     content = bytearray(encode(samples, 16_000, "FLAC"))
-    expected = audio.load(bytes(content))
-    np.testing.assert_array_equal(audio.load(bytes(content) + b"TAG" + bytes(125)), expected)
+    expected = waveform.load(bytes(content))
+    np.testing.assert_array_equal(waveform.load(bytes(content) + b"TAG" + bytes(125)), expected)
     content[21] &= 0xF0
     content[22:26] = bytes(4)
-    np.testing.assert_array_equal(audio.load(bytes(content)), expected)
+    np.testing.assert_array_equal(waveform.load(bytes(content)), expected)
 
 
 @pytest.mark.parametrize("riff", [0, 8, 36, 0x7FFF_F024, 0xFFFF_FFFF])
 @pytest.mark.parametrize("data", [0, 0x7F00_0000, 0x7FFF_F000, 0x7FFF_FFFF, 0xFFFF_FFFF])
 def test_streamed_wav_of_unstated_length(riff, data, tmp_path):
     content = bytearray(encode(tones(0.5, 22_050, 2), 22_050))
-    expected = audio.load(bytes(content))
+    expected = waveform.load(bytes(content))
     content[4:8], content[40:44] = struct.pack("<I", riff), struct.pack("<I", data)
     path = tmp_path / "streamed.wav"
     path.write_bytes(content)
-    np.testing.assert_array_equal(audio.load(path), expected)
+    np.testing.assert_array_equal(waveform.load(path), expected)
     assert path.read_bytes() == content
 
 
 def test_streamed_rf64_of_unstated_length():
     content = bytearray(encode(tones(0.5, 22_050, 2), 22_050, "RF64"))
-    expected = audio.load(bytes(content))
+    expected = waveform.load(bytes(content))
     content[20:44] = bytes(24)  # sizes and count of ds64
-    np.testing.assert_array_equal(audio.load(bytes(content)), expected)
+    np.testing.assert_array_equal(waveform.load(bytes(content)), expected)
 
 
 def test_a_chunk_of_odd_size_is_padded():
     content = encode(tones(2, 16_000), 16_000)
     odd = content[:12] + b"note" + struct.pack("<I", 5) + b"hello\0" + content[12:]
-    np.testing.assert_array_equal(audio.load(odd), audio.load(content))
+    np.testing.assert_array_equal(waveform.load(odd), waveform.load(content))
     with pytest.raises(UnreadableInput, match="truncated: it states 64000 bytes of samples and has 63000"):
-        audio.load(odd[:-1_000])
+        waveform.load(odd[:-1_000])
 
 
 def test_a_wav_that_is_really_empty_holds_no_samples():
@@ -445,7 +445,7 @@ def test_a_wav_that_is_really_empty_holds_no_samples():
     followed = empty[:4] + struct.pack("<I", len(empty) - 8 + len(comment)) + empty[8:] + comment
     for content in (empty, followed):
         with pytest.raises(InvalidInput, match="no samples"):
-            audio.load(content)
+            waveform.load(content)
 
 
 # ---- streams that may end anywhere -----------------------------------------------------------------------------------
@@ -460,12 +460,12 @@ STREAMS = {
 @pytest.mark.parametrize("name", STREAMS)
 def test_cut_streams_are_read_for_what_is_there(name):
     content = STREAMS[name]
-    whole = audio.load(content)
+    whole = waveform.load(content)
     pages = [page.start() + size for page in re.finditer(b"OggS", content) for size in (0, 26, 27, 28)]
     for size in [*range(0, len(content), len(content) // 40), *pages]:
         expected = 3 * 16_000 * size / len(content)
         try:
-            part = audio.load(content[:size])
+            part = waveform.load(content[:size])
         except (UnreadableInput, InvalidInput):
             assert expected < 20_000  # less than a page; those of Opus are a second long
             continue
@@ -478,18 +478,18 @@ def test_a_lost_page_of_an_ogg_is_told():
     content = bytearray(encode(tones(20, 44_100), 44_100, "OGG", "VORBIS"))
     content[len(content) // 2] ^= 0xFF  # the page's checksum fails
     with pytest.raises(UnreadableInput, match="damaged"):
-        audio.load(bytes(content))
+        waveform.load(bytes(content))
 
 
 def test_what_libsndfile_would_leave_out_is_told():
     loud_then_quiet = tones(20, 44_100) * np.linspace(1, 0, 20 * 44_100, dtype=np.float32)[:, None] ** 4
     variable = encode(loud_then_quiet, 44_100, "MP3", bitrate_mode="VARIABLE")
-    assert len(audio.load(variable)) == 320_000
+    assert len(waveform.load(variable)) == 320_000
     without_index = variable[variable.index(b"\xff\xfb", 100) :]
     ogg = encode(tones(20, 44_100), 44_100, "OGG", "VORBIS")
     for content in (without_index, variable + variable, ogg + ogg):
         with pytest.raises(UnreadableInput, match="goes on where libsndfile stops"):
-            audio.load(content)
+            waveform.load(content)
 
 
 # ---- bytes that lie --------------------------------------------------------------------------------------------------
@@ -509,13 +509,13 @@ STARTS += [b"caff\0\1\0\0", b".snd\0\0\0\x18", b"RF64\xff\xff\xff\xffWAVEds64", 
 
 def is_audio_or_refused(content: bytes) -> None:
     try:
-        loaded = audio.load(content)
+        loaded = waveform.load(content)
     except (InvalidInput, UnreadableInput) as error:
         message = str(error)
     else:
         assert loaded.dtype == np.float32
         assert loaded.ndim == 1
-        assert len(loaded) >= audio.MIN_SAMPLES
+        assert len(loaded) >= waveform.MIN_SAMPLES
         assert np.isfinite(loaded).all()
         return
     assert message.startswith("audio bytes (")
@@ -542,7 +542,7 @@ def test_mutated_headers(seed, data):
 def test_an_impossible_seek_is_told():
     asf = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c") + struct.pack("<QIH", 64, 5, 0x0201)
     with pytest.raises(UnreadableInput, match="not audio") as refused:
-        audio.load(asf + b"an unknown one.." + struct.pack("<Q", 0x7F << 48) + bytes(10))
+        waveform.load(asf + b"an unknown one.." + struct.pack("<Q", 0x7F << 48) + bytes(10))
     assert type(refused.value.__cause__) is OSError  # raised by Python's file, not by FFmpeg
 
 
@@ -571,7 +571,7 @@ def test_absurd_headers_take_no_memory():
     assert peak < 20e6
     for content in (absurd[1], absurd[2], absurd[3]):
         with pytest.raises(UnreadableInput):
-            audio.load(content)
+            waveform.load(content)
 
 
 # ---- length ----------------------------------------------------------------------------------------------------------
@@ -585,7 +585,7 @@ def test_long_files_take_little_memory(tmp_path, seconds, channels):
         for _ in range(seconds // 20):
             file.write(part)
     tracemalloc.start()
-    total = sum(len(block) for block in audio.blocks(path, 30 * 16_000))
+    total = sum(len(block) for block in waveform.blocks(path, 30 * 16_000))
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert total == seconds * 16_000

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from speech_emotion_jax.audit import Scores, Shared, audit, render, render_split, split_by_group
+from speech_emotion_jax.corpus.manifest_files import read_manifest
 from speech_emotion_jax.errors import InvalidInput, UnreadableInput
-from speech_emotion_jax.manifest.files import read_manifest
+from speech_emotion_jax.evaluation.leakage import Scores, Shared, audit, render_audit, render_split, split_by_group
 
 # (video, label, split). Video a: sadness and joy tie in training, so the rule says joy. Of d only the test has clips.
 CLIPS = [
@@ -83,7 +83,7 @@ def test_figures_worked_out_by_hand(tmp_path: Path):
         ("sadness", 2, 1, 2),
     ]
     assert found.sources[0].effective == pytest.approx(1 / (0.8**2 + 0.2**2))
-    text = render(found)
+    text = render_audit(found)
     assert "2 of 3 test groups are also in train (66.7 %)" in text
     assert "3 of 4 test clips are in these groups (75.0 %), and 4 of 5 train clips (80.0 %)" in text
     assert "else anger" in text
@@ -102,7 +102,7 @@ def test_a_model_beside_the_rule(tmp_path: Path):
     assert astuple(beside.rule["all"])[:2] == pytest.approx((3, 2 / 3))
     assert astuple(beside.rule["shared"])[:2] == (2, 0.5)
     assert beside.rule["unshared"] == Scores(1, 1.0, 1.0)
-    assert "model accuracy" in render(audit(path, group_by="video", predictions=run))
+    assert "model accuracy" in render_audit(audit(path, group_by="video", predictions=run))
 
 
 def test_a_run_of_other_clips_is_refused(tmp_path: Path):
@@ -128,7 +128,7 @@ def test_what_can_not_be_audited(tmp_path: Path):
 def test_without_splits_the_sources_are_audited_alone(tmp_path: Path):
     found = audit(write(tmp_path, [(video, label, "") for video, label, _ in CLIPS]), group_by="video")
     assert (found.rule, found.shared, found.pure) == (None, [], 2)
-    assert "There are no splits" in render(found)
+    assert "There are no splits" in render_audit(found)
 
 
 def test_clips_without_a_group_or_a_label(tmp_path: Path):
@@ -209,7 +209,7 @@ def test_a_first_split(tmp_path: Path):
 @pytest.mark.skipif("MEACORPUS" not in os.environ, reason="MEACORPUS names no folder with the corpus's list")
 def test_meacorpus(tmp_path: Path):
     path = str(Path(os.environ["MEACORPUS"], "dataset-with-video-keys.csv"))
-    text = render(audit(path, group_by="youtube_key"))
+    text = render_audit(audit(path, group_by="youtube_key"))
     assert "436 of 877 test groups" in text
     assert "551 of 1,027 test clips" in text
     assert "else neutral" in text

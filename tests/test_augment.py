@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from speech_emotion_jax.inputs.audio import MIN_SAMPLES, SAMPLE_RATE
+from speech_emotion_jax.audio.waveform import MIN_SAMPLES, SAMPLE_RATE
 from speech_emotion_jax.training.augment import augmented, crop
 from speech_emotion_jax.training.recipe import Augment
 

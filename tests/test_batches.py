@@ -2,15 +2,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from speech_emotion_jax.inputs.batches import (
-    FRAME_BUCKETS,
-    bucket,
-    filled,
-    pad_tokens,
-    padding_waste,
-    plan_batches,
-)
-from speech_emotion_jax.inputs.features import MAX_SAMPLES, feature_frames
+from speech_emotion_jax.audio.fbank import MAX_SAMPLES, feature_frames
+from speech_emotion_jax.inference.batching import FRAME_BUCKETS, bucket, filled, pad_tokens, padding_waste, plan_batches
 
 lengths = st.lists(st.integers(1, FRAME_BUCKETS[-1]), max_size=60)
 

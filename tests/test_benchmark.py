@@ -9,18 +9,26 @@ import numpy as np
 import pytest
 import soundfile
 
-from speech_emotion_jax.benchmark import FIGURE, JSON, PAGE, TASKS, Job, benchmark, render
 from speech_emotion_jax.benchmarking import turns
 from speech_emotion_jax.benchmarking.clips import MEACORPUS_SECONDS, meacorpus_lengths, text_of, tokens_of
 from speech_emotion_jax.benchmarking.machine import SIDE, forget_peak, matmul_rate, peak_memory
 from speech_emotion_jax.benchmarking.plans import CAREFUL, DIRECT, OURS, TOOLKIT
+from speech_emotion_jax.benchmarking.run import (
+    FIGURE,
+    JSON,
+    PAGE,
+    TASKS,
+    BenchmarkConfig,
+    benchmark,
+    render_benchmark,
+)
 from speech_emotion_jax.benchmarking.sides import Side
 from speech_emotion_jax.benchmarking.weights import RandomCheckpoint, concat_config, random_checkpoint
 from speech_emotion_jax.config import BertConfig, Wav2Vec2BertConfig
 from speech_emotion_jax.errors import InvalidInput
-from speech_emotion_jax.inputs.tokenizer import TextTokenizer
 from speech_emotion_jax.models.flops import audio_encoder_flops, text_encoder_flops
 from speech_emotion_jax.models.parameters import parameter_shapes
+from speech_emotion_jax.text.tokenizer import TextTokenizer
 
 
 @pytest.fixture(scope="module")
@@ -29,8 +37,10 @@ def home(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("weights")
 
 
-def small(home: Path, **settings) -> Job:
-    return Job(**{"layers": 1, "width": 64, "weights": str(home), "seconds": (1.0,), "pairs": 1, **settings})
+def small(home: Path, **settings) -> BenchmarkConfig:
+    return BenchmarkConfig(
+        **{"layers": 1, "width": 64, "weights": str(home), "seconds": (1.0,), "pairs": 1, **settings}
+    )
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +106,7 @@ def test_what_is_written(report):
     assert FIGURE in page
     for words in ("RANDOM", found["machine"]["processor"], CAREFUL, "3 clips", "the toolkit's way"):
         assert words in page
-        assert words in render(found) or words == "RANDOM"
+        assert words in render_benchmark(found) or words == "RANDOM"
 
 
 def test_a_further_run_adds_its_cases_and_replaces_its_own(report, home, tmp_path):
@@ -138,7 +148,9 @@ def test_torch_is_asked_for_where_it_is_compared_with_alone(home, tmp_path, monk
 def test_recordings_of_which_the_sides_would_not_hear_the_same_are_not_timed(tmp_path):
     soundfile.write(tmp_path / "long.wav", np.linspace(-1, 1, 31 * 8_000), 8_000)
     with pytest.raises(InvalidInput, match=r"long\.wav takes 31 s"):
-        benchmark(Job(tasks=("transcription",), whisper=str(tmp_path), recordings=(str(tmp_path / "long.wav"),)))
+        benchmark(
+            BenchmarkConfig(tasks=("transcription",), whisper=str(tmp_path), recordings=(str(tmp_path / "long.wav"),))
+        )
 
 
 def test_torch_is_missed_before_weights_are_made(tmp_path, monkeypatch):
@@ -168,7 +180,7 @@ def test_a_process_that_ends_says_why():
 )
 def test_jobs_that_cannot_be_done(settings):
     with pytest.raises(InvalidInput):
-        Job(**settings)
+        BenchmarkConfig(**settings)
 
 
 def test_the_random_checkpoint_has_the_published_size():

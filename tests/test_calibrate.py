@@ -13,9 +13,15 @@ from hypothesis import strategies as st
 from scipy.special import softmax
 
 from speech_emotion_jax import InvalidInput
-from speech_emotion_jax.calibrate import at_temperature, calibrate, fit_temperature, render, write
-from speech_emotion_jax.metrics import measure
-from speech_emotion_jax.runs import Run
+from speech_emotion_jax.evaluation.calibration import (
+    at_temperature,
+    calibrate,
+    fit_temperature,
+    render_calibration,
+    write_calibration,
+)
+from speech_emotion_jax.evaluation.metrics import measure
+from speech_emotion_jax.evaluation.results import Run
 
 LABELS = ("angry", "happy", "sad")
 
@@ -119,7 +125,7 @@ def test_one_split_calibrates_another(tmp_path: Path):
     assert done.after["log_loss"] < done.before["log_loss"]
     assert done.after["ece"] < done.before["ece"] / 2
 
-    write(done, str(tmp_path / "out"))
+    write_calibration(done, str(tmp_path / "out"))
     record = json.loads((tmp_path / "out" / "calibration.json").read_text(encoding="utf-8"))
     assert record["temperature"] == done.temperature
     assert record["after"] == done.after
@@ -131,7 +137,7 @@ def test_one_split_calibrates_another(tmp_path: Path):
     expected = at_temperature(probabilities[2500:2501], done.temperature)[0]
     assert list(middle.values()) == pytest.approx(expected, abs=1e-6)
 
-    text = render(done)
+    text = render_calibration(done)
     assert f"Temperature {done.temperature:.4f}" in text
     assert "split dev: 1999 clips, 1 left out" in text
     [line] = [line for line in text.splitlines() if line.startswith("log_loss")]
@@ -144,7 +150,7 @@ def test_clips_without_labels_are_calibrated_and_not_measured():
     done = calibrate(run([*truth], probabilities), run([None] * 200, probabilities, name="other", first=200))
     assert (done.before, done.after) == (None, None)
     assert done.table.num_rows == 200
-    assert "nothing to measure" in render(done)
+    assert "nothing to measure" in render_calibration(done)
 
 
 def test_the_same_clips_are_refused():

@@ -16,14 +16,14 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from speech_emotion_jax import close, predict_emotion
-from speech_emotion_jax.checkpoints import Request, find, load_checkpoint, open_request
-from speech_emotion_jax.convert.cache import cache_folder
-from speech_emotion_jax.convert.engine import convert, export
+from speech_emotion_jax.checkpoints.load import Request, find, load_checkpoint, open_request
+from speech_emotion_jax.convert.engine import convert, write_safetensors
 from speech_emotion_jax.convert.published import MODEL, TEXT_ENCODER
+from speech_emotion_jax.convert.record import Record, is_converted, read_record
 from speech_emotion_jax.errors import InvalidInput, UnreadableInput
 from speech_emotion_jax.models.parameters import parameters_of
 from speech_emotion_jax.registry import PUBLISHED, Registry
-from speech_emotion_jax.runtime.checkpoint import Record, is_converted, read_record
+from speech_emotion_jax.runtime.cache_folder import cache_folder
 
 from .loopback_hub import LoopbackHub, hub_environment, loopback_hub
 
@@ -125,7 +125,7 @@ def test_a_text_encoder_that_is_nowhere(published: Folders) -> None:
 def test_the_text_encoder_in_the_folder_or_another(published: Folders, tmp_path: Path) -> None:
     """An exported folder has its own; one that is named comes first."""
     beto = published("text_encoder", "es")
-    export(converted(published("mean", "es"), "mean", tmp_path / "converted", beto), tmp_path / "exported")
+    write_safetensors(converted(published("mean", "es"), "mean", tmp_path / "converted", beto), tmp_path / "exported")
     own = open_request(Request(str(tmp_path / "exported"), "mean", "es")).parts[TEXT_ENCODER].origin
     assert (own.folder, own.id) == (tmp_path / "exported" / "text_encoder", f"{tmp_path / 'exported'}/text_encoder")
     other = changed(beto, tmp_path / "other")
@@ -315,7 +315,9 @@ def test_without_the_hub_and_never_seen(hub: LoopbackHub, tmp_path: Path, cache:
 def test_a_text_encoder_in_the_repository(hub: LoopbackHub, published: Folders, tmp_path: Path) -> None:
     """An exported folder on the hub is used as it is locally: with its own text encoder."""
     text = changed(published("text_encoder", "es"), tmp_path / "text")
-    export(converted(published("concat", "es"), "concat", tmp_path / "converted", text), tmp_path / "exported")
+    write_safetensors(
+        converted(published("concat", "es"), "concat", tmp_path / "converted", text), tmp_path / "exported"
+    )
     sha = hub.commit("someone/concat", tmp_path / "exported")
     del hub.refs[BETO]  # the default one is not even asked for
     request = Request("someone/concat", "concat", "es")
@@ -353,7 +355,7 @@ def test_the_cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_two_processes_at_once(hub: LoopbackHub, cache: Path) -> None:
     script = f"""
-from speech_emotion_jax.checkpoints import Request, find
+from speech_emotion_jax.checkpoints.load import Request, find
 input()
 print(find(Request({CONCAT!r}, "concat", "es")))
 """

@@ -21,10 +21,10 @@ import soundfile
 
 import speech_emotion_jax
 from speech_emotion_jax import predict_emotion
-from speech_emotion_jax.cli import chart, main
-from speech_emotion_jax.info import PACKAGES
+from speech_emotion_jax.checkpoints.info import PACKAGES
+from speech_emotion_jax.cli.main import chart, main
 from speech_emotion_jax.runtime.progress import progress
-from speech_emotion_jax.transcribe import TranscriptionOptions, WhisperPipeline
+from speech_emotion_jax.whisper.transcribe import TranscriptionOptions, WhisperPipeline
 
 from .bad_input import AUDIO, CASES, CONCAT, RATE, TEXT, Case, furnish, noise
 
@@ -509,7 +509,9 @@ def test_interrupting_leaves_no_traceback():
 
 DROPPED = """
 import os, signal, sys, time
-from speech_emotion_jax import cli, info
+from speech_emotion_jax.checkpoints import info
+from speech_emotion_jax import checkpoints
+from speech_emotion_jax.cli import main as cli
 
 class Callback:
     def __del__(self):  # Python drops what is raised here
@@ -538,7 +540,7 @@ def work():
     {dropping}()
     time.sleep(20)
 
-info.describe_installation = work
+checkpoints.describe_installation = work
 sys.exit(cli.main(["info"]))
 """
 
@@ -555,7 +557,9 @@ def test_an_interrupt_is_heard_wherever_it_falls(dropping: str, said: str):
 
 LATE = """
 import os, signal, sys, time
-from speech_emotion_jax import cli, info
+from speech_emotion_jax.checkpoints import info
+from speech_emotion_jax import checkpoints
+from speech_emotion_jax.cli import main as cli
 
 def with_a_last_look(change):
     def changed(*arguments):
@@ -577,7 +581,7 @@ def work():
     signal.signal, signal.setitimer = map(with_a_last_look, (signal.signal, signal.setitimer))
     {hearing}()
 
-info.describe_installation = work
+checkpoints.describe_installation = work
 code = cli.main(["info"])
 time.sleep(1)
 sys.exit(code)
@@ -618,7 +622,7 @@ def test_help_names_every_option(run: Callable[..., Run]):
 LIGHT = """
 import sys
 import speech_emotion_jax
-from speech_emotion_jax.cli import main
+from speech_emotion_jax.cli.main import main
 assert "predict_emotion" in dir(speech_emotion_jax)
 for line in (["--help"], ["predict", "--help"]):
     try:

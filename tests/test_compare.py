@@ -15,9 +15,9 @@ from scipy.special import softmax
 from scipy.stats import binom
 
 from speech_emotion_jax import InvalidInput
-from speech_emotion_jax.compare import COMPARED, compare, render, write
-from speech_emotion_jax.metrics import measure
-from speech_emotion_jax.runs import Run
+from speech_emotion_jax.evaluation.comparison import COMPARED, compare, render_comparison, write_comparison
+from speech_emotion_jax.evaluation.metrics import measure
+from speech_emotion_jax.evaluation.results import Run
 
 LABELS = ("angry", "happy", "sad")
 
@@ -168,7 +168,7 @@ def test_a_worked_example(tmp_path: Path):
     ]
     assert done.settings == {"batch.size": [8, 16], "precision": [None, "float32"]}
 
-    write(done, str(tmp_path / "out"))
+    write_comparison(done, str(tmp_path / "out"))
     record = json.loads((tmp_path / "out" / "comparison.json").read_text(encoding="utf-8"))
     assert record["metrics"] == done.metrics
     assert "disagreements" not in record
@@ -183,7 +183,7 @@ def test_a_worked_example(tmp_path: Path):
     )
     assert float(first["b_score"]) == pytest.approx(0.6)
 
-    text = render(done)
+    text = render_comparison(done)
     assert "7 clips scored by both, 7 with a label; 1 left out" in text
     assert "McNemar: only A right 2, only B right 1, exact p 1" in text
     assert "Setting batch.size: A 8, B 16" in text
@@ -218,15 +218,15 @@ def test_without_truth_there_is_agreement_alone():
     done = compare(a, b)
     assert (done.metrics, done.mcnemar, done.agreement) == (None, None, 0.5)
     assert [row["kind"] for row in done.disagreements] == ["no truth"]
-    assert "McNemar" not in render(done)
-    assert "Agreement 0.5000" in render(done)
+    assert "McNemar" not in render_comparison(done)
+    assert "Agreement 0.5000" in render_comparison(done)
 
 
 def test_one_label_everywhere_has_no_kappa():
     made = run(["sad", "happy"], answers("sad", "sad"))
     done = compare(made, made, resamples=5)
     assert done.kappa is None
-    assert "kappa undefined" in render(done)
+    assert "kappa undefined" in render_comparison(done)
 
 
 def test_labels_that_do_not_exclude_one_another_are_compared_without_log_loss():

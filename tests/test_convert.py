@@ -18,18 +18,16 @@ import torch
 from jax.sharding import SingleDeviceSharding
 from safetensors.torch import load_file, save_file
 
-from speech_emotion_jax.checkpoints import Request, load_checkpoint
+from speech_emotion_jax.checkpoints.load import Request, load_checkpoint
 from speech_emotion_jax.config import EmotionConfig
-from speech_emotion_jax.convert.engine import convert, export
-from speech_emotion_jax.convert.published import (
-    MODEL,
-    TOKENIZER_FILES,
-)
+from speech_emotion_jax.convert.engine import convert, write_safetensors
+from speech_emotion_jax.convert.published import MODEL, TOKENIZER_FILES
+from speech_emotion_jax.convert.record import is_converted, read_record
 from speech_emotion_jax.errors import UnreadableInput
-from speech_emotion_jax.fidelity.original import TorchOriginal
 from speech_emotion_jax.models.parameters import parameters_of
+from speech_emotion_jax.parity.original import TorchOriginal
 from speech_emotion_jax.registry import FUSION_MODES, LABELS, LANGUAGES, MODES
-from speech_emotion_jax.runtime.checkpoint import is_converted, load_parameters, read_record, save_parameters
+from speech_emotion_jax.runtime.orbax_arrays import load_parameters, save_parameters
 
 from .checkpoints import write_audio_checkpoint, write_bert
 from .folders import (
@@ -233,7 +231,7 @@ def test_relative_paths(published: Folders, tmp_path: Path, monkeypatch: pytest.
     monkeypatch.chdir(tmp_path / "here")
     convert(opened(published("audio", "es"), "audio"), Path("../converted"))
     load_checkpoint(Request("../converted"), jax.devices()[0], "float32")
-    export(Path("../converted"), Path("../exported"))
+    write_safetensors(Path("../converted"), Path("../exported"))
     assert_same(published("audio", "es") / WEIGHTS, tmp_path / "exported" / WEIGHTS)
     assert (tmp_path / "exported" / WEIGHTS).stat().st_mode & 0o044  # for others to read, where the umask lets them
 
@@ -256,7 +254,7 @@ def test_a_destination_that_exists_is_left_alone(published: Folders, tmp_path: P
     if there == "a folder":
         (destination / "mine").write_text("mine")
     before = destination.lstat()
-    for act in (lambda: convert(source, destination), lambda: export(converted, destination)):
+    for act in (lambda: convert(source, destination), lambda: write_safetensors(converted, destination)):
         assert f"{destination} exists already" in refusal(act)
     assert destination.lstat() == before
     assert sorted(tmp_path.iterdir()) == [converted, destination]
@@ -288,7 +286,7 @@ def test_a_converted_folder_that_is_not_whole_does_not_load(published: Folders, 
     named = {"no weights": " more)", "no tokenizer": "(tokenizer.json)"}.get(damage, "classifier.dense.kernel/c/0/0)")
     for act in (
         lambda: load_checkpoint(Request(str(folder)), jax.devices()[0], "float32"),
-        lambda: export(folder, tmp_path / "exported"),
+        lambda: write_safetensors(folder, tmp_path / "exported"),
     ):
         message = refusal(act, UnreadableInput)
         assert f"{folder} is not whole" in message
@@ -335,7 +333,7 @@ def test_a_killed_conversion_leaves_nothing_that_loads(published: Folders, tmp_p
     assert [int(line) for line in result.stdout.split()] == [-signal.SIGKILL] * (len(POINTS) - 1) + [0], result.stderr
     left = {point: tmp_path / str(index) for index, point in enumerate(POINTS)}
     whole = left.pop("afterwards") / "converted"
-    export(whole, tmp_path / "exported")
+    write_safetensors(whole, tmp_path / "exported")
     convert(opened(published("audio", "es"), "audio"), tmp_path / "0" / "converted")  # what is left is not in the way
     shutil.rmtree(tmp_path / "0" / "converted")
     for point, home in left.items():
@@ -343,7 +341,7 @@ def test_a_killed_conversion_leaves_nothing_that_loads(published: Folders, tmp_p
         assert "unfinished" in unfinished.name
         assert is_converted(unfinished) == (point == "before the end")
         if is_converted(unfinished):  # all is there but the name
-            export(unfinished, tmp_path / "exported again")
+            write_safetensors(unfinished, tmp_path / "exported again")
             assert_same(tmp_path / "exported" / WEIGHTS, tmp_path / "exported again" / WEIGHTS)
         else:
             refusal(lambda folder=unfinished: read_record(folder), UnreadableInput)
@@ -360,7 +358,8 @@ def test_no_room(published: Folders, tmp_path: Path) -> None:
     model, converted, destination = published("audio", "es"), tmp_path / "converted", tmp_path / "destination"
     convert(opened(model, "audio"), converted)
     script = (
-        "import sys; from speech_emotion_jax.cli import main; sys.exit({main(a.split()) for a in sys.argv[1:]} != {2})"
+        "import sys; from speech_emotion_jax.cli.main import main; "
+        "sys.exit({main(a.split()) for a in sys.argv[1:]} != {2})"
     )
     result = limited(
         script,
@@ -384,7 +383,8 @@ import sys
 from pathlib import Path
 import numpy as np
 from speech_emotion_jax.errors import UnreadableInput
-from speech_emotion_jax.runtime.checkpoint import save_parameters, whole_folder
+from speech_emotion_jax.runtime.orbax_arrays import save_parameters
+from speech_emotion_jax.runtime.atomic import whole_folder
 try:
     with whole_folder(Path(sys.argv[1])) as folder:
         save_parameters(folder, {f"layers.{index}": np.ones((300, 300), np.float32) for index in range(30)})

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from speech_emotion_jax.corpora import CORPORA, make_manifest
+from speech_emotion_jax.corpus.known_corpora import CORPORA, make_manifest
+from speech_emotion_jax.corpus.manifest_files import read_manifest, write_manifest
 from speech_emotion_jax.errors import InvalidInput, UnreadableInput
-from speech_emotion_jax.manifest.files import read_manifest, write_manifest
 from speech_emotion_jax.registry import LABELS
 
 

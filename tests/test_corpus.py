@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from speech_emotion_jax.corpus.manifest import FIELDS, Manifest
 from speech_emotion_jax.errors import InvalidInput
-from speech_emotion_jax.manifest.clips import FIELDS, Manifest
 from speech_emotion_jax.training.corpus import Corpus, by_group, divide, folds, label_set, with_validation
 from speech_emotion_jax.training.recipe import Data
 

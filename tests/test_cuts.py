@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from speech_emotion_jax.audio import decode, waveform
+from speech_emotion_jax.audio.decode import CUT_TOLERANCE
+from speech_emotion_jax.audio.fbank import read_clip
+from speech_emotion_jax.audio.waveform import Cut
 from speech_emotion_jax.errors import InvalidInput, UnreadableInput
-from speech_emotion_jax.inputs import audio, decode
-from speech_emotion_jax.inputs.audio import Cut
-from speech_emotion_jax.inputs.decode import CUT_TOLERANCE
-from speech_emotion_jax.inputs.features import read_clip
 
 from .test_audio import encode, encode_with_av, librosa_load, tones
 
@@ -77,8 +77,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def test_cuts_equal_librosa(files: dict[str, Path], name: str, start: float, length: float | None):
     end = None if length is None else min(start + length, SECONDS)
     expected = librosa_cut(files[name], start, end)
-    np.testing.assert_array_equal(audio.load(Cut(str(files[name]), start, end)), expected)
-    np.testing.assert_array_equal(audio.load(Cut(FORMATS[name][0], start, end)), expected)
+    np.testing.assert_array_equal(waveform.load(Cut(str(files[name]), start, end)), expected)
+    np.testing.assert_array_equal(waveform.load(Cut(FORMATS[name][0], start, end)), expected)
 
 
 @given(name=st.sampled_from(list(OTHERS)), start=st.floats(0, 3.8), length=st.none() | st.floats(0.05, 1.5))
@@ -96,7 +96,7 @@ def test_ogg_equals_librosa_before_its_last_page(tmp_path: Path, rate: int):
     path = tmp_path / "speech.ogg"
     path.write_bytes(encode(tones(12, rate), rate, "OGG", "VORBIS"))
     for start, end in ((0, 1), (1.25, 2.75), (0.1, 9.3), (4.7, 8.123)):
-        np.testing.assert_array_equal(audio.load(Cut(path, start, end)), librosa_cut(path, start, end))
+        np.testing.assert_array_equal(waveform.load(Cut(path, start, end)), librosa_cut(path, start, end))
 
 
 def test_a_long_ogg_is_cut_from_the_whole_though_it_is_sought():
@@ -122,9 +122,9 @@ def test_cuts_longer_than_one_read():
     np.testing.assert_array_equal(native(Cut(LONG, 10.5, 68)), samples[84_000:544_000])
     cut = Cut({"array": samples[:, 0], "sampling_rate": 8_000}, 1, 69.5)
     np.testing.assert_array_equal(native(cut), samples[8_000:556_000])
-    expected = audio.load({"array": samples[8_000:556_000, 0], "sampling_rate": 8_000})
-    np.testing.assert_array_equal(audio.load(cut), expected)
-    np.testing.assert_array_equal(np.concatenate(list(audio.blocks(cut, 7_777))), expected)
+    expected = waveform.load({"array": samples[8_000:556_000, 0], "sampling_rate": 8_000})
+    np.testing.assert_array_equal(waveform.load(cut), expected)
+    np.testing.assert_array_equal(np.concatenate(list(waveform.blocks(cut, 7_777))), expected)
     clip = read_clip(cut)
     assert clip.samples == len(expected)
 
@@ -135,7 +135,7 @@ def test_what_lies_before_a_cut_is_not_read(tmp_path: Path):
 
     def read_bytes(cut: Cut) -> int:
         before = int(re.search(r"rchar: (\d+)", Path("/proc/self/io").read_text())[1])  # type: ignore[index]
-        audio.load(cut)
+        waveform.load(cut)
         return int(re.search(r"rchar: (\d+)", Path("/proc/self/io").read_text())[1]) - before  # type: ignore[index]
 
     if not os.path.exists("/proc/self/io"):
@@ -145,7 +145,7 @@ def test_what_lies_before_a_cut_is_not_read(tmp_path: Path):
 
 @pytest.mark.parametrize("source", [FORMATS["WAV PCM_16 16000 1"][0], FORMATS["FLAC PCM_16 44100 1"][0]])
 def test_cuts_beyond_the_recording(source: bytes):
-    name = re.escape(audio.describe(source))
+    name = re.escape(waveform.describe(source))
     for start, end, message in (
         (3, 4, r"from 3 to 4 s (starts|ends) beyond the recording, which is 3\.000 s long; mend"),
         (3, None, r"from 3 s starts beyond the recording, which is 3\.000 s"),
@@ -153,16 +153,16 @@ def test_cuts_beyond_the_recording(source: bytes):
         (1, 3 + 1.1 * CUT_TOLERANCE, r"from 1 to 3\.11 s ends beyond the recording"),
     ):
         with pytest.raises(InvalidInput, match=f"^{name} {message}"):
-            audio.load(Cut(source, start, end))
-    within = audio.load(Cut(source, 1, 3 + 0.9 * CUT_TOLERANCE))
-    np.testing.assert_array_equal(within, audio.load(Cut(source, 1)))
+            waveform.load(Cut(source, start, end))
+    within = waveform.load(Cut(source, 1, 3 + 0.9 * CUT_TOLERANCE))
+    np.testing.assert_array_equal(within, waveform.load(Cut(source, 1)))
 
 
 @pytest.mark.parametrize("name", OTHERS)
 def test_cuts_beyond_other_recordings(name: str):
     for start, end in ((4.5, None), (1, 4.5)):
         with pytest.raises(InvalidInput, match=r"beyond the recording, which is 4\.\d+ s long"):
-            audio.load(Cut(OTHERS[name][0], start, end))
+            waveform.load(Cut(OTHERS[name][0], start, end))
 
 
 @pytest.mark.parametrize(
@@ -184,37 +184,37 @@ def test_cuts_beyond_other_recordings(name: str):
 )
 def test_cuts_that_are_none(start: Any, end: Any, message: str):
     with pytest.raises(InvalidInput, match=message):
-        audio.load(Cut(LONG, start, end))
+        waveform.load(Cut(LONG, start, end))
 
 
 def test_a_cut_of_what_is_missing_broken_or_cut_off(tmp_path: Path):
     with pytest.raises(UnreadableInput, match=r"none\.wav from 1 to 2 s does not exist"):
-        audio.load(Cut(tmp_path / "none.wav", 1, 2))
+        waveform.load(Cut(tmp_path / "none.wav", 1, 2))
     wav, flac = FORMATS["WAV PCM_16 16000 1"][0], FORMATS["FLAC PCM_16 44100 1"][0]
     with pytest.raises(UnreadableInput, match="truncated: it states"):
-        audio.load(Cut(wav[:-2_000], 0, 1))
+        waveform.load(Cut(wav[:-2_000], 0, 1))
     for start in (0, 1.5, 2.5):
         with pytest.raises(UnreadableInput, match="truncated"):
-            audio.load(Cut(flac[: len(flac) // 3], start, 2.9))
+            waveform.load(Cut(flac[: len(flac) // 3], start, 2.9))
     with pytest.raises(UnreadableInput, match="truncated"):
-        audio.load(Cut(OTHERS["m4a"][0][:-20_000], 0, 3.9))
+        waveform.load(Cut(OTHERS["m4a"][0][:-20_000], 0, 3.9))
 
 
 def test_a_flac_of_unstated_length_is_cut():
     content = bytearray(FORMATS["FLAC PCM_16 44100 1"][0])
-    expected = audio.load(Cut(bytes(content), 1, 2))
+    expected = waveform.load(Cut(bytes(content), 1, 2))
     content[21] &= 0xF0
     content[22:26] = bytes(4)
-    np.testing.assert_array_equal(audio.load(Cut(bytes(content), 1, 2)), expected)
+    np.testing.assert_array_equal(waveform.load(Cut(bytes(content), 1, 2)), expected)
     with pytest.raises(InvalidInput, match=r"ends beyond the recording, which is 3\.000 s long"):
-        audio.load(Cut(bytes(content), 1, 4))
+        waveform.load(Cut(bytes(content), 1, 4))
 
 
 def test_describe_and_stated_seconds(tmp_path: Path):
     path = tmp_path / "talk.raw"  # no suffix is believed
     path.write_bytes(LONG)
-    assert audio.describe(Cut("talk.wav", 12.5, 20)) == "talk.wav from 12.5 to 20 s"
-    assert audio.describe(Cut("talk.wav", 3725.125)) == "talk.wav from 3725.125 s"
+    assert waveform.describe(Cut("talk.wav", 12.5, 20)) == "talk.wav from 12.5 to 20 s"
+    assert waveform.describe(Cut("talk.wav", 3725.125)) == "talk.wav from 3725.125 s"
     assert audio.stated_seconds(path) == audio.stated_seconds(LONG) == 70
     assert audio.stated_seconds(Cut(path, 12.5, 20)) == 7.5
     assert audio.stated_seconds(Cut(path, 60)) == 10

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from speech_emotion_jax.cli import main
+from speech_emotion_jax.cli.main import main
 from speech_emotion_jax.convert.emotion import open_emotion
 from speech_emotion_jax.convert.published import Origin
 from speech_emotion_jax.demo import NOTICE, run_demo

@@ -23,10 +23,10 @@ from transformers import (
     Wav2Vec2BertModel,
 )
 
-from speech_emotion_jax.checkpoints import encoder_parameters
+from speech_emotion_jax.checkpoints.load import encoder_parameters
 from speech_emotion_jax.config import BertConfig, EmotionConfig, Wav2Vec2BertConfig
 from speech_emotion_jax.convert.encoder import Encoder, open_encoder
-from speech_emotion_jax.convert.engine import convert, export
+from speech_emotion_jax.convert.engine import convert, write_safetensors
 from speech_emotion_jax.convert.published import Origin
 from speech_emotion_jax.errors import InvalidInput, UnreadableInput
 from speech_emotion_jax.models.parameters import parameter_shapes
@@ -254,7 +254,7 @@ def test_the_encoders_of_an_emotion_checkpoint(published: Folders, tmp_path: Pat
     folder = published(mode, "es")
     if form != "published":
         convert(opened(folder, mode, "es", text), tmp_path / "converted")
-        export(tmp_path / "converted", tmp_path / "exported")
+        write_safetensors(tmp_path / "converted", tmp_path / "exported")
         folder = tmp_path / form
     fused = {"audio"} if form == "published" else {"audio", "text"}  # whose text encoder is published elsewhere
     held = {mode} if text is None else fused
@@ -292,7 +292,7 @@ def test_a_path_that_does_not_exist() -> None:
 def hub(published: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LoopbackHub]:
     monkeypatch.setenv("SPEECH_EMOTION_JAX_CACHE", str(tmp_path / "cache"))
     convert(opened(published("mean", "es"), "mean", "es", published("text_encoder", "es")), tmp_path / "converted")
-    export(tmp_path / "converted", tmp_path / "exported")
+    write_safetensors(tmp_path / "converted", tmp_path / "exported")
     folders = {"facebook/w2v": write_audio(tmp_path / "w2v"), "someone/mean": tmp_path / "exported"}
     with loopback_hub(folders, home=tmp_path / "home") as server:
         yield server

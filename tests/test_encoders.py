@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 
 from speech_emotion_jax import EmotionConfig
-from speech_emotion_jax.encoders import encoder_steps
+from speech_emotion_jax.inference.encoder_programs import encoder_steps
 from speech_emotion_jax.models.emotion import EmotionModel
 from speech_emotion_jax.models.parameters import parameters_of
 

@@ -17,17 +17,17 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 
-from speech_emotion_jax.checkpoints import Request
-from speech_emotion_jax.cli import main
+from speech_emotion_jax.audio.waveform import Cut
+from speech_emotion_jax.checkpoints.load import Request
+from speech_emotion_jax.cli.main import main
+from speech_emotion_jax.corpus.manifest_files import read_manifest
+from speech_emotion_jax.corpus.packing import pack
 from speech_emotion_jax.errors import InvalidInput, SpeechEmotionError
-from speech_emotion_jax.evaluate import Job, evaluate
 from speech_emotion_jax.evaluation import batches as planning
 from speech_emotion_jax.evaluation.batches import Batches
-from speech_emotion_jax.inputs.audio import Cut
-from speech_emotion_jax.manifest.files import read_manifest
-from speech_emotion_jax.pack import pack
-from speech_emotion_jax.pipeline import EmotionPipeline
-from speech_emotion_jax.runs import Run
+from speech_emotion_jax.evaluation.results import Run
+from speech_emotion_jax.evaluation.run import EvaluateConfig, evaluate
+from speech_emotion_jax.inference.pipeline import EmotionPipeline
 from speech_emotion_jax.runtime.storage import Folder
 
 from .conftest import BATCH_BUDGET
@@ -78,8 +78,10 @@ def rows_of(corpus: Path) -> list[dict[str, str]]:
 
 
 @pytest.fixture
-def job(corpus: Path, published: Callable[..., Path], tmp_path: Path, compiled_once) -> Job:
-    return Job(str(corpus / "manifest.csv"), str(tmp_path / "out"), request(published, "concat"), batch_size=4)
+def job(corpus: Path, published: Callable[..., Path], tmp_path: Path, compiled_once) -> EvaluateConfig:
+    return EvaluateConfig(
+        str(corpus / "manifest.csv"), str(tmp_path / "out"), request(published, "concat"), batch_size=4
+    )
 
 
 def request(published: Callable[..., Path], mode: str) -> Request:
@@ -91,7 +93,7 @@ def files(folder: str | Path) -> dict[str, tuple[bytes, int]]:
     return {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in Path(folder).iterdir()}
 
 
-def test_a_run(job: Job, corpus: Path):
+def test_a_run(job: EvaluateConfig, corpus: Path):
     outcome = evaluate(replace(job, group_by="speaker", embeddings=True))
     assert (outcome.finished, outcome.clips, outcome.errors) == (True, CLIPS, len(BROKEN))
     rows, run = rows_of(corpus), Run.read(job.output)
@@ -129,7 +131,7 @@ def test_a_run(job: Job, corpus: Path):
     assert not list(Path(job.output).glob("part-*"))
 
 
-def test_a_finished_run_is_left_alone_and_may_be_measured_anew(job: Job):
+def test_a_finished_run_is_left_alone_and_may_be_measured_anew(job: EvaluateConfig):
     first = evaluate(job)
     before = files(job.output)
     assert evaluate(job) == first
@@ -149,7 +151,7 @@ def test_a_finished_run_is_left_alone_and_may_be_measured_anew(job: Job):
         ({"precision": "bfloat16"}, 'precision: "float32" then, "bfloat16" now'),
     ],
 )
-def test_other_settings_are_refused_by_name(job: Job, change: dict[str, Any], named: str):
+def test_other_settings_are_refused_by_name(job: EvaluateConfig, change: dict[str, Any], named: str):
     evaluate(job)
     before = files(job.output)
     with pytest.raises(InvalidInput, match="begun with other settings") as refusal:
@@ -158,7 +160,7 @@ def test_other_settings_are_refused_by_name(job: Job, change: dict[str, Any], na
     assert files(job.output) == before
 
 
-def test_another_manifest_or_checkpoint_is_refused(job: Job, corpus: Path, published: Callable[..., Path]):
+def test_another_manifest_or_checkpoint_is_refused(job: EvaluateConfig, corpus: Path, published: Callable[..., Path]):
     evaluate(job)
     changed = write_csv(corpus / "changed.csv", rows_of(corpus)[1:])
     with pytest.raises(InvalidInput, match=r"settings\.manifest"):
@@ -167,14 +169,14 @@ def test_another_manifest_or_checkpoint_is_refused(job: Job, corpus: Path, publi
         evaluate(replace(job, request=request(published, "audio")))
 
 
-def test_a_folder_with_something_else_is_refused(job: Job):
+def test_a_folder_with_something_else_is_refused(job: EvaluateConfig):
     Path(job.output).mkdir()
     (Path(job.output) / "thesis.tex").write_text("mine")
     with pytest.raises(InvalidInput, match=r"no run and not empty \(thesis\.tex"):
         evaluate(job)
 
 
-def test_without_labels_there_are_predictions_alone(job: Job, corpus: Path, published: Callable[..., Path]):
+def test_without_labels_there_are_predictions_alone(job: EvaluateConfig, corpus: Path, published: Callable[..., Path]):
     bare = write_csv(corpus / "bare.csv", [{"filename": row["filename"]} for row in rows_of(corpus)])
     outcome = evaluate(replace(job, manifest=str(bare), request=request(published, "audio")))
     run = Run.read(job.output)
@@ -184,7 +186,7 @@ def test_without_labels_there_are_predictions_alone(job: Job, corpus: Path, publ
     assert (Path(job.output) / "report.html").exists()
 
 
-def test_where_no_clip_can_be_read(job: Job, corpus: Path):
+def test_where_no_clip_can_be_read(job: EvaluateConfig, corpus: Path):
     rows = rows_of(corpus)
     manifest = write_csv(corpus / "broken.csv", [rows[number] for number in BROKEN])
     job = replace(job, manifest=str(manifest))
@@ -195,12 +197,12 @@ def test_where_no_clip_can_be_read(job: Job, corpus: Path):
 
 
 @pytest.mark.parametrize("change", [{"batch_size": 0}, {"limit": 0}])
-def test_sizes_of_nothing_are_refused(job: Job, change: dict[str, int]):
+def test_sizes_of_nothing_are_refused(job: EvaluateConfig, change: dict[str, int]):
     with pytest.raises(InvalidInput, match="is 0; it must be at least 1"):
         evaluate(replace(job, **change))
 
 
-def break_off(job: Job, failure: type[BaseException]) -> None:
+def break_off(job: EvaluateConfig, failure: type[BaseException]) -> None:
     """A run that fails while it reads ahead, at the sixth batch."""
     read = Batches.__getitem__
 
@@ -215,7 +217,7 @@ def break_off(job: Job, failure: type[BaseException]) -> None:
             evaluate(job)
 
 
-def test_an_interrupted_run_keeps_what_it_has(job: Job, corpus: Path):
+def test_an_interrupted_run_keeps_what_it_has(job: EvaluateConfig, corpus: Path):
     """Interrupted from the keyboard, and by something that fails."""
     evaluate(replace(job, output=job.output + "-whole"))
     for failure in (KeyboardInterrupt, MemoryError):
@@ -225,7 +227,7 @@ def test_an_interrupted_run_keeps_what_it_has(job: Job, corpus: Path):
     assert files(job.output)["predictions.parquet"][0] == files(job.output + "-whole")["predictions.parquet"][0]
 
 
-def test_recordings_that_changed_meanwhile_are_noticed(job: Job, corpus: Path, tmp_path: Path):
+def test_recordings_that_changed_meanwhile_are_noticed(job: EvaluateConfig, corpus: Path, tmp_path: Path):
     """Their lengths decide what is scored together, so a half-done run can't take them."""
     copy = tmp_path / "copy"
     shutil.copytree(corpus, copy)
@@ -239,13 +241,13 @@ def test_recordings_that_changed_meanwhile_are_noticed(job: Job, corpus: Path, t
         evaluate(job)
 
 
-def test_a_missing_transcriber_is_told_before_anything_is_scored(job: Job):
+def test_a_missing_transcriber_is_told_before_anything_is_scored(job: EvaluateConfig):
     with pytest.raises(SpeechEmotionError, match="nowhere"):
         evaluate(replace(job, whisper="/nowhere"))
     assert not Path(job.output).exists()
 
 
-def test_cuts_and_packed_recordings_give_what_files_give(job: Job, corpus: Path, tmp_path: Path):
+def test_cuts_and_packed_recordings_give_what_files_give(job: EvaluateConfig, corpus: Path, tmp_path: Path):
     rows = [row for number, row in enumerate(rows_of(corpus)) if number not in BROKEN][:12]
     bounds = [(0.0, 0.15) if number % 2 else (0.05, 0.19) for number in range(len(rows))]
     cuts = [{**row, "start": start * 1000, "end": end * 1000} for row, (start, end) in zip(rows, bounds, strict=True)]
@@ -271,7 +273,7 @@ def test_cuts_and_packed_recordings_give_what_files_give(job: Job, corpus: Path,
 
 
 def test_rows_without_text_are_transcribed(
-    job: Job, corpus: Path, published: Callable[..., Path], whisper_tiny: Path, tmp_path: Path
+    job: EvaluateConfig, corpus: Path, published: Callable[..., Path], whisper_tiny: Path, tmp_path: Path
 ):
     rows = [{**row, "transcription": row["transcription"] * (number % 2)} for number, row in enumerate(rows_of(corpus))]
     manifest = str(write_csv(corpus / "half.csv", rows[:8]))
@@ -290,7 +292,7 @@ def test_rows_without_text_are_transcribed(
     assert len(texts) + len(errors) == 3
 
 
-def test_a_bucket_for_manifest_output_and_checkpoint(job: Job, corpus: Path, monkeypatch, tmp_path: Path):
+def test_a_bucket_for_manifest_output_and_checkpoint(job: EvaluateConfig, corpus: Path, monkeypatch, tmp_path: Path):
     monkeypatch.setenv("SPEECH_EMOTION_JAX_CACHE", str(tmp_path / "cache"))
     evaluate(job)
     here = Run.read(job.output)
@@ -334,14 +336,14 @@ def test_the_command(corpus: Path, published: Callable[..., Path], tmp_path: Pat
     assert not (tmp_path / "new").exists()
 
 
-def test_results_do_not_depend_on_the_number_of_devices(job: Job):
+def test_results_do_not_depend_on_the_number_of_devices(job: EvaluateConfig):
     evaluate(job)
     script = f"""
-from speech_emotion_jax.evaluate import Job, evaluate
-from speech_emotion_jax.checkpoints import Request
+from speech_emotion_jax.evaluation.run import EvaluateConfig, evaluate
+from speech_emotion_jax.checkpoints.load import Request
 import jax
 assert len(jax.devices()) == 4
-evaluate(Job({job.manifest!r}, {job.output + "-4"!r}, Request{_fields(job.request)}, batch_size=4))
+evaluate(EvaluateConfig({job.manifest!r}, {job.output + "-4"!r}, Request{_fields(job.request)}, batch_size=4))
 """
     environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
     subprocess.run([sys.executable, "-c", script], env=environment, check=True)

@@ -15,12 +15,12 @@ import pytest
 from jax import export as jax_export
 
 from speech_emotion_jax import EmotionPipeline, InvalidInput
-from speech_emotion_jax.checkpoints import Request
-from speech_emotion_jax.cli import main
-from speech_emotion_jax.export import Job, export, render
-from speech_emotion_jax.inputs.features import samples_for
-from speech_emotion_jax.inputs.tokenizer import start_tokenizer
-from speech_emotion_jax.standalone import Emotions, recording
+from speech_emotion_jax.audio.fbank import samples_for
+from speech_emotion_jax.checkpoints.load import Request
+from speech_emotion_jax.cli.main import main
+from speech_emotion_jax.exporting.run import ExportConfig, export, render_export
+from speech_emotion_jax.exporting.standalone import Emotions, recording
+from speech_emotion_jax.text.tokenizer import start_tokenizer
 
 from .bad_input import RATE, noise
 from .folders import refusal
@@ -76,7 +76,7 @@ def exported(published: Callable[[str, str], Path], tmp_path_factory: pytest.Tem
         text_encoder = None if mode in ("text", "audio") else str(published("text_encoder", "es"))
         request = Request(str(published(mode, "es")), mode=mode, language="es", text_encoder=text_encoder)
         folder = tmp_path_factory.mktemp("export") / mode
-        export(Job(request, str(folder), **options))
+        export(ExportConfig(request, str(folder), **options))
         return request, folder
 
     return make
@@ -136,7 +136,7 @@ def test_a_program_holds_all_platforms_a_symbolic_batch_and_no_parameters(demo: 
 def test_a_recording_as_the_package_reads_it(tmp_path: Path):
     import soundfile
 
-    from speech_emotion_jax.inputs.audio import load
+    from speech_emotion_jax.audio.waveform import load
 
     file = tmp_path / "stereo.wav"
     soundfile.write(file, np.stack([noise(1.0), noise(1.0, seed=1)], axis=1), 44_100)
@@ -192,11 +192,11 @@ def test_a_text_has_to_say_something_and_is_cut_as_by_the_package(emotions: Emot
 def test_sizes_and_times_are_told(published, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     request = Request(str(published("text", "es")), mode="text", language="es")
     folder = tmp_path / "export"
-    report = export(Job(request, str(folder), platforms=("cpu", "cuda")))
+    report = export(ExportConfig(request, str(folder), platforms=("cpu", "cuda")))
     for cost in report.costs:
         assert cost.bytes == (folder / cost.file).stat().st_size
         assert cost.load > 0 < cost.package
-    table = render(report)
+    table = render_export(report)
     assert "runs on cpu, cuda" in table
     assert all(cost.file in table for cost in report.costs)
 
@@ -233,15 +233,15 @@ def test_a_folder_that_exists_is_left_alone(tmp_path: Path):
     folder = tmp_path / "export"
     folder.mkdir()
     (folder / "mine").write_text("kept")
-    assert "exists already" in refusal(lambda: export(Job(REQUEST, str(folder))), InvalidInput)
+    assert "exists already" in refusal(lambda: export(ExportConfig(REQUEST, str(folder))), InvalidInput)
     assert [path.name for path in folder.iterdir()] == ["mine"]
 
 
 def test_nothing_is_left_of_what_failed(tmp_path: Path, published, monkeypatch: pytest.MonkeyPatch):
     """A tokenizer without rules is found out after the programs are written."""
-    monkeypatch.setattr("speech_emotion_jax.export.tokenizer_rules", lambda *_: None)
+    monkeypatch.setattr("speech_emotion_jax.exporting.run.tokenizer_rules", lambda *_: None)
     request = Request(str(published("text", "es")), mode="text", language="es")
-    message = refusal(lambda: export(Job(request, str(tmp_path / "export"), platforms=("cpu",))))
+    message = refusal(lambda: export(ExportConfig(request, str(tmp_path / "export"), platforms=("cpu",))))
     assert "is written in Python" in message
     assert list(tmp_path.iterdir()) == []
 

@@ -12,12 +12,12 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from speech_emotion_jax import folds
-from speech_emotion_jax.cli import main
+from speech_emotion_jax.cli.main import main
 from speech_emotion_jax.errors import InvalidInput
-from speech_emotion_jax.folds import cross_validate
-from speech_emotion_jax.metrics import measure
-from speech_emotion_jax.train import TrainJob
+from speech_emotion_jax.evaluation.metrics import measure
+from speech_emotion_jax.training import folds
+from speech_emotion_jax.training.folds import cross_validate
+from speech_emotion_jax.training.run import TrainConfig
 
 from .training_data import LABELS, WORDS, recipe, write_recipe
 
@@ -56,12 +56,12 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_texts(tmp_path_factory.mktemp("texts") / "manifest.csv")
 
 
-def job(corpus: Path, folder: Path, *overrides: str, name: str = "out") -> TrainJob:
-    return TrainJob(recipe(folder, "text", *FAST, *overrides), str(corpus), str(folder / name))
+def job(corpus: Path, folder: Path, *overrides: str, name: str = "out") -> TrainConfig:
+    return TrainConfig(recipe(folder, "text", *FAST, *overrides), str(corpus), str(folder / name))
 
 
 @pytest.fixture(scope="module")
-def three(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[TrainJob, str]:
+def three(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[TrainConfig, str]:
     """A finished run of three folds, and what was said at its end."""
     done = job(corpus, tmp_path_factory.mktemp("three"))
     outcome = cross_validate(done, 3)
@@ -77,7 +77,7 @@ def written(folder: Path) -> dict[str, int]:
     return {str(path.relative_to(folder)): path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
 
 
-def test_every_clip_is_predicted_once_in_the_order_of_the_manifest(three: tuple[TrainJob, str]):
+def test_every_clip_is_predicted_once_in_the_order_of_the_manifest(three: tuple[TrainConfig, str]):
     out = Path(three[0].output)
     rows = table(out / "predictions.parquet")
     assert [row["id"] for row in rows] == [f"clip {number}" for number in range(CLIPS) if number != UNLABELLED]
@@ -90,7 +90,7 @@ def test_every_clip_is_predicted_once_in_the_order_of_the_manifest(three: tuple[
     assert {row["id"]: row for row in rows} == of_folds
 
 
-def test_no_group_is_on_two_sides(three: tuple[TrainJob, str]):
+def test_no_group_is_on_two_sides(three: tuple[TrainConfig, str]):
     tested: dict[str, int] = {}
     for number in (1, 2, 3):
         rows = table(Path(three[0].output) / f"fold-{number}" / "manifest.parquet")
@@ -104,7 +104,7 @@ def test_no_group_is_on_two_sides(three: tuple[TrainJob, str]):
     assert len(tested) == SPEAKERS
 
 
-def test_mean_and_spread_are_those_of_the_folds(three: tuple[TrainJob, str]):
+def test_mean_and_spread_are_those_of_the_folds(three: tuple[TrainConfig, str]):
     out = Path(three[0].output)
     found = json.loads((out / "folds.json").read_text())
     each = [json.loads((out / f"fold-{number}" / "metrics.json").read_text()) for number in (1, 2, 3)]
@@ -122,7 +122,7 @@ def test_mean_and_spread_are_those_of_the_folds(three: tuple[TrainJob, str]):
     assert found["pooled"] == json.loads(json.dumps(measure(truth, scores, labels, groups=speakers)))
 
 
-def test_the_table_has_a_row_a_fold(three: tuple[TrainJob, str]):
+def test_the_table_has_a_row_a_fold(three: tuple[TrainConfig, str]):
     found = json.loads((Path(three[0].output) / "folds.json").read_text())
     lines = [re.split(r"\s{2,}", line.strip()) for line in three[1].splitlines()]
     assert lines[0] == ["fold", "clips", "accuracy", "UAR", "macro-F1"]
@@ -137,14 +137,14 @@ def test_the_table_has_a_row_a_fold(three: tuple[TrainJob, str]):
     assert lines[5][1:3] == [str(CLIPS - 1), f"{100 * found['pooled']['accuracy']:.1f}"]
 
 
-def test_a_second_start_does_nothing(three: tuple[TrainJob, str]):
+def test_a_second_start_does_nothing(three: tuple[TrainConfig, str]):
     before = written(Path(three[0].output))
     outcome = cross_validate(three[0], 3)
     assert outcome.text == three[1]
     assert written(Path(three[0].output)) == before
 
 
-def test_other_settings_are_refused_with_the_difference(three: tuple[TrainJob, str]):
+def test_other_settings_are_refused_with_the_difference(three: tuple[TrainConfig, str]):
     with pytest.raises(InvalidInput, match="folds: 3 then, 2 now"):
         cross_validate(three[0], 2)
     other = replace(three[0].recipe, training=replace(three[0].recipe.training, seed=1))
@@ -153,7 +153,7 @@ def test_other_settings_are_refused_with_the_difference(three: tuple[TrainJob, s
 
 
 def test_killed_between_and_within_folds_it_goes_on(
-    three: tuple[TrainJob, str], corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    three: tuple[TrainConfig, str], corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """Killed once fold 1 is done, then when the second one's model stands and is not scored."""
 
@@ -164,12 +164,12 @@ def test_killed_between_and_within_folds_it_goes_on(
     real = folds.train
     started: list[str] = []
 
-    def killed_before_fold_2(fold: TrainJob, *rest: Any):
+    def killed_before_fold_2(fold: TrainConfig, *rest: Any):
         if fold.output.endswith("fold-2"):
             raise Killed
         return real(fold, *rest)
 
-    def killed_in_fold_2(fold: TrainJob, *rest: Any):
+    def killed_in_fold_2(fold: TrainConfig, *rest: Any):
         started.append(Path(fold.output).name)
         outcome = real(fold, *rest)
         Path(fold.output, "metrics.json").unlink()

@@ -21,9 +21,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import AbstractArray, Array, Float
 
 from speech_emotion_jax import EmotionConfig, EmotionPipeline, InvalidInput, functional, models
-from speech_emotion_jax.cli import main
-from speech_emotion_jax.inputs import features as front_end
-from speech_emotion_jax.inputs.audio import load as read
+from speech_emotion_jax.audio import fbank as front_end
+from speech_emotion_jax.audio.waveform import load as read
+from speech_emotion_jax.cli.main import main
 from speech_emotion_jax.models import emotion
 from speech_emotion_jax.models.parameters import parameters_of
 

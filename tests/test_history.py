@@ -18,7 +18,7 @@ from tensorboardX.proto import event_pb2
 from tensorboardX.record_writer import masked_crc32c
 
 from speech_emotion_jax.errors import UnreadableInput
-from speech_emotion_jax.plots import curves
+from speech_emotion_jax.runtime.plots import curves
 from speech_emotion_jax.runtime.storage import Folder
 from speech_emotion_jax.training.history import CURVES, HISTORY, SCHEMA, TENSORBOARD, History
 

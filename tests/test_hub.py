@@ -18,8 +18,7 @@ from huggingface_hub import hf_hub_download
 from hypothesis import given
 from hypothesis import strategies as st
 
-from speech_emotion_jax.errors import InvalidInput, UnreadableInput
-from speech_emotion_jax.runtime.hub import (
+from speech_emotion_jax.convert.hub import (
     Snapshot,
     current_revision,
     download,
@@ -27,6 +26,7 @@ from speech_emotion_jax.runtime.hub import (
     looks_like_hub_id,
     needed_files,
 )
+from speech_emotion_jax.errors import InvalidInput, UnreadableInput
 
 from .loopback_hub import Fault, LoopbackHub, hub_environment, loopback_hub
 
@@ -428,7 +428,7 @@ def test_a_cache_that_is_no_folder(hub: LoopbackHub, below: str) -> None:
     assert str(in_the_way) in message
 
 
-SCRIPT = f"from speech_emotion_jax.runtime.hub import download; download({ID!r})"
+SCRIPT = f"from speech_emotion_jax.convert.hub import download; download({ID!r})"
 
 
 def test_no_room_for_the_weights(hub: LoopbackHub) -> None:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from speech_emotion_jax.inputs.log_mel import FRAMES, HOP_SAMPLES, WINDOW_SAMPLES, log_mel, mel_filters
+from speech_emotion_jax.audio.log_mel import FRAMES, HOP_SAMPLES, WINDOW_SAMPLES, mel_filters, whisper_log_mel
 
 RATE = 16_000
 SILENCE = -1.5  # (log10(1e-10) + 4) / 4
@@ -21,7 +21,7 @@ def tone(hertz: float, samples: int, level: float = 0.5) -> np.ndarray:
 
 
 def energies(*waveforms: np.ndarray, bins: int = 80) -> np.ndarray:
-    return np.asarray(log_mel(np.stack(waveforms), bins=bins))
+    return np.asarray(whisper_log_mel(np.stack(waveforms), bins=bins))
 
 
 @BINS

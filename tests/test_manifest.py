@@ -17,11 +17,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from speech_emotion_jax.corpus import manifest_files as module
+from speech_emotion_jax.corpus.manifest import Manifest, Row, locate
+from speech_emotion_jax.corpus.manifest_files import load_label_map, parse_columns, read_manifest, write_manifest
+from speech_emotion_jax.corpus.validation import validate
 from speech_emotion_jax.errors import InvalidInput, UnreadableInput
-from speech_emotion_jax.manifest import files as module
-from speech_emotion_jax.manifest.clips import Manifest, Row, locate
-from speech_emotion_jax.manifest.files import load_label_map, parse_columns, read_manifest, write_manifest
-from speech_emotion_jax.manifest.validation import validate
 
 LABELS = ("anger", "joy", "neutral")
 KINDS = (".csv", ".tsv", ".jsonl", ".parquet")

@@ -14,7 +14,7 @@ from sklearn import metrics as reference
 
 from scripts.interval_coverage import World, coverage
 from speech_emotion_jax import InvalidInput
-from speech_emotion_jax.metrics import Outcome, bootstrap, group_codes, interval, measure
+from speech_emotion_jax.evaluation.metrics import Outcome, bootstrap, group_codes, interval, measure
 
 ES = ("anger", "disgust", "fear", "joy", "neutral", "sadness")
 EXACT = {"rel": 0, "abs": 1e-12}

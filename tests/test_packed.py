@@ -19,11 +19,11 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from speech_emotion_jax.audio import packed, waveform
+from speech_emotion_jax.audio.packed import Packed
+from speech_emotion_jax.audio.waveform import Cut
+from speech_emotion_jax.corpus.packing import MANIFEST, SHARD_BYTES, Summary, pack
 from speech_emotion_jax.errors import InvalidInput, UnreadableInput
-from speech_emotion_jax.inputs import audio, packed
-from speech_emotion_jax.inputs.audio import Cut
-from speech_emotion_jax.inputs.packed import Packed
-from speech_emotion_jax.pack import MANIFEST, SHARD_BYTES, Summary, pack
 
 from .test_audio import encode, encode_with_av, tones
 
@@ -108,15 +108,15 @@ def test_a_packed_recording_sounds_as_its_file(corpus: Path, tmp_path: Path):
     for row in packed_rows[:4]:
         source = of(row, tmp_path / "out")
         path = corpus / row["filename"]
-        np.testing.assert_array_equal(audio.load(source), audio.load(path))
-        np.testing.assert_array_equal(audio.load(Cut(source, 0.25, 0.75)), audio.load(Cut(path, 0.25, 0.75)))
+        np.testing.assert_array_equal(waveform.load(source), waveform.load(path))
+        np.testing.assert_array_equal(waveform.load(Cut(source, 0.25, 0.75)), waveform.load(Cut(path, 0.25, 0.75)))
         assert audio.stated_seconds(source) == audio.stated_seconds(path)
-        assert row["seconds"] == pytest.approx(len(audio.load(path)) / 16_000, abs=1e-4)
+        assert row["seconds"] == pytest.approx(len(waveform.load(path)) / 16_000, abs=1e-4)
     for row in packed_rows[4:]:
         assert row["seconds"] is None
         name = re.escape(f"record {row['record']} of {tmp_path / 'out' / row['shard']}")
         with pytest.raises(UnreadableInput, match=f"^{name} is"):
-            audio.load(of(row, tmp_path / "out"))
+            waveform.load(of(row, tmp_path / "out"))
 
 
 def test_cuts_of_one_file_share_a_record(corpus: Path, tmp_path: Path):
@@ -175,7 +175,7 @@ def test_a_killed_pack_leaves_no_folder_of_that_name(tmp_path: Path):
     for number in range(3_000):
         (root / f"{number}").symlink_to("noise")
     code = (
-        "import sys; from speech_emotion_jax.pack import pack\n"
+        "import sys; from speech_emotion_jax.corpus.packing import pack\n"
         "pack(sys.argv[1], sys.argv[2], sys.argv[3], shard_bytes=1 << 22)\n"
     )
     table = tmp_path / "table.csv"
@@ -222,7 +222,7 @@ def test_errors_name_shard_and_record(tmp_path: Path):
         with pytest.raises(
             UnreadableInput, match=rf"^record 2 of .*/{name} can't be read \(.+\); copy the shard again"
         ):
-            audio.load(Packed(str(tmp_path / name), 2))
+            waveform.load(Packed(str(tmp_path / name), 2))
     for name in ("none", "a\0b", ""):
         with pytest.raises(UnreadableInput, match=r"^record 2 of .* can't be read"):
             Packed(name and str(tmp_path / name), 2).read()
@@ -240,6 +240,6 @@ def test_a_shard_written_anew_is_read_anew(tmp_path: Path):
     write_shard(tmp_path / "next", [b"new", b"more"])
     (tmp_path / "next").replace(shard)
     assert Packed(shard, 1).read() == b"more"
-    assert audio.describe(Packed("audio-00000-of-00001.array_record", 7)) == (
+    assert waveform.describe(Packed("audio-00000-of-00001.array_record", 7)) == (
         "record 7 of audio-00000-of-00001.array_record"
     )

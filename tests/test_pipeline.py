@@ -19,10 +19,10 @@ import soundfile
 from flax import nnx
 
 from speech_emotion_jax import EmotionPipeline, InvalidInput, UnreadableInput
-from speech_emotion_jax.fidelity.original import TorchOriginal
-from speech_emotion_jax.inputs.batches import FRAME_BUCKETS, TOKEN_BUCKETS
-from speech_emotion_jax.inputs.features import Clip, Statistics, read_clip
+from speech_emotion_jax.audio.fbank import Clip, Statistics, read_clip
+from speech_emotion_jax.inference.batching import FRAME_BUCKETS, TOKEN_BUCKETS
 from speech_emotion_jax.models.parameters import parameter_shapes
+from speech_emotion_jax.parity.original import TorchOriginal
 
 from .bad_input import RATE, noise
 from .checkpoints import Size, write_audio_checkpoint, write_bert, write_roberta
@@ -254,7 +254,7 @@ def test_a_text_over_512_tokens_is_truncated_as_by_the_original(tmp_path: Path, 
 
 MEMORY = """
 import json, resource, sys
-from speech_emotion_jax.inputs.features import read_clip
+from speech_emotion_jax.audio.fbank import read_clip
 peaks = []
 for path in sys.argv[1:]:
     assert read_clip(path).truncated

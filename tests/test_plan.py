@@ -15,15 +15,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.sharding import Mesh
 
-from speech_emotion_jax.cli import main
+from speech_emotion_jax.audio.fbank import features
+from speech_emotion_jax.cli.main import main
 from speech_emotion_jax.config import EmotionConfig
 from speech_emotion_jax.errors import InvalidInput
-from speech_emotion_jax.inputs.features import features
-from speech_emotion_jax.models.kernels import SWITCH
-from speech_emotion_jax.plan import HEAD, Job, plan, render
+from speech_emotion_jax.models.kernels.pallas import SWITCH
 from speech_emotion_jax.planning.chips import CHIPS, Topology
 from speech_emotion_jax.planning.hlo import Kernel, costs
 from speech_emotion_jax.planning.programs import inference, model_flops
+from speech_emotion_jax.planning.run import HEAD, PlanConfig, plan, render_plan
 
 # What the TPU's compiler writes, shortened.
 LOOP = """HloModule jit_f, is_scheduled=true
@@ -223,14 +223,14 @@ def test_topologies_that_there_are_not(name):
 )
 def test_plans_that_can_not_be(wrong):
     with pytest.raises(InvalidInput):
-        Job(topologies=("v5e:2x4",), **wrong)
+        PlanConfig(topologies=("v5e:2x4",), **wrong)
 
 
 def test_an_output_in_the_way_is_refused_before_anything_is_compiled(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
     (tmp_path / "file").touch()
-    monkeypatch.setattr("speech_emotion_jax.plan.compiled", None)
+    monkeypatch.setattr("speech_emotion_jax.planning.run.compiled", None)
     assert main(["plan", "--topology", "v5e:2x4", "--output", str(tmp_path / "file")]) == 2
     assert "is a file" in capsys.readouterr().err
 
@@ -238,7 +238,7 @@ def test_an_output_in_the_way_is_refused_before_anything_is_compiled(
 def test_a_wrong_switch_is_told_before_anything_is_compiled(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv(SWITCH, "nein")
     with pytest.raises(InvalidInput, match="set it to on or off"):
-        plan(Job(("v5e:1x1",)))
+        plan(PlanConfig(("v5e:1x1",)))
 
 
 @pytest.mark.chips
@@ -259,31 +259,31 @@ def test_a_batch_on_a_tpu(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert one["times"]["compute"] == one["flops"] / CHIPS["v5e"].bfloat16
     assert one["per_second"] == pytest.approx(4 / one["roofline"])
     assert (one["seconds"], one["audio_hours"]) == (None, None)
-    assert "an estimate, nothing has run" in render(cases)
-    assert "an estimate, nothing has run" in render([one])
+    assert "an estimate, nothing has run" in render_plan(cases)
+    assert "an estimate, nothing has run" in render_plan([one])
 
 
 @pytest.mark.chips
 def test_a_shape_in_which_no_chips_are_wired():
     with pytest.raises(InvalidInput, match="there is no v5e:3x5"):
-        plan(Job(("v5e:3x5",), mode="text", batch_sizes=(15,)))
+        plan(PlanConfig(("v5e:3x5",), mode="text", batch_sizes=(15,)))
 
 
 @pytest.mark.chips
 def test_the_largest_batch():
-    [case] = plan(Job(("h100",), mode="text", tokens=512, batch_sizes=(), largest=True))
+    [case] = plan(PlanConfig(("h100",), mode="text", tokens=512, batch_sizes=(), largest=True))
     assert case["largest"]
     assert case["fits"]
-    [more] = plan(Job(("h100",), mode="text", tokens=512, batch_sizes=(case["batch_size"] * 9 // 8,)))
+    [more] = plan(PlanConfig(("h100",), mode="text", tokens=512, batch_sizes=(case["batch_size"] * 9 // 8,)))
     assert not more["fits"]
-    assert " GB of 85.90 GB" in render([more])
+    assert " GB of 85.90 GB" in render_plan([more])
 
 
 @pytest.mark.chips
 @pytest.mark.parametrize(("clips", "seconds"), [(64, 10.0), (16, 30.0)])
 def test_the_published_encoder_on_a_v5e_is_bound_by_its_products(clips: int, seconds: float):
     """At full size, in bfloat16: hardly a product too many, and less time at the memory than at the products."""
-    [case] = plan(Job(("v5e:1x1",), mode="audio", batch_sizes=(clips,), seconds=seconds))
+    [case] = plan(PlanConfig(("v5e:1x1",), mode="audio", batch_sizes=(clips,), seconds=seconds))
     assert case["fits"]
     assert case["of_model"] <= 1.05
     assert case["times"]["memory"] <= 0.65 * case["times"]["compute"]
@@ -292,7 +292,7 @@ def test_the_published_encoder_on_a_v5e_is_bound_by_its_products(clips: int, sec
 
 @pytest.mark.chips
 def test_eight_chips_train_the_published_model():
-    [case] = plan(Job(("v5e:2x4",), batch_sizes=(64,), seconds=10.0, train=True))
+    [case] = plan(PlanConfig(("v5e:2x4",), batch_sizes=(64,), seconds=10.0, train=True))
     assert case["fits"]
     assert case["of_model"] <= 1.4  # each layer is computed a second time on the way back
     assert case["share"] <= 0.3
@@ -301,7 +301,7 @@ def test_eight_chips_train_the_published_model():
 
 @pytest.mark.chips
 def test_the_published_encoder_on_an_h100():
-    [case] = plan(Job(("h100",), mode="audio", batch_sizes=(64,), seconds=10.0))
+    [case] = plan(PlanConfig(("h100",), mode="audio", batch_sizes=(64,), seconds=10.0))
     assert case["fits"]
     assert case["of_model"] <= 1.05
     assert case["times"]["memory"] <= 0.08  # s; 0.13 with attention in plain XLA
@@ -336,7 +336,7 @@ def test_a_table_has_a_line_a_case_and_says_what_does_not_fit():
         "audio_hours": 3000.0,
     }
     refused = {**fitting, "chips": 4, "topology": "v5e:2x2", "fits": False, "refusal": "20 GB of 16"}
-    *_, head, one, two, words = (" ".join(line.split()) for line in render([fitting, refused]).splitlines())
+    *_, head, one, two, words = (" ".join(line.split()) for line in render_plan([fitting, refused]).splitlines())
     assert head == " ".join([*HEAD, "hours/chip-hour", "hours/hour"])
     assert one == "v5e:1x1 1 32 4.00 GB 25.0% 200.0 ms 100.0 ms 0.0 ms compute 3,000 3,000"
     assert two == "v5e:2x2 4 32 does not fit"
@@ -349,7 +349,7 @@ def test_a_table_has_a_line_a_case_and_says_what_does_not_fit():
         "audio_hours": None,
         "kernels": False,
     }
-    what, *_, head, one, four = render([fitting | of_text, fitting | of_text | {"chips": 4}]).splitlines()
+    what, *_, head, one, four = render_plan([fitting | of_text, fitting | of_text | {"chips": 4}]).splitlines()
     assert what == "prediction, text, es, bfloat16, texts of 40 tokens (64 with padding), without kernels"
     assert head.endswith("texts/s of a chip  texts/s")
     assert [line.split()[-2:] for line in (one, four)] == [["10", "10"], ["10", "40"]]

@@ -8,11 +8,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from speech_emotion_jax.checkpoints import Request
-from speech_emotion_jax.cli import main
+from speech_emotion_jax.checkpoints.load import Request
+from speech_emotion_jax.cli.main import main
 from speech_emotion_jax.errors import InvalidInput
-from speech_emotion_jax.fidelity.products import ROUNDED, SETTINGS, multiplied
-from speech_emotion_jax.precisions import EXACT, Job, as_data, render, study
+from speech_emotion_jax.parity.precisions import (
+    EXACT,
+    PrecisionsConfig,
+    measure_precisions,
+    precisions_as_dict,
+    render_precisions,
+)
+from speech_emotion_jax.parity.products import ROUNDED, SETTINGS, multiplied
 
 DEMO = Path("speech_emotion_jax/demo_data")
 RECORDINGS = tuple(str(DEMO / f"{name}.flac") for name in ("joy", "fear", "anger"))
@@ -77,7 +83,7 @@ def test_pytrees_go_in_and_out():
 def demo(tmp_path_factory):
     folder = tmp_path_factory.mktemp("study")
     request = Request(str(DEMO / "checkpoint"), "concat", "es")
-    return study(Job(request, RECORDINGS, (TEXT,), "cpu", str(folder))), folder
+    return measure_precisions(PrecisionsConfig(request, RECORDINGS, (TEXT,), "cpu", str(folder))), folder
 
 
 def test_the_table_of_the_demo(demo):
@@ -105,9 +111,9 @@ def test_the_table_of_the_demo(demo):
 
 def test_what_is_written_and_shown(demo):
     result, folder = demo
-    assert json.loads((folder / "precision.json").read_text()) == json.loads(json.dumps(as_data(result)))
+    assert json.loads((folder / "precision.json").read_text()) == json.loads(json.dumps(precisions_as_dict(result)))
     assert (folder / "precision.png").read_bytes().startswith(b"\x89PNG")
-    text = render(result)
+    text = render_precisions(result)
     assert "same label" in text
     assert "3 of 3" in text
 
@@ -122,4 +128,4 @@ def test_the_command(capsys):
 
 def test_whisper_has_no_emotions_to_study(whisper_tiny):
     with pytest.raises(InvalidInput, match="Whisper"):
-        study(Job(Request(str(whisper_tiny)), RECORDINGS))
+        measure_precisions(PrecisionsConfig(Request(str(whisper_tiny)), RECORDINGS))

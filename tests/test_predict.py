@@ -15,11 +15,12 @@ import pytest
 import torch
 
 import speech_emotion_jax
-from speech_emotion_jax import InvalidInput, UnreadableInput, predict, predict_emotion
-from speech_emotion_jax.fidelity.original import TorchOriginal
+from speech_emotion_jax import InvalidInput, UnreadableInput, predict_emotion
+from speech_emotion_jax.inference import predict
+from speech_emotion_jax.parity.original import TorchOriginal
 from speech_emotion_jax.registry import LABELS, MODES
 from speech_emotion_jax.runtime.devices import select_device
-from speech_emotion_jax.transcribe import TranscriptionOptions, WhisperPipeline
+from speech_emotion_jax.whisper.transcribe import TranscriptionOptions, WhisperPipeline
 
 from .bad_input import AUDIO, CASES, CONCAT, RATE, TEXT, Case, furnish, noise
 from .conftest import PROBABILITY_BUDGET

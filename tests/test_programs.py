@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from speech_emotion_jax.checkpoints import Request
-from speech_emotion_jax.programs import kept_programs
-from speech_emotion_jax.warmup import warm_up
+from speech_emotion_jax.checkpoints.load import Request
+from speech_emotion_jax.inference.warmup import warm_up
+from speech_emotion_jax.runtime.compile_cache import kept_programs
 
 from .folders import refusal
 
@@ -54,21 +54,21 @@ def recordings(tmp_path: Path) -> Path:
 
 
 WARM = """
-from speech_emotion_jax.checkpoints import Request
-from speech_emotion_jax.warmup import render, warm_up
+from speech_emotion_jax.checkpoints.load import Request
+from speech_emotion_jax.inference.warmup import render_warmup, warm_up
 model, encoder = arguments
 warmed = warm_up(Request(model, "concat", "es", encoder), seconds=1.2, batch_size=2)
-report(compiled=warmed.compiled, said=render(warmed))
+report(compiled=warmed.compiled, said=render_warmup(warmed))
 """
 USE = """
 from speech_emotion_jax import predict_emotion
 model, encoder, folder = arguments
 predict_emotion(folder + "/a.wav", "hola", model, "concat", "es", text_encoder_id=encoder)
 heavy = [name for name in ("transformers", "torch", "orbax", "sklearn", "grain") if name in sys.modules]
-from speech_emotion_jax.evaluate import Job, evaluate
-from speech_emotion_jax.checkpoints import Request
+from speech_emotion_jax.evaluation.run import EvaluateConfig, evaluate
+from speech_emotion_jax.checkpoints.load import Request
 request = Request(model, "concat", "es", encoder)
-evaluate(Job(folder + "/manifest.csv", folder + "/out", request, batch_size=2))
+evaluate(EvaluateConfig(folder + "/manifest.csv", folder + "/out", request, batch_size=2))
 report(heavy=heavy)
 """
 
@@ -88,8 +88,8 @@ def test_after_a_warm_up_nothing_is_compiled(published, recordings: Path, tmp_pa
 
 def test_nor_after_that_of_a_transcriber(published, whisper_tiny: Path, recordings: Path, tmp_path: Path):
     warm = """
-from speech_emotion_jax.checkpoints import Request
-from speech_emotion_jax.warmup import warm_up
+from speech_emotion_jax.checkpoints.load import Request
+from speech_emotion_jax.inference.warmup import warm_up
 warm_up(Request(arguments[0], "text", "es"), whisper=arguments[1])
 report()
 """
@@ -108,7 +108,7 @@ report()
 
 def test_what_the_user_says_to_jax_goes_first(tmp_path: Path):
     code = """
-from speech_emotion_jax.programs import keep_programs
+from speech_emotion_jax.runtime.compile_cache import keep_programs
 keep_programs()
 jax.jit(lambda x: x + 1)(1.0)
 report(seconds=jax.config.jax_persistent_cache_min_compile_time_secs)
@@ -146,7 +146,7 @@ report(changed=[name for name, value in jax.config.values.items() if before[name
 def test_a_folder_that_can_not_be_written_is_one_line_in_the_log(published, tmp_path: Path):
     (tmp_path / "file").write_text("")
     code = """
-from speech_emotion_jax.cli import main
+from speech_emotion_jax.cli.main import main
 predict = ["predict", "--mode", "text", "--text", "hola", "--model-id", arguments, "--json"]
 codes = [main(predict), main(predict)]
 report(codes=codes)
@@ -163,7 +163,7 @@ def test_info_says_where_and_how_much(tmp_path: Path):
     (tmp_path / "compiled" / "jit_a-cache").write_bytes(bytes(1_500_000))
     (tmp_path / "compiled" / "jit_a-atime").write_bytes(bytes(8))
     code = """
-from speech_emotion_jax.info import describe_installation
+from speech_emotion_jax.checkpoints.info import describe_installation
 report(said=describe_installation()["compiled"])
 """
     assert run(code, tmp_path)["said"] == f"{tmp_path / 'compiled'} (1 program, 1.5 MB)"
@@ -186,9 +186,9 @@ def test_a_warm_up_that_can_not_be(published, settings: dict[str, Any], said: st
 
 def test_a_warm_up_for_nothing_is_refused(published, tmp_path: Path):
     code = """
-from speech_emotion_jax.checkpoints import Request
+from speech_emotion_jax.checkpoints.load import Request
 from speech_emotion_jax.errors import InvalidInput
-from speech_emotion_jax.warmup import warm_up
+from speech_emotion_jax.inference.warmup import warm_up
 try:
     warm_up(Request(arguments, "text", "es"))
 except InvalidInput as error:

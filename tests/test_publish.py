@@ -15,16 +15,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
-from speech_emotion_jax.checkpoints import Request, find
+from speech_emotion_jax.checkpoints.load import Request, find
 from speech_emotion_jax.config import EmotionConfig
-from speech_emotion_jax.convert.publish import publish, publish_and_convert
+from speech_emotion_jax.convert.publication import publish, publish_and_convert
+from speech_emotion_jax.convert.record import read_record
 from speech_emotion_jax.errors import InvalidInput, UnreadableInput
-from speech_emotion_jax.inputs.tokenizer import TextTokenizer
-from speech_emotion_jax.inputs.vocabulary import SPECIAL_TOKENS, word_tokenizer
 from speech_emotion_jax.models.emotion import EmotionModel
 from speech_emotion_jax.models.parameters import parameters_of
 from speech_emotion_jax.registry import FUSION_MODES, LABELS, MODES
-from speech_emotion_jax.runtime.checkpoint import read_record
+from speech_emotion_jax.text.tokenizer import TextTokenizer
+from speech_emotion_jax.text.word_vocabulary import SPECIAL_TOKENS, word_tokenizer
 
 from .checkpoints import write_bert, write_roberta
 from .folders import WEIGHTS, Folders, opened, predict, refusal

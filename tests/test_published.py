@@ -15,13 +15,10 @@ import torch
 from safetensors.torch import load_file
 
 from speech_emotion_jax.convert.engine import convert
-from speech_emotion_jax.convert.published import (
-    MODEL,
-    TEXT_ENCODER,
-)
+from speech_emotion_jax.convert.published import MODEL, TEXT_ENCODER
+from speech_emotion_jax.convert.record import read_record
 from speech_emotion_jax.errors import InvalidInput, UnreadableInput
 from speech_emotion_jax.registry import FUSION_MODES, LABELS, MODES
-from speech_emotion_jax.runtime.checkpoint import read_record
 
 from .checkpoints import TINY, write_bert
 from .folders import (

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from speech_emotion_jax.cli import main
+from speech_emotion_jax.cli.main import main
 
 ROOT = Path(__file__).parent.parent
 SECTIONS = ("On a TPU pod", "Build on it", "Check the numbers")

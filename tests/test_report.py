@@ -17,12 +17,12 @@ from hypothesis import strategies as st
 from scipy.special import softmax
 
 from speech_emotion_jax.errors import InvalidInput
-from speech_emotion_jax.metrics import measure
-from speech_emotion_jax.plots import shown
-from speech_emotion_jax.report.clips import Clips, wilson
-from speech_emotion_jax.report.lines import summary
-from speech_emotion_jax.report.page import write_report
-from speech_emotion_jax.runs import Run
+from speech_emotion_jax.evaluation.metrics import measure
+from speech_emotion_jax.evaluation.report.clips import Clips, wilson
+from speech_emotion_jax.evaluation.report.lines import summary
+from speech_emotion_jax.evaluation.report.page import write_report
+from speech_emotion_jax.evaluation.results import Run
+from speech_emotion_jax.runtime.plots import shown
 from speech_emotion_jax.runtime.storage import Folder
 
 ES = ("anger", "disgust", "fear", "joy", "neutral", "sadness")

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from speech_emotion_jax.decoding.rules import Rules
+from speech_emotion_jax.whisper.rules import Rules
 
 END, NO_SPEECH, FIRST, VOCABULARY = 30, 37, 40, 64
 SPECIAL = tuple(range(END + 1, FIRST))

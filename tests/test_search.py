@@ -14,9 +14,9 @@ import pytest
 from flax import nnx
 
 from speech_emotion_jax.config import WhisperConfig
-from speech_emotion_jax.decoding.rules import Rules
-from speech_emotion_jax.decoding.search import STAGES, Prompt, Transcripts, beam_search, greedy
-from speech_emotion_jax.models.whisper import Heard, Whisper
+from speech_emotion_jax.models.whisper import CrossKV, Whisper
+from speech_emotion_jax.whisper.rules import Rules
+from speech_emotion_jax.whisper.search import STAGES, Prompt, Transcripts, beam_search, greedy
 
 CONFIG = WhisperConfig(
     vocab_size=24,
@@ -57,13 +57,13 @@ def whisper(seed: int, vocabulary: int = CONFIG.vocab_size) -> Whisper:
 
 
 @cache
-def heard(seed: int, recordings: int = len(PROMPTS), vocabulary: int = CONFIG.vocab_size) -> Heard:
+def heard(seed: int, recordings: int = len(PROMPTS), vocabulary: int = CONFIG.vocab_size) -> CrossKV:
     model, sounds = whisper(seed, vocabulary), np.random.default_rng(seed)
     features = sounds.normal(size=(recordings, 2 * CONFIG.max_source_positions, CONFIG.num_mel_bins))
     return model.listen(model.encoder(jnp.asarray(features, jnp.float32)))
 
 
-def one(row: int, of: Heard) -> Heard:
+def one(row: int, of: CrossKV) -> CrossKV:
     return jax.tree.map(lambda x: x[row : row + 1], of)
 
 
@@ -88,7 +88,7 @@ def _compiled(graph, state, recordings, prompt, temperature, key, *, start, rule
 
 def search(
     model: Whisper,
-    recordings: Heard,
+    recordings: CrossKV,
     prompts: Sequence[Sequence[int]],
     rules: Rules,
     *,
@@ -128,7 +128,7 @@ def _all_logits(graph, state, recording, tokens):
     return decoder.logits(decoder(tokens, 0, jnp.zeros(1, jnp.int32), empty, recording).states[0])
 
 
-def logits_after(model: Whisper, recording: Heard, tokens: Sequence[int]) -> np.ndarray:
+def logits_after(model: Whisper, recording: CrossKV, tokens: Sequence[int]) -> np.ndarray:
     """The next token's, everything computed anew. What stands behind the tokens can't change it."""
     behind = [1] * (CONFIG.max_target_positions - len(tokens))
     graph, state = nnx.split(model)
@@ -148,7 +148,7 @@ def under_rules(rules: Rules, logits: np.ndarray, written: Sequence[int]) -> np.
     return np.asarray(_allow(rules, logits[None], tokens, np.int32(len(written))))[0]
 
 
-def plain_greedy(model: Whisper, recording: Heard, prompt: Sequence[int], rules: Rules) -> tuple[list[int], float]:
+def plain_greedy(model: Whisper, recording: CrossKV, prompt: Sequence[int], rules: Rules) -> tuple[list[int], float]:
     """The transcript, and its mean log-probability."""
     written: list[int] = []
     total = 0.0
@@ -265,7 +265,7 @@ def test_what_is_drawn_obeys_the_rules(temperature: float):
 # Beams
 
 
-def mean_log_probability(model: Whisper, recording: Heard, prompt: Sequence[int], text: Sequence[int]) -> float:
+def mean_log_probability(model: Whisper, recording: CrossKV, prompt: Sequence[int], text: Sequence[int]) -> float:
     """Of a text and its end, where the limit leaves room for one; suppressed tokens keep their share."""
     written = [*text, END][:LIMIT]
     steps = (

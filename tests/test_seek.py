@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from speech_emotion_jax.decoding.seek import follow
-from speech_emotion_jax.decoding.stitch import Segment
+from speech_emotion_jax.whisper.seek import follow
+from speech_emotion_jax.whisper.stitch import Segment
 
 FIRST = 1_000  # <|0.00|>; text tokens lie below
 

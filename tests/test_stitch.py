@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers.models.whisper import tokenization_whisper as original
 
-from speech_emotion_jax.decoding.stitch import DecodedWindow, Segment, stitch
+from speech_emotion_jax.whisper.stitch import DecodedWindow, Segment, stitch
 
 FIRST = 1_000  # <|0.00|>; text tokens lie below
 

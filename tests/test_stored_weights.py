@@ -14,7 +14,7 @@ from jax.sharding import SingleDeviceSharding
 from orbax.checkpoint import v1 as ocp
 
 from speech_emotion_jax.errors import UnreadableInput
-from speech_emotion_jax.runtime.checkpoint import load_parameters, quiet_orbax, save_parameters
+from speech_emotion_jax.runtime.orbax_arrays import load_parameters, quiet_orbax, save_parameters
 
 from .folders import refusal
 

@@ -8,9 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from speech_emotion_jax.decoding.words import Word
 from speech_emotion_jax.errors import InvalidInput
-from speech_emotion_jax.subtitles import FORMATS, LINE_SECONDS, LINE_WIDTH, Cue, lines, render
+from speech_emotion_jax.whisper.subtitles import (
+    FORMATS,
+    LINE_SECONDS,
+    LINE_WIDTH,
+    Cue,
+    render_subtitles,
+    subtitle_lines,
+)
+from speech_emotion_jax.whisper.words import Word
 
 HOURS_120 = 120 * 3600.0
 
@@ -65,7 +72,7 @@ def read_vtt(content: str) -> list[tuple[int, int, list[str]]]:
 @pytest.mark.parametrize(("format", "read"), [("srt", read_srt), ("vtt", read_vtt)])
 @given(transcript=transcripts)
 def test_subtitles_read_back(format, read, transcript):
-    content = render(format, transcript)
+    content = render_subtitles(format, transcript)
     assert content.endswith("\n")
     back = read(content)
     given = sorted((cue for cue in transcript if shown(cue.text)), key=lambda cue: cue.start)
@@ -83,12 +90,12 @@ def test_the_formats():
         Cue(3661.25, None, " Así <b> -->"),
         Cue(360_000.0, 360_000.0, " Fin."),
     ]
-    assert render("srt", transcript) == (
+    assert render_subtitles("srt", transcript) == (
         "1\n00:00:00,000 --> 00:00:01,500\n¿Qué & cómo?\n\n"
         "2\n01:01:01,250 --> 01:01:02,250\nAsí <b> -->\n\n"
         "3\n100:00:00,000 --> 100:00:01,000\nFin.\n"
     )
-    assert render("vtt", transcript) == (
+    assert render_subtitles("vtt", transcript) == (
         "WEBVTT\n\n"
         "00:00:00.000 --> 00:00:01.500\n¿Qué &amp; cómo?\n\n"
         "01:01:01.250 --> 01:01:02.250\nAsí &lt;b&gt; --&gt;\n\n"
@@ -98,7 +105,7 @@ def test_the_formats():
 
 def test_an_unknown_end_lasts_up_to_the_next_cue():
     transcript = [Cue(1.0, None, "uno"), Cue(1.25, 1.25, "dos"), Cue(4.0, 3.0, "tres")]
-    assert [(start, end) for start, end, _ in read_srt(render("srt", transcript))] == [
+    assert [(start, end) for start, end, _ in read_srt(render_subtitles("srt", transcript))] == [
         (1000, 1250),
         (1250, 2250),
         (4000, 5000),
@@ -107,13 +114,13 @@ def test_an_unknown_end_lasts_up_to_the_next_cue():
 
 @pytest.mark.parametrize("format", FORMATS)
 def test_nothing_said(format):
-    assert render(format, []).strip() in ("", "WEBVTT")
-    assert render(format, [Cue(0.0, 1.0, "  ")]).endswith("\n")
+    assert render_subtitles(format, []).strip() in ("", "WEBVTT")
+    assert render_subtitles(format, [Cue(0.0, 1.0, "  ")]).endswith("\n")
 
 
 def test_unknown_format():
     with pytest.raises(InvalidInput, match=r"no format 'ass'; use srt or vtt$"):
-        render("ass", [])
+        render_subtitles("ass", [])
 
 
 @st.composite
@@ -129,7 +136,7 @@ def spoken(draw: st.DrawFn) -> list[tuple[str, float, float]]:
 @given(spoken())
 def test_lines_of_words(said):
     words = [Word(*each) for each in said]
-    grouped = lines(words)
+    grouped = subtitle_lines(words)
     assert "".join(line.text for line in grouped) == "".join(word.text for word in words)
     for line, following in pairwise(grouped):
         assert line.end is not None
@@ -150,4 +157,4 @@ def test_lines_end_with_sentences_and_pauses():
         Word(" y", 2.5, 2.7),
         Word(" tú", 2.7, 3.0),
     ]
-    assert lines(words) == [Cue(0.0, 0.5, " Hola."), Cue(0.5, 1.0, " Soy yo"), Cue(2.5, 3.0, " y tú")]
+    assert subtitle_lines(words) == [Cue(0.0, 0.5, " Hola."), Cue(0.5, 1.0, " Soy yo"), Cue(2.5, 3.0, " y tú")]

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from speech_emotion_jax.errors import InvalidInput, UnreadableInput
-from speech_emotion_jax.inputs.tokenizer import StartedTokenizer, TextTokenizer, start_tokenizer
+from speech_emotion_jax.text.tokenizer import StartedTokenizer, TextTokenizer, start_tokenizer
 
 from .folders import rewrite_json
 
@@ -38,7 +38,7 @@ def test_tokens_are_those_of_transformers(
 def test_a_second_start_needs_no_transformers(published, tmp_path: Path):
     first = start_tokenizer(published("text", "es"), 512, tmp_path)
     code = (
-        "import sys\nfrom pathlib import Path\nfrom speech_emotion_jax.inputs.tokenizer import start_tokenizer\n"
+        "import sys\nfrom pathlib import Path\nfrom speech_emotion_jax.text.tokenizer import start_tokenizer\n"
         "print(start_tokenizer(Path(sys.argv[1]), 512, Path(sys.argv[2]))('¡hola!').ids, 'transformers' in sys.modules)"
     )
     command = [sys.executable, "-c", code, str(published("text", "es")), str(tmp_path)]

@@ -18,10 +18,10 @@ import pytest
 from scripts.kill_runs import Runs, kill
 from scripts.kill_training import interrupted, outcome, seconds_of_training
 from speech_emotion_jax import EmotionPipeline
-from speech_emotion_jax.cli import main
+from speech_emotion_jax.cli.main import main
 from speech_emotion_jax.errors import InvalidInput
-from speech_emotion_jax.train import TrainJob, train
 from speech_emotion_jax.training import saving
+from speech_emotion_jax.training.run import TrainConfig, train
 
 from .training_data import LABELS, QUIET, recipe, write_corpus, write_recipe
 
@@ -41,7 +41,7 @@ def losses(output: Path) -> list[float]:
 def concat(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of mode concat, long enough to learn something."""
     folder = tmp_path_factory.mktemp("concat")
-    train(TrainJob(recipe(folder, "concat", "training.epochs=12"), str(corpus), str(folder / "out")))
+    train(TrainConfig(recipe(folder, "concat", "training.epochs=12"), str(corpus), str(folder / "out")))
     return folder / "out"
 
 
@@ -76,7 +76,7 @@ def test_what_a_run_leaves(concat: Path, corpus: Path):
 def test_a_finished_run_is_left_as_it_is(concat: Path, corpus: Path):
     before = {path: path.stat().st_mtime_ns for path in concat.rglob("*") if path.is_file()}
     again = recipe(concat.parent, "concat", "training.epochs=12")
-    assert train(TrainJob(again, str(corpus), str(concat))).finished
+    assert train(TrainConfig(again, str(corpus), str(concat))).finished
     after = {path: path.stat().st_mtime_ns for path in concat.rglob("*") if path.is_file()}
     changed = {path.name for path in before.keys() | after.keys() if before.get(path) != after.get(path)}
     assert changed == set()
@@ -85,7 +85,7 @@ def test_a_finished_run_is_left_as_it_is(concat: Path, corpus: Path):
 def test_another_recipe_is_refused_with_the_difference(concat: Path, corpus: Path):
     other = recipe(concat.parent, "concat", "training.epochs=12", "optimizer.learning_rate=1e-3")
     with pytest.raises(InvalidInput, match=r"recipe.optimizer.learning_rate: 0.003 then, 0.001 now"):
-        train(TrainJob(other, str(corpus), str(concat)))
+        train(TrainConfig(other, str(corpus), str(concat)))
 
 
 def test_it_goes_on_from_a_checkpoint(concat: Path, corpus: Path, tmp_path: Path):
@@ -94,7 +94,7 @@ def test_it_goes_on_from_a_checkpoint(concat: Path, corpus: Path, tmp_path: Path
     settings = ("start.init=pretrained", f"start.checkpoint={concat / 'best'}", "training.epochs=1", "training.seed=1")
     first = {}
     for head in ("kept", "fresh"):
-        job = TrainJob(
+        job = TrainConfig(
             recipe(tmp_path, "concat", *settings, *QUIET, f"start.head={head}"), str(corpus), str(tmp_path / head)
         )
         train(job)
@@ -106,7 +106,7 @@ def test_a_frozen_encoder_is_computed_once(corpus: Path, tmp_path: Path):
     """All but the head is frozen: nothing but vectors is needed, and nothing but the head has changed."""
     freeze = 'optimizer.freeze=["audio_encoder", "projector", "text_encoder"]'
     before = recipe(tmp_path, "concat", "training.epochs=1", *QUIET)
-    train(TrainJob(before, str(corpus), str(tmp_path / "before")))
+    train(TrainConfig(before, str(corpus), str(tmp_path / "before")))
     settings = (
         "start.init=pretrained",
         f"start.checkpoint={tmp_path / 'before' / 'best'}",
@@ -115,9 +115,11 @@ def test_a_frozen_encoder_is_computed_once(corpus: Path, tmp_path: Path):
         *QUIET,
         freeze,
     )
-    train(TrainJob(recipe(tmp_path, "concat", *settings), str(corpus), str(tmp_path / "head")))
+    train(TrainConfig(recipe(tmp_path, "concat", *settings), str(corpus), str(tmp_path / "head")))
     train(
-        TrainJob(recipe(tmp_path, "concat", *settings, "augment.noise=1e-9"), str(corpus), str(tmp_path / "each-time"))
+        TrainConfig(
+            recipe(tmp_path, "concat", *settings, "augment.noise=1e-9"), str(corpus), str(tmp_path / "each-time")
+        )
     )
     np.testing.assert_allclose(losses(tmp_path / "head"), losses(tmp_path / "each-time"), atol=1e-5)
     from safetensors.numpy import load_file
@@ -130,7 +132,7 @@ def test_a_frozen_encoder_is_computed_once(corpus: Path, tmp_path: Path):
 def test_parts_of_a_batch_make_the_same_step(corpus: Path, tmp_path: Path):
     for parts in (1, 4):
         settings = recipe(tmp_path, "audio", f"training.accumulation={parts}", "loss.class_weights=balanced", *QUIET)
-        train(TrainJob(settings, str(corpus), str(tmp_path / str(parts))))
+        train(TrainConfig(settings, str(corpus), str(tmp_path / str(parts))))
     one, four = losses(tmp_path / "1"), losses(tmp_path / "4")
     assert abs(one[0] - four[0]) < 1e-5
     np.testing.assert_allclose(one, four, atol=1e-4)
@@ -200,7 +202,7 @@ import sys
 from pathlib import Path
 import jax, numpy as np
 from jax.sharding import Mesh
-from speech_emotion_jax import train as verb
+from speech_emotion_jax.training import run as verb
 from speech_emotion_jax.runtime import sharding
 from tests.training_data import QUIET, recipe
 
@@ -208,7 +210,7 @@ folder, corpus = Path(sys.argv[1]), sys.argv[2]
 for devices, fsdp in ((1, 1), (2, 2), (4, 1), (8, 4)):
     mesh = Mesh(np.array(jax.devices()[:devices]).reshape(-1, fsdp), sharding.BATCH)
     verb.training_mesh = lambda fsdp: mesh
-    job = verb.TrainJob(recipe(folder, "concat", *QUIET, "training.epochs=4"), corpus, str(folder / str(devices)))
+    job = verb.TrainConfig(recipe(folder, "concat", *QUIET, "training.epochs=4"), corpus, str(folder / str(devices)))
     verb.train(job)
 """
 
@@ -269,7 +271,7 @@ def test_a_full_disk_leaves_the_last_good_state(
 def test_a_clip_that_cannot_be_read_is_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     corpus = write_corpus(tmp_path / "corpus")
     (corpus.parent / "3.wav").write_bytes(b"no sound")
-    train(TrainJob(recipe(tmp_path, "audio", "training.epochs=1"), str(corpus), str(tmp_path / "out")))
+    train(TrainConfig(recipe(tmp_path, "audio", "training.epochs=1"), str(corpus), str(tmp_path / "out")))
     assert [record for record in caplog.records if "left out" in record.message and "3.wav" in record.message]
     assert all(np.isfinite(losses(tmp_path / "out")))
 
@@ -287,11 +289,11 @@ def test_what_cannot_be_is_refused_before_anything_is_written(
     corpus: Path, tmp_path: Path, overrides: tuple[str, ...], sentence: str
 ):
     with pytest.raises(InvalidInput, match=sentence):
-        train(TrainJob(recipe(tmp_path, "audio", *overrides), str(corpus), str(tmp_path / "out")))
+        train(TrainConfig(recipe(tmp_path, "audio", *overrides), str(corpus), str(tmp_path / "out")))
 
 
 def test_a_bucket_is_no_place_to_train(corpus: Path, tmp_path: Path):
-    job = TrainJob(recipe(tmp_path, "text"), str(corpus), "memory://out")
+    job = TrainConfig(recipe(tmp_path, "text"), str(corpus), "memory://out")
     with pytest.raises(InvalidInput, match="is on a bucket"):
         train(job)
     assert replace(job, output="x").root == str(corpus.parent)

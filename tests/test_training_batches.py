@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from speech_emotion_jax.inputs.batches import FRAME_BUCKETS
+from speech_emotion_jax.inference.batching import FRAME_BUCKETS
 from speech_emotion_jax.training.batches import Steps, in_order
 
 

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from speech_emotion_jax import UnreadableInput
-from speech_emotion_jax.transcribe import Transcript
-from speech_emotion_jax.transcripts import kept
+from speech_emotion_jax.whisper.transcribe import Transcript
+from speech_emotion_jax.whisper.transcript_cache import cached_transcripts
 
 from .bad_input import RATE, noise
 
@@ -51,32 +51,32 @@ def recording(tmp_path: Path) -> Path:
 def test_the_same_content_is_made_once(folder: Path, recording: Path, make: Maker):
     copied = recording.with_name("copy.flac")
     copied.write_bytes(recording.read_bytes())
-    first = kept(folder, recording, SETTINGS, make)
+    first = cached_transcripts(folder, recording, SETTINGS, make)
     for same in (recording, str(recording), copied, recording.read_bytes()):
-        assert kept(folder, same, SETTINGS, make) == first
+        assert cached_transcripts(folder, same, SETTINGS, make) == first
     assert make.made == 1
     [file] = folder.iterdir()
     assert json.loads(file.read_text(encoding="utf-8")) == first
 
 
 def test_the_order_of_settings_does_not_count(folder: Path, recording: Path, make: Maker):
-    kept(folder, recording, SETTINGS, make)
-    kept(folder, recording, dict(reversed(SETTINGS.items())), make)
+    cached_transcripts(folder, recording, SETTINGS, make)
+    cached_transcripts(folder, recording, dict(reversed(SETTINGS.items())), make)
     assert make.made == 1
 
 
 def test_other_settings_or_content_are_made_anew(folder: Path, recording: Path, make: Maker):
     other = recording.read_bytes() + b"\0"
     found = [
-        kept(folder, recording, SETTINGS, make),
-        kept(folder, recording, SETTINGS | {"language": "en"}, make),
-        kept(folder, recording, SETTINGS | {"no_speech": 0.6}, make),
-        kept(folder, recording, {}, make),
-        kept(folder, other, SETTINGS, make),
+        cached_transcripts(folder, recording, SETTINGS, make),
+        cached_transcripts(folder, recording, SETTINGS | {"language": "en"}, make),
+        cached_transcripts(folder, recording, SETTINGS | {"no_speech": 0.6}, make),
+        cached_transcripts(folder, recording, {}, make),
+        cached_transcripts(folder, other, SETTINGS, make),
     ]
     assert [each["text"] for each in found] == [f"¿Qué? {number}" for number in range(1, 6)]
     assert len(list(folder.iterdir())) == 5
-    assert kept(folder, recording, SETTINGS, make) == found[0]
+    assert cached_transcripts(folder, recording, SETTINGS, make) == found[0]
 
 
 ARRAYS: dict[str, Callable[[], dict[str, Any]]] = {
@@ -90,9 +90,9 @@ ARRAYS: dict[str, Callable[[], dict[str, Any]]] = {
 
 
 def test_arrays_are_known_by_samples_and_rate(folder: Path, make: Maker):
-    first = {name: kept(folder, array(), SETTINGS, make) for name, array in ARRAYS.items()}
+    first = {name: cached_transcripts(folder, array(), SETTINGS, make) for name, array in ARRAYS.items()}
     assert make.made == len(ARRAYS)
-    assert {name: kept(folder, array(), SETTINGS, make) for name, array in ARRAYS.items()} == first
+    assert {name: cached_transcripts(folder, array(), SETTINGS, make) for name, array in ARRAYS.items()} == first
     assert make.made == len(ARRAYS)
 
 
@@ -100,11 +100,11 @@ def test_arrays_are_known_by_samples_and_rate(folder: Path, make: Maker):
     "content", [b"", b"{", b"null", b"[1]", b'{"text": "hola"}', b"\xff\xfe", b'"text"'], ids=lambda value: repr(value)
 )
 def test_a_broken_entry_is_written_anew(folder: Path, recording: Path, make: Maker, content: bytes):
-    kept(folder, recording, SETTINGS, make)
+    cached_transcripts(folder, recording, SETTINGS, make)
     [file] = folder.iterdir()
     file.write_bytes(content)
-    assert kept(folder, recording, SETTINGS, make)["text"] == "¿Qué? 2"
-    assert kept(folder, recording, SETTINGS, make)["text"] == "¿Qué? 2"
+    assert cached_transcripts(folder, recording, SETTINGS, make)["text"] == "¿Qué? 2"
+    assert cached_transcripts(folder, recording, SETTINGS, make)["text"] == "¿Qué? 2"
     assert list(folder.iterdir()) == [file]
 
 
@@ -120,8 +120,8 @@ def test_what_is_found_is_what_was_made(
     folder = tmp_path_factory.mktemp("kept")
     segments: list[Any] = [{"start": 0.0, "end": probability, "text": text, "words": []}]
     made = Transcript(text=text, language=spoken, duration=1.0, no_speech_probability=probability, segments=segments)
-    assert kept(folder, b"recording", {}, lambda: made) == made
-    assert kept(folder, b"recording", {}, refuse) == made
+    assert cached_transcripts(folder, b"recording", {}, lambda: made) == made
+    assert cached_transcripts(folder, b"recording", {}, refuse) == made
 
 
 def refuse() -> Transcript:
@@ -132,7 +132,7 @@ def test_a_recording_that_is_missing_is_refused_before_it_is_transcribed(folder:
     with pytest.raises(
         UnreadableInput, match=r"^missing\.wav can't be read \(No such file or directory\); check its path$"
     ):
-        kept(folder, "missing.wav", SETTINGS, make)
+        cached_transcripts(folder, "missing.wav", SETTINGS, make)
     assert make.made == 0
     assert not folder.exists()
 
@@ -144,21 +144,21 @@ def test_a_folder_that_cannot_be_written_is_refused(recording: Path, tmp_path: P
     with pytest.raises(
         UnreadableInput, match=r"the transcript can't be kept in .*occupied.*; name another folder"
     ) as told:
-        kept(occupied / below, recording, SETTINGS, make)
+        cached_transcripts(occupied / below, recording, SETTINGS, make)
     assert "\n" not in str(told.value)
 
 
 def test_a_failure_leaves_nothing_half_done(folder: Path, recording: Path, make: Maker):
     """Where the entry can't be put in its place, and where making it fails."""
-    kept(folder, recording, SETTINGS, make)
+    cached_transcripts(folder, recording, SETTINGS, make)
     [file] = folder.iterdir()
     file.unlink()
     file.mkdir()
     with pytest.raises(UnreadableInput, match="can't be kept"):
-        kept(folder, recording, SETTINGS, make)
+        cached_transcripts(folder, recording, SETTINGS, make)
     assert list(folder.iterdir()) == [file]
 
     file.rmdir()
     with pytest.raises(AssertionError):
-        kept(folder, recording, SETTINGS, refuse)
+        cached_transcripts(folder, recording, SETTINGS, refuse)
     assert list(folder.iterdir()) == []

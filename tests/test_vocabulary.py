@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from speech_emotion_jax.config import WhisperConfig
-from speech_emotion_jax.decoding.vocabulary import Vocabulary
 from speech_emotion_jax.errors import InvalidInput
-from speech_emotion_jax.inputs.tokenizer import load_tokenizer
+from speech_emotion_jax.text.tokenizer import load_tokenizer
+from speech_emotion_jax.whisper.vocabulary import Vocabulary
 
 START, END, SPANISH, TRANSCRIBE, TRANSLATE, NO_TIMESTAMPS = 50258, 50257, 50262, 50359, 50358, 50363
 

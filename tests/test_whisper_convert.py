@@ -19,13 +19,13 @@ from safetensors.torch import load_file
 
 from scripts.whisper_base import make_whisper_base
 from speech_emotion_jax import EmotionPipeline, predict_emotion
-from speech_emotion_jax.checkpoints import Request, WhisperCheckpoint, load_checkpoint, load_whisper, open_request
-from speech_emotion_jax.cli import main
-from speech_emotion_jax.convert.engine import convert, export
+from speech_emotion_jax.checkpoints.load import Request, WhisperCheckpoint, load_checkpoint, load_whisper, open_request
+from speech_emotion_jax.cli.main import main
+from speech_emotion_jax.convert.engine import convert, write_safetensors
 from speech_emotion_jax.convert.published import MODEL, TOKENIZER_FILES
+from speech_emotion_jax.convert.record import read_record
 from speech_emotion_jax.errors import UnreadableInput
 from speech_emotion_jax.models.parameters import parameters_of
-from speech_emotion_jax.runtime.checkpoint import read_record
 
 from .checkpoints import write_whisper
 from .folders import WEIGHTS, Folders, Tensors, assert_same, copied, pickled, refusal, rewrite, rewrite_json
@@ -39,7 +39,7 @@ EMBEDDING = "model.decoder.embed_tokens.weight"
 def there_and_back(source: Path, home: Path) -> Path:
     """The folder that comes back from conversion, by way of home / "converted"."""
     convert(open_request(Request(str(source))), home / "converted")
-    export(home / "converted", home / "exported")
+    write_safetensors(home / "converted", home / "exported")
     return home / "exported"
 
 
@@ -271,7 +271,7 @@ ON_TWO_DEVICES = """
 import sys
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from speech_emotion_jax.checkpoints import load_whisper
+from speech_emotion_jax.checkpoints.load import load_whisper
 from speech_emotion_jax.models.parameters import parameters_of
 sharding = NamedSharding(Mesh(jax.devices(), "batch"), PartitionSpec())
 for name in sys.argv[1:]:

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from speech_emotion_jax.audio.log_mel import WINDOW_SAMPLES, whisper_log_mel
 from speech_emotion_jax.config import WHISPER_SIZES, WhisperConfig
-from speech_emotion_jax.decoding.listener import Listener
-from speech_emotion_jax.decoding.rules import Rules
-from speech_emotion_jax.inputs.log_mel import WINDOW_SAMPLES, log_mel
 from speech_emotion_jax.models.parameters import abstract_model, parameters_of
 from speech_emotion_jax.models.whisper import Whisper
 from speech_emotion_jax.runtime.devices import select_mesh
+from speech_emotion_jax.whisper.listener import Listener
+from speech_emotion_jax.whisper.rules import Rules
 
 TURBO_PARAMETERS = 808_878_080
 
@@ -22,7 +22,7 @@ TURBO_PARAMETERS = 808_878_080
 def test_every_size_hears_30_seconds(size: str):
     config = WhisperConfig.openai(size)
     features = jax.eval_shape(
-        lambda waveform: log_mel(waveform, bins=config.num_mel_bins),
+        lambda waveform: whisper_log_mel(waveform, bins=config.num_mel_bins),
         jax.ShapeDtypeStruct((2, WINDOW_SAMPLES), np.float32),
     )
     encoded = nnx.eval_shape(lambda x: Whisper(config, rngs=nnx.Rngs(0)).encoder(x), features)

@@ -25,7 +25,7 @@ from speech_emotion_jax import (
     TranscriptionOptions,
     UnreadableInput,
 )
-from speech_emotion_jax.inputs.audio import load
+from speech_emotion_jax.audio.waveform import load
 
 from .bad_input import RATE
 

@@ -12,9 +12,9 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from speech_emotion_jax.audio.waveform import load
+from speech_emotion_jax.audio.windows import Reader, Window, cut, is_silent
 from speech_emotion_jax.errors import InvalidInput, SpeechEmotionError, UnreadableInput
-from speech_emotion_jax.inputs.audio import load
-from speech_emotion_jax.inputs.windows import Reader, Window, cut, is_silent
 
 RATE = 16_000
 

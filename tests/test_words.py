@@ -10,8 +10,8 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from transformers.models.whisper import tokenization_whisper as original
 
-from speech_emotion_jax.decoding import words as room
-from speech_emotion_jax.decoding.words import Word, token_times, words
+from speech_emotion_jax.whisper import words as room
+from speech_emotion_jax.whisper.words import Word, token_times, words
 
 # Tokens of a byte-level vocabulary: words, marks in every position, and characters cut at every byte.
 MARKS = [*"\"'“¡¿([{-.。,，!！?？:：”)]}、#%&*+/;<=>@\\^_`|~…", "...", "?!", '."', "('", "--", "),", "''", ".,"]  # noqa: RUF001

@@ -10,8 +10,7 @@ import numpy as np
 import soundfile
 from jaxtyping import Float
 
-from ..inputs.audio import SAMPLE_RATE
-from ..inputs.features import FEATURES
+from ..audio import FEATURES, SAMPLE_RATE
 
 SENTENCE = "no me lo puedo creer de verdad que alegría tan grande nos da verte hoy aquí con toda la familia"
 WORDS = tuple(SENTENCE.split())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..plots import BLUE, GREEN, GREY, INK, ORANGE, SKY, WIDTH, drawn
+from ..runtime.plots import BLUE, GREEN, GREY, INK, ORANGE, SKY, WIDTH, drawn
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -13,29 +13,19 @@ import numpy as np
 import pyarrow as pa
 from flax import nnx
 
+from ..audio import SAMPLE_RATE, load
 from ..checkpoints import Request as Wanted
 from ..checkpoints import load_checkpoint
 from ..config import EmotionConfig, Wav2Vec2BertConfig
-from ..encoders import encoder_steps
-from ..evaluation.batches import Batches
-from ..evaluation.mesh import score
-from ..evaluation.parts import Effort, Parts
-from ..evaluation.reading import read_ahead
-from ..inputs.audio import SAMPLE_RATE, load
-from ..inputs.batches import FRAME_BUCKETS, bucket
-from ..manifest.clips import Row
-from ..manifest.files import read_manifest, write_manifest
-from ..models.emotion import EmotionModel
-from ..models.parameters import parameters_of
-from ..pipeline import EmotionPipeline
+from ..corpus import Row, read_manifest, write_manifest
+from ..evaluation import Batches, Effort, Parts, read_ahead, score
+from ..inference import FRAME_BUCKETS, EmotionPipeline, Scorer, bucket, clips_at_once, encoder_steps
+from ..models import EmotionModel, parameters_of
 from ..runtime.devices import select_mesh
 from ..runtime.sharding import training_mesh
 from ..runtime.storage import Folder
-from ..scoring import Scorer, clips_at_once
-from ..training.optimizer import make_optimizer
-from ..training.recipe import Optimizer
-from ..training.step import Method, compiled_step
-from ..transcribe import TranscriptionOptions, WhisperPipeline
+from ..training import Method, Optimizer, compiled_step, make_optimizer
+from ..whisper import TranscriptionOptions, WhisperPipeline
 from .clips import random_features
 from .machine import SIDE, matmul_rate
 from .serving import Request, serve

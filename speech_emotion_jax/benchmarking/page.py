@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
-from ..console import aligned
+from ..runtime.console import aligned
 
 Report = Mapping[str, Any]
 Case = Mapping[str, Any]

@@ -11,12 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..audio import SAMPLE_RATE, WINDOW_SECONDS, feature_frames
 from ..config import EmotionConfig
 from ..errors import InvalidInput
-from ..inputs.audio import SAMPLE_RATE
-from ..inputs.features import feature_frames
-from ..inputs.log_mel import WINDOW_SECONDS
-from ..models.flops import audio_encoder_flops, text_encoder_flops
+from ..models import audio_encoder_flops, text_encoder_flops
 from .clips import meacorpus_lengths, text_of, tokens_of, write_clips
 from .machine import memory_bytes
 from .weights import RandomCheckpoint
@@ -195,7 +193,7 @@ def transcription(
 
     Raises InvalidInput for a recording of more than a window, of which the sides would not hear the same.
     """
-    from ..inputs.audio import load
+    from ..audio import load
 
     seconds = [len(load(path)) / SAMPLE_RATE for path in recordings]
     for path, each in zip(recordings, seconds, strict=True):

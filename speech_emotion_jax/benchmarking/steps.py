@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from ..inputs.features import FEATURES
+from ..audio import FEATURES
 
 BATCHES, CLIPS, LABELS = 4, 4, 6
 FRAMES = (150, 250)  # of the shortest and the longest clip: 3 to 5 s

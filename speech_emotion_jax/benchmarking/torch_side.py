@@ -21,8 +21,8 @@ from typing import Any
 
 import numpy as np
 
+from ..audio import SAMPLE_RATE, load
 from ..errors import InvalidInput
-from ..inputs.audio import SAMPLE_RATE, load
 from .clips import random_features
 from .machine import SIDE, cores, matmul_rate
 from .serving import Request, serve

@@ -14,9 +14,8 @@ import numpy as np
 from jaxtyping import Float
 
 from ..config import EmotionConfig
-from ..convert.publish import publish_and_convert
-from ..models.parameters import parameter_shapes
-from ..runtime.checkpoint import SCHEMA, TEXT_ENCODER, is_converted
+from ..convert import SCHEMA, TEXT_ENCODER, is_converted, publish_and_convert
+from ..models import parameter_shapes
 from ..runtime.progress import progress
 from .clips import WORDS
 

@@ -12,10 +12,9 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from threading import Lock
 
-from ..inputs.audio import SAMPLE_RATE, AudioSource, stated_seconds
-from ..inputs.batches import FRAME_BUCKETS, bucket
-from ..inputs.features import MAX_SAMPLES, feature_frames
-from ..manifest.clips import Manifest, Row
+from ..audio import MAX_SAMPLES, SAMPLE_RATE, AudioSource, feature_frames, stated_seconds
+from ..corpus import Manifest, Row
+from ..inference import FRAME_BUCKETS, bucket
 
 WINDOW = 8192  # rows. Of a bucket there are then enough batches to keep eight devices busy
 READERS = 16  # threads that read lengths from headers, which on network disks is all waiting

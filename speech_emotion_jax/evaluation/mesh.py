@@ -13,10 +13,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from ..inputs.audio import SAMPLE_RATE
-from ..inputs.batches import FRAME_BUCKETS, bucket, filled
-from ..inputs.features import feature_frames
-from ..scoring import Scorer
+from ..audio import SAMPLE_RATE, feature_frames
+from ..inference import FRAME_BUCKETS, Scorer, bucket, filled
 from .reading import Read, Reading
 
 LONGEST_SHARED = 768  # frames, up to which buckets are narrow and neighbours share one

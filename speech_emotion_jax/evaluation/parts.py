@@ -11,12 +11,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ..corpus import Manifest
 from ..errors import InvalidInput, UnreadableInput
-from ..manifest.clips import Manifest
-from ..runs import SCORE
 from ..runtime.storage import Folder
 from .batches import WINDOW, Batches
 from .mesh import Scored
+from .results import SCORE
 
 _PART = "part-"
 _META = b"speech_emotion_jax"

@@ -7,13 +7,11 @@ from dataclasses import dataclass
 
 import grain
 
+from ..audio import AudioSource, Clip, Cut, Packed
+from ..corpus import Row, locate
 from ..errors import SpeechEmotionError
-from ..inputs.audio import AudioSource, Cut
-from ..inputs.features import Clip
-from ..inputs.packed import Packed
-from ..inputs.text import Tokens
-from ..manifest.clips import Row, locate
-from ..scoring import Scorer
+from ..inference import Scorer
+from ..text import Tokens
 from .batches import Batches
 
 # Threads, no processes, which have to start and send what they decode (scripts/benchmark_bulk.py has figures). One is

@@ -1,0 +1,1 @@
+"""Old place of `speech_emotion_jax.audio`. It will be removed in version 0.3."""

@@ -15,10 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Key
 
-from .attention_cpu import attend_cpu
-from .attention_gpu import attend_gpu, can_be_made
-from .attention_tpu import attend_tpu
-from .kernels import knows_its_chips, wanted
+from .kernels.attention_cpu import attend_cpu
+from .kernels.attention_gpu import attend_gpu, can_be_made
+from .kernels.attention_tpu import attend_tpu
+from .kernels.pallas import kernels_enabled, knows_its_chips
 from .layers import contract, dropout
 
 QUERY_BLOCK = 64  # small enough for the scores of a block to stay in a CPU core's cache
@@ -61,7 +61,7 @@ def _relative(dtype: jnp.dtype, left: int, *inputs: jax.Array) -> jax.Array:
     """
     settings = {"dtype": dtype, "left": left}
     symbolic = not isinstance(inputs[0].shape[0], int)
-    by_kernel = wanted() and knows_its_chips() and not symbolic
+    by_kernel = kernels_enabled() and knows_its_chips() and not symbolic
     return jax.lax.platform_dependent(
         *inputs,
         cpu=partial(attend_cpu if symbolic or _on_one_device() else attend_in_blocks, **settings),

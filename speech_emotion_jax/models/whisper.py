@@ -23,7 +23,7 @@ from .layers import ACTIVATIONS, Linear, contract, layer_norm, scan_layers, stac
 EPSILON = 1e-5  # of all layer norms; config.json does not state it
 
 
-class Heard(NamedTuple):
+class CrossKV(NamedTuple):
     """Cross-attention's keys and values of a batch of recordings, one pair for each decoder layer."""
 
     keys: tuple[Float[Array, "batch heads width frames"], ...]
@@ -226,7 +226,7 @@ class WhisperDecoder(nnx.Module):
         index: int | Int[Array, ""],
         padding: Int[Array, " rows"],
         cache: Cache,
-        heard: Heard,
+        heard: CrossKV,
     ) -> Decoded:
         """Decode the tokens that stand at `index` and after it, given the cache of those before.
 
@@ -277,7 +277,7 @@ class Whisper(nnx.Module):
         self.encoder = WhisperEncoder(config, rngs=rngs)
         self.decoder = WhisperDecoder(config, rngs=rngs)
 
-    def listen(self, encoded: Float[Array, "batch frames width"]) -> Heard:
+    def listen(self, encoded: Float[Array, "batch frames width"]) -> CrossKV:
         """What the decoder needs of encoded recordings, computed once for all tokens."""
         keys, values = zip(*(layer.listen(encoded) for layer in self.decoder.layers), strict=True)
-        return Heard(keys, values)
+        return CrossKV(keys, values)

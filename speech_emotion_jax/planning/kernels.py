@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..models import attention_gpu, attention_tpu
+from ..models.kernels import attention_gpu, attention_tpu
 from .hlo import Array, Kernel
 
 HEAD_WIDTH = 64  # of Wav2Vec2-BERT, for which the kernels are made

@@ -9,18 +9,13 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from ..audio import FEATURES, SAMPLE_RATE, feature_frames, features, samples_for
 from ..config import EmotionConfig
-from ..inputs.audio import SAMPLE_RATE
-from ..inputs.batches import FRAME_BUCKETS, TOKEN_BUCKETS, bucket
-from ..inputs.features import FEATURES, feature_frames, features, samples_for
-from ..models.emotion import EmotionModel
-from ..models.flops import audio_encoder_flops, text_encoder_flops
-from ..models.parameters import abstract_model, parameter_shapes
+from ..inference import FRAME_BUCKETS, TOKEN_BUCKETS, bucket
+from ..models import EmotionModel, abstract_model, audio_encoder_flops, parameter_shapes, text_encoder_flops
 from ..runtime.precision import parameter_dtype
 from ..runtime.sharding import BATCH, parameter_shardings
-from ..training.optimizer import frozen_layers, make_optimizer, trainable
-from ..training.recipe import Optimizer
-from ..training.step import Method, compiled_step
+from ..training import Method, Optimizer, compiled_step, frozen_layers, make_optimizer, trainable
 
 Program = tuple[Any, tuple[Any, ...]]  # a jitted function, and its inputs as jax.ShapeDtypeStruct
 

@@ -22,7 +22,7 @@ import fsspec
 import pyarrow as pa
 
 from ..errors import InvalidInput, UnreadableInput
-from .checkpoint import whole_folder
+from .atomic import whole_folder
 from .progress import progress
 
 MARKER = ".whole"

@@ -6,7 +6,7 @@ import numpy as np
 import soxr
 from jaxtyping import Float
 
-from ..inputs.audio import MIN_SAMPLES, SAMPLE_RATE
+from ..audio import MIN_SAMPLES, SAMPLE_RATE
 from .recipe import Augment
 
 

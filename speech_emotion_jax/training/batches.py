@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int
 
-from ..inputs.batches import FRAME_BUCKETS, TOKEN_BUCKETS, bucket
+from ..inference import FRAME_BUCKETS, TOKEN_BUCKETS, bucket
 
 
 class Batch(NamedTuple):

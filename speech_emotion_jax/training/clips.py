@@ -19,11 +19,20 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Float, Int
 
+from ..audio import (
+    FEATURES,
+    MAX_SAMPLES,
+    SAMPLE_RATE,
+    AudioSource,
+    feature_frames,
+    features,
+    read_clip,
+    samples_for,
+    stated_seconds,
+)
 from ..errors import SpeechEmotionError
-from ..evaluation.reading import THREADS
-from ..inputs.audio import SAMPLE_RATE, AudioSource, stated_seconds
-from ..inputs.batches import pad_tokens
-from ..inputs.features import FEATURES, MAX_SAMPLES, feature_frames, features, read_clip, samples_for
+from ..evaluation import THREADS
+from ..inference import pad_tokens
 from ..runtime.progress import progress
 from ..runtime.sharding import BATCH
 from .augment import augmented, crop

@@ -9,9 +9,9 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Int
 
+from ..corpus import Manifest
 from ..errors import InvalidInput
-from ..manifest.clips import Manifest
-from ..metrics import group_codes
+from ..evaluation import group_codes
 from .recipe import Data
 
 TRAIN, VALID, TEST = "train", "valid", "test"

@@ -19,7 +19,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec
 
 from ..errors import Interrupted, InvalidInput
-from ..metrics import measure
+from ..evaluation import measure
 from ..runtime.progress import progress
 from ..runtime.sharding import on_mesh
 from .batches import Steps, in_order

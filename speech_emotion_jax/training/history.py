@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..errors import UnreadableInput
-from ..plots import curves
+from ..runtime.plots import curves
 from ..runtime.storage import Folder
 
 HISTORY, CURVES, TENSORBOARD = "history.parquet", "curves.png", "tensorboard"

@@ -16,9 +16,9 @@ from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from ..audio import MIN_SAMPLES, SAMPLE_RATE
 from ..config import BertConfig, Wav2Vec2BertConfig
 from ..errors import InvalidInput, UnreadableInput
-from ..inputs.audio import MIN_SAMPLES, SAMPLE_RATE
 from ..registry import FUSION_MODES, check_language, check_mode
 
 

@@ -17,7 +17,8 @@ import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from ..errors import UnreadableInput
-from ..runtime.checkpoint import as_os_error, ask_for_room, quiet_orbax
+from ..runtime.atomic import ask_for_room
+from ..runtime.orbax_arrays import as_os_error, quiet_orbax
 from .step import State
 
 

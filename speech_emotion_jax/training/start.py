@@ -23,13 +23,11 @@ from ..checkpoints import (
     load_found,
 )
 from ..config import BertConfig, EmotionConfig, Wav2Vec2BertConfig
-from ..convert.publish import check_text_encoder
-from ..convert.sources import read_json
+from ..convert import check_text_encoder, read_json
 from ..errors import InvalidInput
-from ..inputs.vocabulary import word_tokenizer
-from ..models.emotion import EmotionModel
-from ..models.parameters import parameter_shapes, parameters_of
+from ..models import EmotionModel, parameter_shapes, parameters_of
 from ..registry import FUSION_MODES, PUBLISHED
+from ..text import word_tokenizer
 from .recipe import Recipe
 
 logger = logging.getLogger("speech_emotion_jax")

@@ -17,9 +17,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int, Key
 
 from ..config import EmotionConfig
-from ..models.emotion import EmotionModel
-from ..models.layers import Learning, split_key
-from ..models.parameters import with_parameters
+from ..models import EmotionModel, Learning, split_key, with_parameters
 from ..runtime.precision import parameter_dtype
 from ..runtime.sharding import parameter_shardings
 from .losses import clip_losses

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from speech_emotion_jax.fidelity.stages import FUSED, LOGITS, POOLED, layer
 from speech_emotion_jax.models.emotion import EmotionModel
 from speech_emotion_jax.models.parameters import parameters_of
+from speech_emotion_jax.parity.stages import FUSED, LOGITS, POOLED, layer
 
 KINDS = ("a wrong weight", "swapped layers", "a transposed kernel", "a wrong epsilon", "a shifted position clamp")
 EPSILONS = (1e-3, 1e-5, 1e-6, 1e-12)  # of Flax, of torch, and of the checkpoints

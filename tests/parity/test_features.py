@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import SeamlessM4TFeatureExtractor
 
-from speech_emotion_jax.inputs import features as room
-from speech_emotion_jax.inputs.features import (
+from speech_emotion_jax.audio import fbank as room
+from speech_emotion_jax.audio.fbank import (
     MAX_FBANK_FRAMES,
     Statistics,
     fbank_frames,

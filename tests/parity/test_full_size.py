@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from speech_emotion_jax.checkpoints import Request, load_checkpoint
+from speech_emotion_jax.checkpoints.load import Request, load_checkpoint
 from speech_emotion_jax.config import EmotionConfig
-from speech_emotion_jax.fidelity.original import TorchOriginal
 from speech_emotion_jax.models.parameters import parameter_shapes
+from speech_emotion_jax.parity.original import TorchOriginal
 
 from ..checkpoints import FULL, write_audio_checkpoint, write_bert, write_roberta
 from ..conftest import LAYER_BUDGET, LOGIT_BUDGET, PROBABILITY_BUDGET
@@ -84,8 +84,8 @@ def compare(name: str, ours: jax.Array, theirs: list[torch.Tensor]) -> list[tupl
 
 def test_probabilities_from_the_waveform(both, capsys):
     from speech_emotion_jax import EmotionPipeline
+    from speech_emotion_jax.inference.scorer import Scorer
     from speech_emotion_jax.runtime.devices import select_mesh
-    from speech_emotion_jax.scoring import Scorer
 
     original, checkpoint = both
     pipeline = EmotionPipeline(Scorer(checkpoint, select_mesh("cpu")), batch_size=1)

@@ -11,12 +11,12 @@ import optax
 import pytest
 import torch
 
-from speech_emotion_jax.checkpoints import Request, load_checkpoint
+from speech_emotion_jax.checkpoints.load import Request, load_checkpoint
 from speech_emotion_jax.config import EmotionConfig
 from speech_emotion_jax.convert.published import tables_of
-from speech_emotion_jax.fidelity.original import TorchOriginal
 from speech_emotion_jax.models import wav2vec2_bert
 from speech_emotion_jax.models.parameters import parameters_of
+from speech_emotion_jax.parity.original import TorchOriginal
 from speech_emotion_jax.training.optimizer import make_optimizer
 from speech_emotion_jax.training.recipe import Optimizer
 from speech_emotion_jax.training.step import Method

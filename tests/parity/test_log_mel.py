@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import WhisperFeatureExtractor
 
-from speech_emotion_jax.inputs.audio import load
-from speech_emotion_jax.inputs.log_mel import FRAMES, SAMPLE_RATE, WINDOW_SAMPLES, log_mel, mel_filters
+from speech_emotion_jax.audio.log_mel import FRAMES, SAMPLE_RATE, WINDOW_SAMPLES, mel_filters, whisper_log_mel
+from speech_emotion_jax.audio.waveform import load
 
 DEMO = Path(str(files("speech_emotion_jax") / "demo_data"))
 BINS = (80, 128)
@@ -58,7 +58,7 @@ def padded(*waveforms: np.ndarray) -> np.ndarray:
 
 
 def ours(waveforms: np.ndarray, bins: int) -> np.ndarray:
-    return np.asarray(log_mel(waveforms, bins=bins))
+    return np.asarray(whisper_log_mel(waveforms, bins=bins))
 
 
 def original(waveforms: np.ndarray, bins: int) -> np.ndarray:

@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoTokenizer, BertModel
 
-from speech_emotion_jax.checkpoints import Request, load_checkpoint, open_request
-from speech_emotion_jax.convert.engine import convert, export
-from speech_emotion_jax.inputs.tokenizer import TextTokenizer
+from speech_emotion_jax.checkpoints.load import Request, load_checkpoint, open_request
+from speech_emotion_jax.convert.engine import convert, write_safetensors
+from speech_emotion_jax.text.tokenizer import TextTokenizer
 
 from ..checkpoints import write_audio_checkpoint
 from ..conftest import LAYER_BUDGET
@@ -65,7 +65,7 @@ def test_cls_states(minilm: Path, converted: Path) -> None:
 
 
 def test_round_trip(minilm: Path, converted: Path, tmp_path: Path) -> None:
-    export(converted, tmp_path / "exported")
+    write_safetensors(converted, tmp_path / "exported")
     back = load_file(tmp_path / "exported" / "text_encoder" / "model.safetensors")
     source = load_file(minilm / "model.safetensors")
     assert back.keys() == source.keys()

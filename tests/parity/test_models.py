@@ -11,14 +11,14 @@ from transformers import Wav2Vec2BertConfig as TorchConfig
 from transformers import Wav2Vec2BertModel
 
 from speech_emotion_jax import EmotionPipeline
-from speech_emotion_jax.checkpoints import Request, load_checkpoint
+from speech_emotion_jax.audio.waveform import load as load_audio
+from speech_emotion_jax.checkpoints.load import Request, load_checkpoint
 from speech_emotion_jax.config import Wav2Vec2BertConfig
 from speech_emotion_jax.convert.layouts import wav2vec2_bert as layout
 from speech_emotion_jax.convert.rules import Layout, TensorInfo, match
-from speech_emotion_jax.fidelity.original import TorchOriginal
-from speech_emotion_jax.inputs.audio import load as load_audio
 from speech_emotion_jax.models.parameters import parameters_of
 from speech_emotion_jax.models.wav2vec2_bert import Wav2Vec2Bert
+from speech_emotion_jax.parity.original import TorchOriginal
 
 from ..checkpoints import SMALL, TINY, random_tensors, shapes_of, write_audio_checkpoint, write_bert, write_roberta
 from ..conftest import BATCH_BUDGET, LAYER_BUDGET, LOGIT_BUDGET, PROBABILITY_BUDGET

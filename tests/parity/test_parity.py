@@ -18,22 +18,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scripts.make_goldens import TEXT
-from speech_emotion_jax.checkpoints import Checkpoint, Request, load_checkpoint
-from speech_emotion_jax.cli import main
+from speech_emotion_jax.checkpoints.load import Checkpoint, Request, load_checkpoint
+from speech_emotion_jax.cli.main import main
 from speech_emotion_jax.convert.emotion import open_emotion
 from speech_emotion_jax.convert.engine import convert
 from speech_emotion_jax.convert.published import Origin
 from speech_emotion_jax.errors import InvalidInput, SpeechEmotionError, UnreadableInput
-from speech_emotion_jax.fidelity import tensors
-from speech_emotion_jax.fidelity.difference import ALONE, BUDGETS, difference, scale_of
-from speech_emotion_jax.fidelity.golden import read_golden
-from speech_emotion_jax.fidelity.kept import Slice, Whole
-from speech_emotion_jax.fidelity.original import TorchOriginal
-from speech_emotion_jax.fidelity.ours import Ours
-from speech_emotion_jax.fidelity.stages import FUSED, PREDICTION, Stages, layer
-from speech_emotion_jax.fidelity.verdict import Verdict, judge
 from speech_emotion_jax.models.parameters import parameters_of
-from speech_emotion_jax.parity import Job, Parity, as_data, parity, render
+from speech_emotion_jax.parity.check import Parity, ParityConfig, parity, parity_as_dict, render_parity, tensors
+from speech_emotion_jax.parity.difference import ALONE, BUDGETS, difference, scale_of
+from speech_emotion_jax.parity.golden import read_golden
+from speech_emotion_jax.parity.original import TorchOriginal
+from speech_emotion_jax.parity.ours import Ours
+from speech_emotion_jax.parity.reference_activations import Slice, Whole
+from speech_emotion_jax.parity.stages import FUSED, PREDICTION, Stages, layer
+from speech_emotion_jax.parity.verdict import Verdict, judge
 
 from ..checkpoints import TINY, write_audio_checkpoint, write_golden_checkpoint
 from .faults import damaged
@@ -75,17 +74,17 @@ def healthy(published) -> Callable[[str], Healthy]:
     return of
 
 
-def job(published, mode: str, **changes) -> Job:
+def job(published, mode: str, **changes) -> ParityConfig:
     text = None if mode in ("text", "audio") else str(published("text_encoder", "es"))
     request = Request(str(published(mode, "es")), mode, "es", text_encoder=text)
     recordings = () if mode == "text" else (JOY, FEAR)
-    return replace(Job(request, recordings, () if mode == "audio" else (TEXT,)), **changes)
+    return replace(ParityConfig(request, recordings, () if mode == "audio" else (TEXT,)), **changes)
 
 
 @pytest.mark.parametrize("mode", MODES)
 def test_what_is_right_passes(published, mode: str):
     result = parity(job(published, mode))
-    assert result.passed, render(result)
+    assert result.passed, render_parity(result)
     assert result.count > 40
     assert len(result.verdicts) == (1 if mode == "text" else 2)
     stages = [row.stage for row in result.verdicts[0].rows]
@@ -200,8 +199,8 @@ def converted(tmp_path_factory) -> tuple[Path, Path]:
 @pytest.mark.parametrize("given", [(), (JOY,)], ids=["its own recording", "the file"])
 def test_a_converted_folder_holds_against_its_golden(converted, given):
     _, folder = converted
-    result = parity(Job(Request(str(folder)), given, against=str(GOLDENS / "tiny-random.safetensors")))
-    assert result.passed, render(result)
+    result = parity(ParityConfig(Request(str(folder)), given, against=str(GOLDENS / "tiny-random.safetensors")))
+    assert result.passed, render_parity(result)
     assert result.recorded_with["torch"]
 
 
@@ -211,9 +210,9 @@ def test_versions_that_differ_are_told(converted, tmp_path):
     old = str(tmp_path / "old.safetensors")
     # Only these: what else the golden was recorded with is as old as the golden.
     replace(golden, versions={"jax": "0.9.1", "torch": version("torch")}).write(old)
-    result = parity(Job(Request(str(folder)), against=old))
+    result = parity(ParityConfig(Request(str(folder)), against=old))
     assert result.passed
-    assert f"versions differ: jax was 0.9.1 and is {jax.__version__}; " in render(result)
+    assert f"versions differ: jax was 0.9.1 and is {jax.__version__}; " in render_parity(result)
 
 
 def test_a_golden_finds_faults(converted, monkeypatch):
@@ -243,7 +242,7 @@ def test_the_goldens_are_those_of_this_pytorch(converted, tmp_path):
     source, _ = converted
     for name, checkpoint, mode in (("demo", DEMO / "checkpoint", "concat"), ("tiny-random", source, "multihead")):
         again = tmp_path / f"{name}.safetensors"
-        recorded = parity(Job(Request(str(checkpoint), mode, "es"), (JOY,), (TEXT,), record=str(again)))
+        recorded = parity(ParityConfig(Request(str(checkpoint), mode, "es"), (JOY,), (TEXT,), record=str(again)))
         assert recorded.passed
         old, new = read_golden(str(GOLDENS / f"{name}.safetensors")), read_golden(str(again))
         assert old.weights == new.weights
@@ -263,7 +262,7 @@ class Without(PathFinder):
     def find_spec(cls, name, path=None, target=None):
         return None if name.split(".")[0] in ("torch", "librosa") else super().find_spec(name, path, target)
 sys.meta_path[sys.meta_path.index(PathFinder)] = Without
-from speech_emotion_jax.cli import main
+from speech_emotion_jax.cli.main import main
 code = main(sys.argv[1:])
 assert "torch" not in sys.modules
 sys.exit(code)
@@ -292,14 +291,14 @@ def test_the_report(published, tmp_path, capsys):
     ask = job(published, "concat", output=str(tmp_path / "report"))
     result = parity(ask)
     data = json.loads((tmp_path / "report" / "parity.json").read_text())
-    assert data == json.loads(json.dumps(as_data(result)))
+    assert data == json.loads(json.dumps(parity_as_dict(result)))
     assert data["worst"]["recording"] in ("joy.flac", "fear.flac")
     page = (tmp_path / "report" / "parity.html").read_text()
     assert "joy.flac" in page
     assert "fear.flac" in page
     assert "PASSED" in page
     assert (tmp_path / "report" / "parity.png").read_bytes().startswith(b"\x89PNG")
-    text = render(result)
+    text = render_parity(result)
     assert f'worst of 2: {data["worst"]["recording"]}, "{TEXT}" at ' in text
 
 
@@ -316,7 +315,7 @@ def test_other_weights_than_the_reference_fail(published, tmp_path, capsys):
 
 def test_bfloat16_has_budgets_of_its_own(published):
     result = parity(job(published, "multihead", precision="bfloat16"))
-    assert result.passed, render(result)
+    assert result.passed, render_parity(result)
     stages = {row.stage: row for row in result.verdicts[0].rows}
     found = stages[layer("audio", 2)].found
     assert found is not None
@@ -326,7 +325,7 @@ def test_bfloat16_has_budgets_of_its_own(published):
 # Bad input
 
 
-def wrong(published, tmp_path, name: str) -> Job:
+def wrong(published, tmp_path, name: str) -> ParityConfig:
     good = job(published, "audio")
     golden = str(GOLDENS / "demo.safetensors")
     broken = tmp_path / "broken.safetensors"
@@ -377,7 +376,7 @@ def test_a_converted_folder_whose_source_is_gone(published, tmp_path):
     source = write_audio_checkpoint(tmp_path / "source", "audio", "es", seed=5)
     convert(open_emotion(Origin.local(source), "audio", "es"), tmp_path / "converted")
     source.rename(tmp_path / "moved")
-    ask = Job(Request(str(tmp_path / "converted")), (JOY,))
+    ask = ParityConfig(Request(str(tmp_path / "converted")), (JOY,))
     with pytest.raises(UnreadableInput, match="name the published folder with --reference"):
         parity(ask)
     result = parity(replace(ask, reference=str(tmp_path / "moved")))
@@ -423,7 +422,7 @@ def test_a_text_of_one_word(published):
     """Three tokens: too few values for what rounding does to each of them to cancel."""
     text = replace(job(published, "text"), texts=("sol", "casa", "mar", "voz", "paz"))
     result = parity(text)
-    assert result.passed, render(result)
+    assert result.passed, render_parity(result)
     assert [verdict.name for verdict in result.verdicts] == ['"sol"', '"casa"', '"mar"', '"voz"', '"paz"']
 
 
@@ -436,9 +435,9 @@ def test_what_is_not_finite_fails():
 def test_whisper(whisper_tiny):
     """Log-mel, the encoder's layers, logits, tokens: a tiny RANDOM one here, the real one in test_whisper_base."""
     golden = "memory://goldens/whisper.safetensors"  # as on a bucket
-    result = parity(Job(Request(str(whisper_tiny)), (JOY, FEAR), record=golden))
-    assert result.passed, render(result)
+    result = parity(ParityConfig(Request(str(whisper_tiny)), (JOY, FEAR), record=golden))
+    assert result.passed, render_parity(result)
     stages = [row.stage for row in result.verdicts[0].rows]
     assert stages[:3] == ["waveform", "log-mel", "convolutions"]
     assert stages[-3:] == ["encoded", "logits of the words", "words"]
-    assert parity(Job(Request(str(whisper_tiny)), against=golden)).passed
+    assert parity(ParityConfig(Request(str(whisper_tiny)), against=golden)).passed

@@ -15,12 +15,12 @@ from safetensors.torch import load_file
 from transformers import BertModel, RobertaForSequenceClassification, Wav2Vec2BertModel
 
 from speech_emotion_jax.config import EmotionConfig
-from speech_emotion_jax.convert.publish import publish
-from speech_emotion_jax.fidelity.original import TorchOriginal
-from speech_emotion_jax.inputs.vocabulary import word_tokenizer
+from speech_emotion_jax.convert.publication import publish
 from speech_emotion_jax.models.emotion import EmotionModel
 from speech_emotion_jax.models.parameters import parameters_of
+from speech_emotion_jax.parity.original import TorchOriginal
 from speech_emotion_jax.registry import MODES
+from speech_emotion_jax.text.word_vocabulary import word_tokenizer
 
 from ..conftest import LOGIT_BUDGET
 

@@ -14,7 +14,7 @@ from torch.nn.functional import layer_norm, linear, scaled_dot_product_attention
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 from transformers import Wav2Vec2BertForSequenceClassification as TransformersClassifier
 
-from speech_emotion_jax.fidelity.original import MAX_TOKENS, TorchOriginal, attention, read_tensors
+from speech_emotion_jax.parity.original import MAX_TOKENS, TorchOriginal, attention, read_tensors
 from tests.checkpoints import (
     FULL,
     LABELS,

@@ -12,9 +12,9 @@ from flax import nnx
 from jax.sharding import SingleDeviceSharding
 from transformers import WhisperForConditionalGeneration
 
-from speech_emotion_jax.checkpoints import load_whisper
+from speech_emotion_jax.checkpoints.load import load_whisper
 from speech_emotion_jax.models.layers import scan_layers
-from speech_emotion_jax.models.whisper import Cache, Decoded, Heard
+from speech_emotion_jax.models.whisper import Cache, CrossKV, Decoded
 
 from ..checkpoints import write_whisper
 from ..conftest import LAYER_BUDGET, LOGIT_BUDGET
@@ -74,7 +74,7 @@ class Both:
     ) -> Decoded:
         """JAX on tokens from an empty cache, by the layers in `order` or by all."""
         order = tuple(range(self.jax.decoder.depth) if order is None else order)
-        heard = Heard(*(pick(each, order) for each in self.heard))
+        heard = CrossKV(*(pick(each, order) for each in self.heard))
         cache = Cache(*(each[: len(order)] for each in self.jax.decoder.empty_cache(ROWS, ROOM)))
         return self.step(self.parameters, tokens, 0, jnp.array(padding, jnp.int32), cache, heard, order=order)
 

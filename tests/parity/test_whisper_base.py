@@ -26,9 +26,9 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from scripts.transcription_parity import heard_whole, log_mel_of_the_whole, sequential_tokens
 from speech_emotion_jax import TranscriptionOptions, WhisperPipeline
-from speech_emotion_jax.decoding.words import FRAME_SECONDS, token_times
-from speech_emotion_jax.inputs.audio import SAMPLE_RATE, load
-from speech_emotion_jax.models.whisper import Heard
+from speech_emotion_jax.audio.waveform import SAMPLE_RATE, load
+from speech_emotion_jax.models.whisper import CrossKV
+from speech_emotion_jax.whisper.words import FRAME_SECONDS, token_times
 
 ENCODER_BUDGET = 1e-4  # relative to the largest value
 FIRST_LOGITS_BUDGET = 1e-3
@@ -76,7 +76,7 @@ class Original:
 
 
 def tokens_of(
-    pipeline: WhisperPipeline, heard: Heard, rows: int, *, beams: int = 1, timestamps: bool = False
+    pipeline: WhisperPipeline, heard: CrossKV, rows: int, *, beams: int = 1, timestamps: bool = False
 ) -> list[list[int]]:
     """What one batch of `rows` is transcribed as."""
     vocabulary = pipeline.vocabulary
@@ -121,13 +121,13 @@ def pipeline(whisper_base) -> Iterator[WhisperPipeline]:
 
 
 @pytest.fixture(scope="module")
-def heard(pipeline, sounds) -> Heard:
+def heard(pipeline, sounds) -> CrossKV:
     """All sounds in one batch."""
     return pipeline.listener.hear(pipeline.listener.features(sounds))
 
 
 @pytest.fixture(scope="module")
-def heard_alone(pipeline, clips) -> list[Heard]:
+def heard_alone(pipeline, clips) -> list[CrossKV]:
     """Clip by clip."""
     return [pipeline.listener.hear(pipeline.listener.features([clip])) for clip in clips]
 

@@ -14,14 +14,14 @@ from jax.sharding import NamedSharding, PartitionSpec
 from safetensors.torch import load_file, save_file
 from transformers import WhisperForConditionalGeneration
 
-from speech_emotion_jax.checkpoints import load_whisper
+from speech_emotion_jax.checkpoints.load import load_whisper
 from speech_emotion_jax.config import WhisperConfig
 from speech_emotion_jax.convert.sources import read_json
-from speech_emotion_jax.decoding.listener import Listener
-from speech_emotion_jax.decoding.search import Transcripts
-from speech_emotion_jax.decoding.vocabulary import Vocabulary
-from speech_emotion_jax.inputs.tokenizer import load_tokenizer
 from speech_emotion_jax.runtime.devices import select_mesh
+from speech_emotion_jax.text.tokenizer import load_tokenizer
+from speech_emotion_jax.whisper.listener import Listener
+from speech_emotion_jax.whisper.search import Transcripts
+from speech_emotion_jax.whisper.vocabulary import Vocabulary
 
 from ..checkpoints import write_whisper
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from transformers.generation import GenerateEncoderDecoderOutput
 from transformers.models.whisper import generation_whisper as original
 
-from speech_emotion_jax.decoding.words import _first_frames, _median_filter, token_times
+from speech_emotion_jax.whisper.words import _first_frames, _median_filter, token_times
 
 PROMPT = 3
 HEADS = [(0, 1), (1, 0), (1, 2)]  # (layer, head)

@@ -1,0 +1,275 @@
+"""Kaldi filterbank features as Wav2Vec2-BERT takes them (SeamlessM4TFeatureExtractor), in jitted, batched float32 JAX.
+
+80 log mel energies every 10 ms, normalised per mel bin over the clip, two neighbouring frames stacked to one of 160.
+
+The reference takes its FFT in float64, and it has to: in a band-limited recording the upper bins lie 11 digits under
+the loud ones, below the rounding errors of a float32 FFT, and the normalisation then blows those errors up to the size
+of the signal. Removing the mean, pre-emphasis, window and Fourier transform are all linear, so here they are one
+matrix, applied to each frame as an exact product: matrix and frame are cut into slices of 8 bits, the products of which
+float32 accumulates without rounding (Ozaki et al. 2012). 8-bit slices fit bfloat16 and TF32, so the products are exact
+whatever precision a TPU or GPU multiplies in; the spectrum is good to about 2^-36 of the frame's peak.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache, partial
+from itertools import chain
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from .waveform import SAMPLE_RATE, AudioSource, blocks
+
+FRAME_SAMPLES = SAMPLE_RATE * 25 // 1000  # 400
+HOP_SAMPLES = SAMPLE_RATE * 10 // 1000  # 160
+FFT_SAMPLES = 512
+MEL_BINS = 80
+MEL_FLOOR = 1.1920928955078125e-07
+PREEMPHASIS = 0.97
+LOWEST_HZ, HIGHEST_HZ = 20.0, SAMPLE_RATE / 2
+WAVEFORM_SCALE = 2.0**15  # Kaldi reads 16-bit integers
+VARIANCE_FLOOR = 1e-7
+
+STACK = 2  # fbank frames in one feature frame
+FEATURES = STACK * MEL_BINS
+MAX_FBANK_FRAMES = 16_000  # the original's max_length: 160 s
+MAX_SAMPLES = FRAME_SAMPLES + MAX_FBANK_FRAMES * HOP_SAMPLES - 1
+MAX_SECONDS = MAX_SAMPLES / SAMPLE_RATE
+
+_SLICE_BITS = 8
+_SLICES = 5
+
+
+class Statistics(NamedTuple):
+    """Mean and standard deviation of each mel bin over a clip's frames."""
+
+    mean: Float[np.ndarray | Array, "*batch 80"]
+    deviation: Float[np.ndarray | Array, "*batch 80"]
+
+
+class Clip(NamedTuple):
+    """A recording as the model takes it.
+
+    `waveform` (samples,) float32 at 16 kHz, at most 160 s of it; `samples` how many the whole recording has. Where that
+    is more, `statistics` are those of the whole recording, by which the original normalises before it truncates.
+    """
+
+    waveform: Float[np.ndarray, " samples"]
+    samples: int
+    statistics: Statistics | None
+
+    @property
+    def truncated(self) -> bool:
+        return self.statistics is not None
+
+
+def fbank_frames(samples: int) -> int:
+    """Number of 25 ms frames that fit into `samples` at 16 kHz, every 10 ms, none padded."""
+    return max(0, 1 + (samples - FRAME_SAMPLES) // HOP_SAMPLES)
+
+
+def feature_frames(samples: int) -> int:
+    """Number of stacked frames (20 ms each) of `samples` at 16 kHz, a half-filled last one included."""
+    return -(-min(fbank_frames(samples), MAX_FBANK_FRAMES) // STACK)
+
+
+def samples_for(frames: int) -> int:
+    """Number of samples that give exactly `frames` full feature frames."""
+    return FRAME_SAMPLES + (frames * STACK - 1) * HOP_SAMPLES
+
+
+@cache
+def _mel_filters() -> Float[np.ndarray, "257 80"]:
+    """Triangles on Kaldi's mel scale, 1127 ln(1 + f / 700), with straight sides in mel; no normalisation."""
+
+    def mel(hertz: np.ndarray) -> np.ndarray:
+        return 1127.0 * np.log(1.0 + hertz / 700.0)
+
+    lowest, highest = mel(np.array([LOWEST_HZ, HIGHEST_HZ]))
+    corners = np.linspace(lowest, highest, MEL_BINS + 2)
+    left, centre, right = corners[:-2], corners[1:-1], corners[2:]
+    bins = mel(np.arange(FFT_SAMPLES // 2 + 1) * SAMPLE_RATE / FFT_SAMPLES)[:, None]
+    rising, falling = (bins - left) / (centre - left), (right - bins) / (right - centre)
+    return np.maximum(0.0, np.minimum(rising, falling))
+
+
+@cache
+def _spectrum_matrix() -> Float[np.ndarray, "400 514"]:
+    """Frame to spectrum: DC removal, pre-emphasis, Povey window, DFT; real parts, then imaginary parts."""
+    n = np.arange(FRAME_SAMPLES)
+    remove_mean = np.eye(FRAME_SAMPLES) - 1.0 / FRAME_SAMPLES
+    preemphasise = np.eye(FRAME_SAMPLES) - PREEMPHASIS * np.eye(FRAME_SAMPLES, k=1)
+    preemphasise[0, 0] = 1.0 - PREEMPHASIS  # the first sample has no predecessor and takes itself for one
+    window = (0.5 - 0.5 * np.cos(2 * np.pi * n / (FRAME_SAMPLES - 1))) ** 0.85
+    turns = np.outer(n, np.arange(FFT_SAMPLES // 2 + 1)) % FFT_SAMPLES / FFT_SAMPLES
+    fourier = np.concatenate([np.cos(2 * np.pi * turns), -np.sin(2 * np.pi * turns)], axis=1)
+    return remove_mean @ preemphasise @ (window[:, None] * fourier)
+
+
+def _slices(x: jax.Array | np.ndarray) -> list:
+    """Cut |x| <= 1 into integers of at most 8 bits: x = sum of slice[i] * 2^-(7 + 8 i), the rest dropped.
+
+    Every step is exact in x's own precision: scaling by powers of two, rounding, subtracting what was rounded off.
+    """
+    numpy = np if isinstance(x, np.ndarray) else jnp
+    out = []
+    rest = x * 2.0 ** (_SLICE_BITS - 1)
+    for _ in range(_SLICES):
+        out.append(numpy.round(rest))
+        rest = (rest - out[-1]) * 2.0**_SLICE_BITS
+    return out
+
+
+@cache
+def _spectrum_slices() -> tuple[list[Float[np.ndarray, "400 514"]], float]:
+    matrix = _spectrum_matrix()
+    scale = 2.0 ** np.ceil(np.log2(np.abs(matrix).max()))
+    return [part.astype(np.float32) for part in _slices(matrix / scale)], float(scale)
+
+
+def _two_sum(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """a + b rounded, and what rounding lost (Knuth)."""
+    total = a + b
+    virtual = total - a
+    return total, (a - (total - virtual)) + (b - virtual)
+
+
+@jax.custom_jvp
+def _spectrum(frames: Float[Array, "batch frames 400"]) -> Float[Array, "batch frames 514"]:
+    """frames @ _spectrum_matrix(), as exact as if computed in 40 bits and then rounded to float32."""
+    peak = jnp.abs(frames).max(axis=-1, keepdims=True)
+    _, exponent = jnp.frexp(peak)
+    cut = _slices(jnp.ldexp(frames, -exponent))
+    matrix, matrix_scale = _spectrum_slices()
+    total = lost = jnp.float32(0)
+    for order in range(
+        _SLICES
+    ):  # all products of slices i and j with i + j == order share one scale, 2^-(14 + 8 order)
+        left = jnp.concatenate(cut[: order + 1], axis=-1)
+        right = jnp.concatenate([jnp.asarray(part) for part in matrix[order::-1]])
+        product = jnp.einsum("bfi,io->bfo", left, right, preferred_element_type=jnp.float32)
+        total, rounding = _two_sum(total, product * 2.0 ** -(2 * (_SLICE_BITS - 1) + _SLICE_BITS * order))
+        lost = lost + rounding
+    return jnp.ldexp((total + lost) * matrix_scale, exponent)
+
+
+@_spectrum.defjvp
+def _spectrum_change(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
+    """The map is linear; slice by slice its derivative would be that of rounding, zero."""
+    matrix = jnp.asarray(_spectrum_matrix(), jnp.float32)
+    return _spectrum(*primals), jnp.einsum("bfi,io->bfo", *tangents, matrix, precision="highest")
+
+
+@jax.jit
+def fbank_energies(waveforms: Float[Array, "batch samples"]) -> Float[Array, "batch frames 80"]:
+    """Log mel energies of waveforms at 16 kHz in [-1, 1]: (batch, 1 + (samples - 400) // 160, 80), natural log."""
+    batch, samples = waveforms.shape
+    count = fbank_frames(samples)
+    padded = jnp.pad(waveforms * WAVEFORM_SCALE, ((0, 0), (0, max(0, (count + 2) * HOP_SAMPLES - samples))))
+    hops = padded[:, : (count + 2) * HOP_SAMPLES].reshape(batch, count + 2, HOP_SAMPLES)
+    frames = jnp.concatenate([hops[:, :-2], hops[:, 1:-1], hops[:, 2:, : FRAME_SAMPLES - 2 * HOP_SAMPLES]], axis=-1)
+    real, imaginary = jnp.split(_spectrum(frames), 2, axis=-1)
+    filters = jnp.asarray(_mel_filters(), jnp.float32)
+    mel = jnp.einsum("bfi,im->bfm", real**2 + imaginary**2, filters, precision="highest")
+    return jnp.log(jnp.maximum(mel, MEL_FLOOR))
+
+
+def _statistics(mel: Float[Array, "batch frames 80"], valid: Bool[Array, "batch frames"]) -> Statistics:
+    """Mean and deviation (ddof 1, variance + 1e-7) over the valid frames."""
+    weight = valid[..., None].astype(jnp.float32)
+    count = weight.sum(axis=1)
+    # The mean of what the first mean leaves over takes the rounding error out of the first: a constant bin has
+    # deviation sqrt(1e-7), and an error of one unit in the last place of its mean would be seen.
+    mean = (mel * weight).sum(axis=1) / count
+    mean = mean + ((mel - mean[:, None]) * weight).sum(axis=1) / count
+    variance = ((mel - mean[:, None]) ** 2 * weight).sum(axis=1) / (count - 1)
+    return Statistics(mean, jnp.sqrt(variance + VARIANCE_FLOOR))
+
+
+@partial(jax.jit, static_argnames="padding_value")
+def features(
+    waveforms: Float[Array, "batch samples"],
+    lengths: Int[Array, " batch"],
+    *,
+    padding_value: float,
+    statistics: Statistics | None = None,
+) -> tuple[Float[Array, "batch frames 160"], Bool[Array, "batch frames"]]:
+    """Features and their mask of a padded batch of waveforms at 16 kHz.
+
+    `lengths` are the numbers of real samples, at least 560 (two frames; one alone has no variance). Each clip is
+    normalised over its own frames, or by `statistics` where they were taken over a longer recording. `padding_value`
+    fills what lies behind a clip (the checkpoint's preprocessor_config.json has it). A feature frame is real, and its
+    mask true, where the second of its two fbank frames is.
+    """
+    mel = fbank_energies(waveforms)
+    mel = jnp.pad(mel, ((0, 0), (0, mel.shape[1] % STACK), (0, 0)))
+    batch, frames, _ = mel.shape
+    counts = 1 + (lengths - FRAME_SAMPLES) // HOP_SAMPLES
+    valid = jnp.arange(frames, dtype=counts.dtype)[None] < counts[:, None]
+    mean, deviation = _statistics(mel, valid) if statistics is None else statistics
+    normal = (mel - mean[:, None]) / deviation[:, None]
+    normal = jnp.where(valid[..., None], normal, padding_value)
+    return normal.reshape(batch, frames // STACK, FEATURES), valid[:, STACK - 1 :: STACK]
+
+
+def read_clip(source: AudioSource) -> Clip:
+    """Read a recording for the model, in memory that does not grow with its length.
+
+    Raises what `audio.blocks` raises for input that is missing, broken, silent or too short.
+    """
+    stream = blocks(source, MAX_SAMPLES)
+    first = next(stream)
+    second = next(stream, None)
+    if second is None:
+        return Clip(first, len(first), None)
+    whole = _RunningStatistics()
+    samples = 0
+    for block in chain([first, second], stream):
+        whole.add(block)
+        samples += len(block)
+    return Clip(first, samples, whole.statistics())
+
+
+def in_rows(
+    clips: Sequence[Clip], frames: int
+) -> tuple[Float[np.ndarray, "batch samples"], Int[np.ndarray, " batch"], Statistics | None]:
+    """Clips as `features` takes them, padded to the samples of so many frames. All are over 160 s, or none is."""
+    waveforms = np.zeros((len(clips), samples_for(frames)), np.float32)
+    for row, clip in enumerate(clips):
+        waveforms[row, : len(clip.waveform)] = clip.waveform[: waveforms.shape[1]]
+    lengths = np.array([len(clip.waveform) for clip in clips], np.int32)
+    whole = [clip.statistics for clip in clips if clip.statistics is not None]
+    return waveforms, lengths, Statistics(*map(np.concatenate, zip(*whole, strict=True))) if whole else None
+
+
+class _RunningStatistics:
+    """Mean and variance of the mel bins over blocks of one recording (Chan et al. 1979), in float64."""
+
+    def __init__(self) -> None:
+        self.tail = np.zeros(0, np.float32)  # samples from which the next frame starts
+        self.count = 0
+        self.mean = np.zeros(MEL_BINS)
+        self.squares = np.zeros(MEL_BINS)
+
+    def add(self, block: Float[np.ndarray, " samples"]) -> None:
+        waveform = np.concatenate([self.tail, block])
+        count = fbank_frames(len(waveform))
+        self.tail = waveform[count * HOP_SAMPLES :]
+        if count == 0:
+            return
+        padded = np.zeros((1, MAX_SAMPLES + FRAME_SAMPLES), np.float32)  # one shape, compiled once
+        padded[0, : len(waveform)] = waveform
+        mel = np.asarray(fbank_energies(padded))[0, :count].astype(np.float64)
+        mean = mel.mean(axis=0)
+        change, total = mean - self.mean, self.count + count
+        self.squares += ((mel - mean) ** 2).sum(axis=0) + change**2 * (self.count * count / total)
+        self.mean += change * (count / total)
+        self.count = total
+
+    def statistics(self) -> Statistics:
+        deviation = np.sqrt(self.squares / (self.count - 1) + VARIANCE_FLOOR)
+        return Statistics(self.mean.astype(np.float32)[None], deviation.astype(np.float32)[None])

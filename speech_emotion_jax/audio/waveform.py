@@ -1,0 +1,142 @@
+"""Recordings as the models hear them: mono float32 at 16 kHz, block by block.
+
+    file, bytes, array ─ decode ─► (frames, channels) ─ mean ─► mono ─ soxr HQ ─► 16 kHz ─► blocks
+
+The samples are those of `librosa.load(path, sr=16000)`, without librosa, whose first use takes seconds: the mean of the
+channels, resampled by soxr's HQ filter, cut or padded with zeros to ceil(frames · 16000 / rate). soxr's stream gives
+the same bits as its one-shot call, so neither the size of a block nor that of a read ever changes a sample. Memory
+is bounded by the block asked for, whatever the length of the recording.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import soxr
+from jaxtyping import Float
+
+from ..errors import InvalidInput, UnreadableInput
+from .decode import MAX_CHANNELS, MAX_RATE, MIN_RATE, AudioSource, Cut, decoded, stated_frames
+from .packed import Packed
+
+SAMPLE_RATE = 16_000
+MIN_SAMPLES = 560  # two fbank windows; the original returns NaN for fewer
+
+MAX_AMPLITUDE = 1e10  # full scale is 1; louder still, the fbank's power overflows float32
+
+
+def load(source: AudioSource) -> Float[np.ndarray, " samples"]:
+    """The whole recording: mono float32 at 16 kHz, full scale 1. Sources and errors are those of `blocks`."""
+    return np.concatenate(list(_resampled(source, silence=False)))
+
+
+def blocks(
+    source: AudioSource, block_samples: int, *, silence: bool = False
+) -> Iterator[Float[np.ndarray, " samples"]]:
+    """The recording in blocks of `block_samples` (the last may be shorter), mono float32 at 16 kHz.
+
+    `source` is a path, the bytes of a file, {"array": ndarray, "sampling_rate": hertz}, a Packed recording or a Cut of
+    any of these. Arrays are (samples,) or (channels, samples); floats are taken as they are, int8, int16, int32 and
+    uint8 (offset binary) scaled to [-1, 1). The blocks together are `load(source)` to the bit.
+
+    Raises, while iterating, UnreadableInput for a file that is missing, not a regular file, empty, truncated, damaged
+    or not audio, and InvalidInput for sound that can't be used: a wrong array or rate, a cut that is none or that ends
+    more than CUT_TOLERANCE beyond its recording, NaN, infinite or absurdly loud samples and, known only at the end, no
+    samples, fewer than MIN_SAMPLES, or digital silence (all samples equal): features of either are undefined. With
+    `silence` the last two are no errors, for those who can do with them.
+    """
+    if block_samples < 1:
+        raise ValueError(f"block_samples is {block_samples}; it must be at least 1")
+    waiting: list[np.ndarray] = []
+    count = 0
+    for piece in _resampled(source, silence):
+        waiting.append(piece)
+        count += len(piece)
+        if count >= block_samples:
+            joined = np.concatenate(waiting)
+            count = len(joined) % block_samples
+            full = len(joined) - count
+            yield from (joined[start : start + block_samples] for start in range(0, full, block_samples))
+            waiting = [joined[full:]]
+    if count:
+        yield np.concatenate(waiting)
+
+
+def stated_seconds(source: AudioSource) -> float | None:
+    """How long a recording says that it is, or that a cut of it will be; None where only decoding tells."""
+    cut = source if isinstance(source, Cut) else Cut(source, 0)
+    stated = stated_frames(cut.source)
+    if stated is None:
+        return None
+    frames, rate = stated
+    first, last = cut.frames(rate)
+    return (min(last, frames) - first) / rate if first < frames else None
+
+
+def describe(source: object) -> str:
+    """How messages name a source: its path (escaped if unprintable), or the size of the bytes, or the array's shape;
+    a cut with its bounds, a packed recording with its shard."""
+    if isinstance(source, str | os.PathLike):
+        path = os.fsdecode(source)
+        return path if path and path.isprintable() else repr(path)
+    if isinstance(source, Cut):
+        end = "" if source.end is None else f" to {_seconds(source.end)}"
+        return f"{describe(source.source)} from {_seconds(source.start)}{end} s"
+    if isinstance(source, Packed):
+        return f"record {source.record} of {describe(source.shard)}"
+    if isinstance(source, bytes):
+        return f"audio bytes ({len(source)} bytes)"
+    array = source.get("array") if isinstance(source, Mapping) else source
+    if isinstance(array, np.ndarray):
+        return f"audio array of shape {array.shape}"
+    return f"audio of type {type(source).__name__}"
+
+
+def _seconds(value: object) -> str:
+    return f"{value:.12g}" if isinstance(value, int | float) else repr(value)
+
+
+def _resampled(source: AudioSource, silence: bool) -> Iterator[np.ndarray]:
+    """Pieces of any length of the mono signal at 16 kHz; checks the samples and, at the end, the whole."""
+    name = describe(source)
+    rate, taken, given = 0, 0, 0
+    lowest, highest = math.inf, -math.inf
+    resampler = None
+    for piece_rate, frames in decoded(source, name):
+        if not MIN_RATE <= piece_rate <= MAX_RATE or frames.shape[1] > MAX_CHANNELS:
+            raise UnreadableInput(
+                f"{name} states {piece_rate} Hz and {frames.shape[1]} channels, which is beyond {MIN_RATE} to "
+                f"{MAX_RATE} Hz and {MAX_CHANNELS} channels; convert it to WAV"
+            )
+        if not rate and piece_rate != SAMPLE_RATE:
+            resampler = soxr.ResampleStream(piece_rate, SAMPLE_RATE, 1, dtype="float32", quality="HQ")
+        rate = piece_rate
+
+        with np.errstate(all="ignore"):  # a sum past float32 is infinite, and told as such
+            mono = frames.mean(axis=1)
+        if not (np.abs(mono) <= MAX_AMPLITUDE).all():
+            raise InvalidInput(
+                f"{name} has NaN, infinite or absurdly large samples (full scale is 1); remove them or export it again"
+            )
+        lowest, highest = min(lowest, mono.min()), max(highest, mono.max())
+        piece = mono if resampler is None else resampler.resample_chunk(mono)
+        taken += len(mono)
+        given += len(piece)
+        yield piece
+
+    # librosa's float expression: at rare rates (12,347 Hz) it is one sample longer than exact arithmetic.
+    total = math.ceil(taken * (SAMPLE_RATE / rate)) if taken else 0
+    if not total:
+        raise InvalidInput(f"{name} holds no samples; record or export it again")
+    if total < MIN_SAMPLES and not silence:
+        raise InvalidInput(
+            f"{name} has {total} samples at 16 kHz and {MIN_SAMPLES} (35 ms) are needed; give a longer recording"
+        )
+    if lowest == highest and not silence:
+        raise InvalidInput(f"{name} is digital silence: every sample is {lowest:g}; check the microphone or the export")
+    if resampler is not None:
+        rest = resampler.resample_chunk(np.empty(0, np.float32), last=True)[: total - given]
+        yield np.pad(rest, (0, total - given - len(rest)))

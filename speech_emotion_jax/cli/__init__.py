@@ -1,0 +1,1 @@
+"""The command `speech-emotion-jax`: a parser, and one file for each group of verbs."""

@@ -1,0 +1,20 @@
+"""Corpora: manifests, their validation, the field's known corpora, and packed shards."""
+
+from .known_corpora import make_manifest
+from .manifest import Manifest, Row, locate
+from .manifest_files import load_label_map, parse_columns, read_manifest, write_manifest
+from .packing import pack
+from .validation import validate
+
+__all__ = [
+    "Manifest",
+    "Row",
+    "load_label_map",
+    "locate",
+    "make_manifest",
+    "pack",
+    "parse_columns",
+    "read_manifest",
+    "validate",
+    "write_manifest",
+]

@@ -1,0 +1,296 @@
+"""Manifests of the field's corpora, from the names of their files or from their own list.
+
+Labels come out as the checkpoints have them: RAVDESS, TESS and SAVEE in those of English (angry, disgust, fear, happy,
+neutral, sad, surprise; RAVDESS's calm is in none and stays calm, to be mapped with --label-map calm=neutral), MESD and
+MEACorpus in those of Spanish (anger, disgust, fear, joy, neutral, sadness). None of the first four has a split.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from pathlib import PurePosixPath
+from typing import NamedTuple
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ..errors import InvalidInput, UnreadableInput
+from .manifest_files import read_manifest
+
+AUDIO = frozenset({".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a"})
+SHOWN = 5  # files that an error names
+
+
+class Corpus(NamedTuple):
+    """A corpus's manifest, a row a recording in the order of the names, and what a person should know of it."""
+
+    table: pa.Table
+    notes: list[str]
+
+
+def make_manifest(corpus: str, folder: str) -> Corpus:
+    """The manifest of a corpus's folder; `filename` is relative to it.
+
+    ravdess: label, speaker, gender, modality, channel, intensity, statement, repetition, transcription.
+    tess: label, speaker, word, transcription ("Say the word ...").
+    savee: label, speaker, sentence.
+    mesd: label, voice (child, female, male: the names don't tell the speakers), corpus, transcription (the word).
+    meacorpus: the columns of dataset.csv, of dataset-with-video-keys.csv, or of both, which must lie in the folder;
+    rows whose recording is not in the folder are left out, which a note says.
+
+    Raises InvalidInput for an unknown corpus, a folder that is not of it, recordings whose names don't fit it or are
+    there twice, and UnreadableInput for a folder that can't be read.
+    """
+    if corpus not in CORPORA:
+        raise InvalidInput(f"the corpus {corpus!r} is unknown; name one of {', '.join(CORPORA)}")
+    recordings = _recordings(folder)
+    if corpus == "meacorpus":
+        return _meacorpus(folder, recordings)
+    rows, strange = {}, []
+    for name in recordings:
+        row = NAMED[corpus](PurePosixPath(name))
+        if row is None:
+            strange.append(name)
+        else:
+            rows[name] = row
+    if not rows:
+        raise InvalidInput(
+            f"{folder} is not {corpus}: none of its {len(recordings):,} recordings is named like {EXAMPLES[corpus]};"
+            " name the corpus's folder"
+        )
+    if strange:
+        raise InvalidInput(
+            f"{len(strange):,} of the {len(recordings):,} recordings in {folder} are not named like {corpus}'s"
+            f" {EXAMPLES[corpus]}: {_first(strange)}; move them away, or mend their names"
+        )
+    _refuse_copies(folder, rows)
+    columns = {
+        "filename": list(rows),
+        **{key: [row[key] for row in rows.values()] for key in next(iter(rows.values()))},
+    }
+    notes = ["the label calm is in no checkpoint: evaluate with --label-map calm=neutral, or calm= to leave it out"]
+    return Corpus(pa.table(columns), notes if "calm" in columns["label"] else [])
+
+
+def _recordings(folder: str) -> list[str]:
+    """The audio files below a folder, relative to it, with / between, sorted."""
+    if not os.path.isdir(folder):
+        raise UnreadableInput(f"{folder} is no folder; name the one that the corpus was unpacked to")
+    found = []
+    for above, _, names in os.walk(folder):
+        for name in names:
+            if os.path.splitext(name)[1].lower() in AUDIO and not name.startswith("."):
+                found.append(os.path.relpath(os.path.join(above, name), folder).replace(os.sep, "/"))
+    return sorted(found)
+
+
+def _refuse_copies(folder: str, rows: Mapping[str, Mapping[str, str]]) -> None:
+    """Some archives hold the whole corpus twice, one copy in a folder of the other."""
+    first: dict[tuple[str, ...], str] = {}
+    again = [name for name, row in rows.items() if first.setdefault(tuple(row.values()), name) != name]
+    if again:
+        other = first[tuple(rows[again[0]].values())]
+        raise InvalidInput(
+            f"{folder} holds {len(again):,} recordings twice, such as {other} and {again[0]}; name the folder of one"
+            " copy"
+        )
+
+
+def _first(names: list[str]) -> str:
+    more = f", and {len(names) - SHOWN:,} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more
+
+
+# --- corpora whose file names say everything
+
+RAVDESS_LABELS: dict[str, str] = dict(
+    zip(
+        ("01", "02", "03", "04", "05", "06", "07", "08"),
+        ("neutral", "calm", "happy", "sad", "angry", "fear", "disgust", "surprise"),
+        strict=True,
+    )
+)
+RAVDESS_MODALITIES = {"01": "audio-video", "03": "audio"}  # 02 has no sound
+RAVDESS_STATEMENTS = {"01": "Kids are talking by the door", "02": "Dogs are sitting by the door"}
+TESS_LABELS = {
+    "angry": "angry",
+    "disgust": "disgust",
+    "fear": "fear",
+    "happy": "happy",
+    "neutral": "neutral",
+    "sad": "sad",
+    "ps": "surprise",
+    "pleasant_surprise": "surprise",
+    "pleasant_surprised": "surprise",
+}
+SAVEE_LABELS = {
+    "a": "angry",
+    "d": "disgust",
+    "f": "fear",
+    "h": "happy",
+    "n": "neutral",
+    "sa": "sad",
+    "su": "surprise",
+}
+MESD_LABELS = {
+    "anger": "anger",
+    "disgust": "disgust",
+    "fear": "fear",
+    "happiness": "joy",
+    "neutral": "neutral",
+    "sadness": "sadness",
+}
+MESD_VOICES = {"C": "child", "F": "female", "M": "male"}
+
+
+def _ravdess(path: PurePosixPath) -> dict[str, str] | None:
+    """03-01-06-01-02-01-12: modality, channel, emotion, intensity, statement, repetition, actor."""
+    found = re.fullmatch(r"(01|03)-(01|02)-(0[1-8])-(01|02)-(01|02)-(01|02)-(0[1-9]|1\d|2[0-4])", path.stem)
+    if found is None:
+        return None
+    modality, channel, emotion, intensity, statement, repetition, actor = found.groups()
+    return {
+        "label": RAVDESS_LABELS[emotion],
+        "speaker": actor,
+        "gender": "male" if int(actor) % 2 else "female",
+        "modality": RAVDESS_MODALITIES[modality],
+        "channel": {"01": "speech", "02": "song"}[channel],
+        "intensity": {"01": "normal", "02": "strong"}[intensity],
+        "statement": statement,
+        "repetition": repetition,
+        "transcription": RAVDESS_STATEMENTS[statement],
+    }
+
+
+def _tess(path: PurePosixPath) -> dict[str, str] | None:
+    """OAF_back_angry: speaker, word, emotion. One file of the corpus is called OA_bite_neutral."""
+    found = re.fullmatch(r"(OAF?|YAF)_([^_]+)_(.+)", path.stem, re.IGNORECASE)
+    if found is None or (label := TESS_LABELS.get(found[3].lower())) is None:
+        return None
+    speaker = "YAF" if found[1].upper() == "YAF" else "OAF"
+    return {"label": label, "speaker": speaker, "word": found[2], "transcription": f"Say the word {found[2]}"}
+
+
+def _savee(path: PurePosixPath) -> dict[str, str] | None:
+    """DC_a01, or DC/a01: speaker, emotion, sentence."""
+    found = re.fullmatch(r"(DC|JE|JK|KL)[_/](sa|su|[adfhn])(\d\d)", path.stem) or re.fullmatch(
+        r"(DC|JE|JK|KL)[_/](sa|su|[adfhn])(\d\d)", f"{path.parent.name}/{path.stem}"
+    )
+    if found is None:
+        return None
+    return {"label": SAVEE_LABELS[found[2]], "speaker": found[1], "sentence": found[2] + found[3]}
+
+
+def _mesd(path: PurePosixPath) -> dict[str, str] | None:
+    """Anger_C_A_abajo: emotion, voice, word corpus, word."""
+    found = re.fullmatch(r"([A-Za-z]+)_([CFM])_([AB])_(.+)", path.stem)
+    if found is None or (label := MESD_LABELS.get(found[1].lower())) is None:
+        return None
+    word = found[4].replace("_", " ").strip()
+    return {"label": label, "voice": MESD_VOICES[found[2]], "corpus": found[3], "transcription": word}
+
+
+NAMED: Mapping[str, Callable[[PurePosixPath], dict[str, str] | None]] = {
+    "ravdess": _ravdess,
+    "tess": _tess,
+    "savee": _savee,
+    "mesd": _mesd,
+}
+EXAMPLES = {
+    "ravdess": "03-01-06-01-02-01-12.wav",
+    "tess": "OAF_back_angry.wav",
+    "savee": "DC_a01.wav or DC/a01.wav",
+    "mesd": "Anger_C_A_abajo.wav",
+}
+CORPORA = (*NAMED, "meacorpus")
+
+
+# --- MEACorpus, which has a list
+
+PUBLISHED = "dataset.csv"  # filename, label, transcription, split
+KEYED = "dataset-with-video-keys.csv"  # youtube_key, segment_id, start_time and end_time in ms, ...
+
+
+def _meacorpus(folder: str, recordings: list[str]) -> Corpus:
+    there = [name for name in (PUBLISHED, KEYED) if os.path.isfile(os.path.join(folder, name))]
+    if not there:
+        raise InvalidInput(
+            f"{folder} is not meacorpus: it has neither {PUBLISHED} nor {KEYED}; put one beside the audio"
+        )
+    lists = {name: read_manifest(os.path.join(folder, name)) for name in there}
+    tables = {
+        name: found.table.drop_columns(["id"]) if found.id_added else found.table for name, found in lists.items()
+    }
+    _refuse_lacking(tables.get(PUBLISHED), PUBLISHED, ("filename", "label", "transcription", "split"))
+    _refuse_lacking(
+        tables.get(KEYED), KEYED, ("youtube_key", "segment_id", "label", "transcription", "start_time", "end_time")
+    )
+    table = tables[there[0]]
+    if len(there) == 2:
+        keyed = tables[KEYED]
+        if len(table) != len(keyed):
+            raise InvalidInput(f"{PUBLISHED} has {len(table):,} rows and {KEYED} {len(keyed):,}; keep one of them")
+        for column in ("label", "transcription"):
+            for number, (one, other) in enumerate(
+                zip(table.column(column).to_pylist(), keyed.column(column).to_pylist(), strict=True), start=1
+            ):
+                if one != other:
+                    raise InvalidInput(
+                        f"row {number} of {PUBLISHED} and {KEYED} is not of one clip ({column}: {one!r}, {other!r});"
+                        " keep one of the files"
+                    )
+        for column in keyed.column_names:
+            if column not in table.column_names:
+                table = table.append_column(column, keyed.column(column))
+    if "start_time" in table.column_names:
+        table = table.append_column("seconds", _seconds(table))
+    return _with_recordings(table, folder, recordings)
+
+
+def _refuse_lacking(table: pa.Table | None, name: str, columns: tuple[str, ...]) -> None:
+    lacking = [] if table is None else [column for column in columns if column not in table.column_names]
+    if lacking:
+        raise InvalidInput(f"{name} has no column {', '.join(lacking)}; take the corpus's own file")
+
+
+def _seconds(table: pa.Table) -> pa.ChunkedArray:
+    """How long each clip is, by its place in the video (ms)."""
+    try:
+        start, end = (table.column(name).cast(pa.float64()) for name in ("start_time", "end_time"))
+    except pa.ArrowInvalid as error:
+        raise InvalidInput(f"{KEYED} has times that are no numbers ({error}); take the corpus's own file") from error
+    return pc.divide(pc.subtract(end, start), 1000.0)  # pyright: ignore
+
+
+def _with_recordings(table: pa.Table, folder: str, recordings: list[str]) -> Corpus:
+    """The rows whose recording is there, by its name or by video/segment, at any depth in the folder."""
+    names: list[str | None] = [None] * len(table)
+    if "filename" in table.column_names:
+        names = table.column("filename").to_pylist()
+    elif {"youtube_key", "segment_id"} <= set(table.column_names):
+        keys, segments = (table.column(name).to_pylist() for name in ("youtube_key", "segment_id"))
+        names = [f"{key}/{segment}" for key, segment in zip(keys, segments, strict=True)]
+    depth = 1 + max((name or "").count("/") for name in names)
+    places: dict[str, str] = {}
+    for path in recordings:
+        tail = "/".join(path.split("/")[-depth:])
+        if tail in places:
+            raise InvalidInput(f"{folder} holds {tail} twice ({places[tail]} and {path}); name the folder of one copy")
+        places[tail] = path
+    found = [places.get(name or "") for name in names]
+    lacking = [name or "(none)" for name, path in zip(names, found, strict=True) if path is None]
+    if len(lacking) == len(names):
+        raise InvalidInput(
+            f"none of the {len(names):,} recordings is in {folder}, such as {lacking[0]}; put the audio beside the list"
+        )
+    paths = pa.array(found, pa.string())
+    if "filename" in table.column_names:
+        table = table.set_column(table.column_names.index("filename"), "filename", paths)
+    else:
+        table = table.add_column(0, "filename", paths)
+    notes = []
+    if lacking:
+        notes = [f"{len(lacking):,} of {len(names):,} clips are left out, they have no recording: {_first(lacking)}"]
+    return Corpus(table.filter(paths.is_valid()), notes)

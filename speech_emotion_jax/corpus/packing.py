@@ -1,0 +1,199 @@
+"""Loose recordings into ArrayRecord shards: `pack`.
+
+    audio-00000-of-00004.array_record ...    the files' bytes as they are, each file once
+    manifest.parquet                         the manifest's columns and, for each row, shard, record and seconds
+
+The same recordings give the same bytes. The folder is written beside its destination and renamed when it is whole.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from jaxtyping import Float, Int
+
+from ..audio import decoded, describe, stated_seconds
+from ..errors import InvalidInput, SpeechEmotionError, UnreadableInput
+from ..runtime.atomic import whole_folder
+from ..runtime.progress import progress
+from .manifest import TIME_UNITS, Manifest, locate
+from .manifest_files import read_manifest
+
+MANIFEST = "manifest.parquet"
+SHARD, RECORD, LENGTH = ADDED = ("shard", "record", "seconds")
+SHARD_BYTES = 256 << 20
+
+_NAMED = 100  # missing files that a message names
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What was packed."""
+
+    rows: int
+    recordings: int  # files, each counted once
+    shards: int
+    size: int  # bytes of sound files
+    undecoded: int  # recordings whose length is unknown because they can't be decoded
+
+    def __str__(self) -> str:
+        undecoded = f"; {self.undecoded} can't be decoded" if self.undecoded else ""
+        return (
+            f"{self.recordings} recordings of {self.rows} rows, {self.size / 1e6:.1f} MB in {self.shards} "
+            f"shard{'s' * (self.shards != 1)}{undecoded}"
+        )
+
+
+def pack(
+    manifest_path: str,
+    audio_root: str | None,
+    output_folder: str | os.PathLike[str],
+    *,
+    columns: Mapping[str, str] | None = None,
+    time_unit: str = "s",
+    shard_bytes: int = SHARD_BYTES,
+) -> Summary:
+    """Pack the recordings that a manifest names, in the order in which it names them first.
+
+    `columns` and `time_unit` are those of `read_manifest`; paths are relative to `audio_root`. A shard holds at most
+    `shard_bytes` of sound, or one recording that is larger. In the new manifest `shard` is relative to its folder;
+    `seconds` is the length of the recording, or of the row's cut of it, and null where it can't be decoded; all three
+    are null where a row names no file.
+
+    Raises UnreadableInput, before anything is written, naming the files that are missing, and InvalidInput where the
+    destination exists or the manifest has a column of those names already.
+    """
+    manifest = read_manifest(manifest_path, columns=columns, time_unit=time_unit)
+    table = manifest.table
+    if "filename" not in manifest.columns:
+        raise InvalidInput(f"{manifest_path} has no column of recordings; name it as filename")
+    if taken := [name for name in ADDED if name in table.column_names]:
+        raise InvalidInput(f"{manifest_path} has a column {taken[0]!r} already, which packing adds; rename it")
+    coded = pc.call_function("dictionary_encode", [_blank_is_null(manifest.column("filename"))])
+    paths, codes = coded.dictionary, coded.indices
+    sizes = _sizes(paths, audio_root)
+    shards, records = _places(sizes, shard_bytes)
+    names = _shard_names(int(shards[-1]) + 1 if len(shards) else 0)
+    seconds = np.full(len(sizes), np.nan)
+
+    with (
+        whole_folder(Path(output_folder)) as folder,
+        progress(f"Packing {len(sizes)} recordings", int(sizes.sum())) as advance,
+    ):
+        for shard, name in enumerate(names):
+            first, last = np.searchsorted(shards, [shard, shard + 1])
+            with _writer(folder / name) as writer:
+                for index in range(first, last):
+                    path = Path(locate(paths[index].as_py(), audio_root))
+                    writer.write(_content(path))
+                    seconds[index] = _seconds(path)
+                    advance(float(sizes[index]))
+        added = (
+            pa.array(names, pa.string()).take(pa.array(shards).take(codes)),
+            pa.array(records).take(codes),
+            _row_seconds(pa.array(seconds).take(codes).to_numpy(zero_copy_only=False), manifest),
+        )
+        for name, values in zip(ADDED, added, strict=True):
+            table = table.append_column(name, values)
+        pq.write_table(table, folder / MANIFEST)
+    return Summary(len(table), len(sizes), len(names), int(sizes.sum()), int(np.isnan(seconds).sum()))
+
+
+def _blank_is_null(column: pa.ChunkedArray) -> pa.Array:
+    values = column.cast(pa.string()).combine_chunks()
+    return pc.call_function(
+        "if_else", [pc.call_function("equal", [values, pa.scalar("")]), pa.scalar(None, pa.string()), values]
+    )
+
+
+def _sizes(paths: pa.StringArray, audio_root: str | None) -> Int[np.ndarray, " recordings"]:
+    """Bytes of every file. Raises UnreadableInput naming those that are missing."""
+    sizes = np.zeros(len(paths), np.int64)
+    missing: list[str] = []
+    for index, path in enumerate(paths):
+        place = locate(path.as_py(), audio_root)
+        if os.path.isfile(place):
+            sizes[index] = os.path.getsize(place)
+        else:
+            missing.append(describe(place))
+    if missing:
+        more = f" and {len(missing) - _NAMED} more" if missing[_NAMED:] else ""
+        raise UnreadableInput(
+            f"{len(missing)} of {len(paths)} recordings are not there: {', '.join(missing[:_NAMED])}{more}; "
+            "name the folder that they are relative to, or mend the manifest"
+        )
+    return sizes
+
+
+def _places(
+    sizes: Int[np.ndarray, " recordings"], shard_bytes: int
+) -> tuple[Int[np.ndarray, " recordings"], Int[np.ndarray, " recordings"]]:
+    """The shard of every recording, and its number there."""
+    shards, records = np.zeros(len(sizes), np.int64), np.zeros(len(sizes), np.int64)
+    shard = record = filled = 0
+    for index, size in enumerate(sizes):
+        if record and filled + size > shard_bytes:
+            shard, record, filled = shard + 1, 0, 0
+        shards[index], records[index] = shard, record
+        record, filled = record + 1, filled + size
+    return shards, records
+
+
+def _shard_names(count: int) -> list[str]:
+    return [f"audio-{shard:05d}-of-{count:05d}.array_record" for shard in range(count)]
+
+
+@contextmanager
+def _writer(path: Path) -> Iterator[Any]:
+    """A writer of one shard, each record a group of its own, as random access wants it; recordings don't compress."""
+    from array_record.python.array_record_module import ArrayRecordWriter
+
+    try:
+        writer = ArrayRecordWriter(str(path), "group_size:1,uncompressed")
+        yield writer
+        writer.close()
+    except RuntimeError as error:  # ArrayRecord's own, of a full disk too
+        raise OSError(str(error).splitlines()[0]) from error
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        reason = error.strerror or error
+        raise UnreadableInput(f"{describe(path)} can't be read ({reason}); check its permissions") from error
+
+
+def _seconds(path: Path) -> float:
+    """The length that a recording states or, where it states none, that it has; NaN where it can't be decoded."""
+    stated = stated_seconds(path)
+    if stated is not None:
+        return stated
+    frames, rate = 0, 1
+    try:
+        for rate, piece in decoded(path, describe(path)):  # noqa: B007
+            frames += len(piece)
+    except SpeechEmotionError:
+        return np.nan
+    return frames / rate
+
+
+def _row_seconds(seconds: Float[np.ndarray, " rows"], manifest: Manifest) -> pa.DoubleArray:
+    """The length of every row's recording, or of its cut; null where it has none."""
+
+    def bound(field: str, otherwise: float) -> np.ndarray:
+        given = manifest.column(field).cast(pa.float64()).to_numpy()  # null is NaN
+        return np.where(np.isnan(given), otherwise, given / TIME_UNITS[manifest.time_unit])
+
+    start, end = bound("start", 0.0), bound("end", np.inf)
+    length = np.minimum(end, seconds) - start
+    return pa.array(length, mask=~((start >= 0) & (length > 0)))

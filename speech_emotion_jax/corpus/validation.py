@@ -1,0 +1,242 @@
+"""Whether every row of a manifest can be scored, said before any is, with all that is wrong at once.
+
+Columns are checked in parts, by the hash of what must be told apart: a million rows are never as many Python objects.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from jaxtyping import Bool, Int
+
+from ..errors import InvalidInput
+from .manifest import PART, Manifest, stays
+
+RESERVED = frozenset({"text", "top_label", "top_score", "duration", "truncated", "error"})  # columns of the results
+SHOWN = 5  # of each kind of problem
+LISTED = 64  # from so many files of a folder on, it is listed instead of asked for each
+
+
+class Problem(NamedTuple):
+    """One kind of problem: what, how many times, and the first ones."""
+
+    what: str
+    times: int
+    first: list[str]
+
+    def __str__(self) -> str:
+        more = f", and {self.times - len(self.first):,} more" if self.times > len(self.first) else ""
+        return f"{self.what} ({self.times:,}): {', '.join(self.first)}{more}"
+
+
+def validate(
+    manifest: Manifest, *, audio_root: str | None, needs_audio: bool, needs_text: bool, labels: Sequence[str]
+) -> None:
+    """Check that every row can be scored, before any is.
+
+    `labels` are the checkpoint's. Recordings lie under `audio_root`, or, without one, where the manifest says (see
+    `locate`). Raises one InvalidInput whose first line counts the problems, with a line for each kind, the first rows
+    of it, and what to do.
+    """
+    problems = [
+        *_column_problems(manifest, needs_audio, needs_text),
+        *_id_problems(manifest),
+        *(_audio_problems(manifest, audio_root) if needs_audio else ()),
+        *(_text_problems(manifest) if needs_text else ()),
+        *_label_problems(manifest, labels),
+    ]
+    pa.default_memory_pool().release_unused()
+    if problems:
+        kinds = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
+        raise InvalidInput(
+            "\n  ".join([f"{manifest.name} can't be used: {kinds}; nothing was begun", *map(str, problems)])
+        )
+
+
+def _column_problems(manifest: Manifest, needs_audio: bool, needs_text: bool) -> Iterator[Problem]:
+    held, names = manifest.columns, manifest.table.column_names
+    missing = [
+        *(["filename"] if needs_audio and not {"filename", "shard"} & held.keys() else []),
+        *(["record"] if "shard" in held and "record" not in held and needs_audio else []),
+        *(["transcription"] if needs_text and "transcription" not in held else []),
+    ]
+    if missing:
+        there = f"there are {', '.join(names[:-1] if manifest.id_added else names)}"
+        text = "; --whisper-model transcribes what has no text" if "transcription" in missing else ""
+        yield Problem(f"missing columns; {there}; name others with --columns FIELD=COLUMN{text}", len(missing), missing)
+    taken = [
+        name
+        for name in names
+        if (name in RESERVED or name.startswith("score_")) and (name, held.get("transcription")) != ("text", "text")
+    ]
+    if taken:
+        yield Problem("columns named like columns of the results; rename them", len(taken), taken[:SHOWN])
+
+
+def _id_problems(manifest: Manifest) -> Iterator[Problem]:
+    ids = manifest.column("id")
+    empty = _where(pc.equal(part.fill_null(""), "") for part in _parts(ids))  # pyright: ignore
+    yield from _rows_problem(manifest, "rows without an id", empty)
+    hashes = _hashes(ids)
+    again = np.ones(len(hashes), bool)
+    again[np.unique(hashes, return_index=True)[1]] = False
+    again &= ~empty
+    if again.any():
+        shown = [
+            f"row {manifest.data_rows[each]}: {ids[each].as_py()}"
+            f" (as row {manifest.data_rows[np.argmax(hashes == hashes[each])]})"
+            for each in np.flatnonzero(again)[:SHOWN].tolist()
+        ]
+        column = manifest.columns["id"]
+        advice = f"give each row its own in the column {column}, or name another with --columns id=COLUMN"
+        yield Problem(f"duplicate ids; {advice}", int(again.sum()), shown)
+
+
+def _audio_problems(manifest: Manifest, audio_root: str | None) -> Iterator[Problem]:
+    held = manifest.columns
+    if audio_root is not None and not os.path.isdir(audio_root):
+        yield Problem("the audio root is no folder; name the one that the filenames start from", 1, [audio_root])
+    elif "shard" in held or "filename" in held:
+        field = "shard" if "shard" in held else "filename"
+        names = manifest.column(field)
+        empty, outside, missing = _absent_files(names, audio_root)
+        yield from _rows_problem(manifest, f"rows without a {field}", empty)
+        where = f"; name files below {audio_root}, without .." if audio_root else "; name files without .."
+        yield from _rows_problem(manifest, f"{field}s that leave the audio root{where}", outside, names)
+        where = f" under {audio_root}" if audio_root else ""
+        yield from _rows_problem(manifest, f"missing files{where}, each counted once", missing, names)
+    if "shard" in held and "record" in held:
+        wrong = _where(pc.less(chunk.fill_null(-1), 0) for chunk in manifest.column("record").chunks)  # pyright: ignore
+        yield from _rows_problem(manifest, "records that are no number from 0", wrong, manifest.column("record"))
+    start, end, seconds = (
+        manifest.column(field).to_numpy() if field in held else None for field in ("start", "end", "seconds")
+    )
+    if start is not None or end is not None:
+        begins = np.zeros(len(manifest)) if start is None else _filled(manifest.column("start"), 0.0)
+        ends = np.full(len(manifest), np.inf) if end is None else _filled(manifest.column("end"), np.inf)
+        given = np.zeros(len(manifest), bool) if end is None else _valid(manifest.column("end"))
+        wrong = ~((begins >= 0) & (begins < ends) & (np.isfinite(ends) | ~given))
+        first = [
+            f"row {manifest.data_rows[each]}: {begins[each]:.15g} to {ends[each]:.15g}"
+            for each in np.flatnonzero(wrong)[:SHOWN]
+        ]
+        if first:
+            yield Problem("cuts that are not 0 <= start < end", int(wrong.sum()), first)
+    if seconds is not None:
+        stated = _valid(manifest.column("seconds"))
+        wrong = stated & ~((seconds > 0) & (seconds < np.inf))
+        yield from _rows_problem(manifest, "seconds that are no length", wrong, manifest.column("seconds"))
+
+
+def _text_problems(manifest: Manifest) -> Iterator[Problem]:
+    if "transcription" not in manifest.columns:
+        return
+    empty = _where(
+        pc.equal(pc.utf8_trim_whitespace(part.fill_null("")), "")  # pyright: ignore
+        for part in _parts(manifest.column("transcription"))
+    )
+    advice = "give them one, or name a Whisper model to transcribe with"
+    yield from _rows_problem(manifest, f"rows without a text; {advice}", empty)
+
+
+def _label_problems(manifest: Manifest, labels: Sequence[str]) -> Iterator[Problem]:
+    counts: Counter[str] = Counter(label for label in manifest.truth() if label is not None)
+    unknown = sorted((label for label in counts if label not in labels), key=lambda label: (-counts[label], label))
+    if unknown:
+        advice = f"the checkpoint has {', '.join(labels)}; map them with --label-map FROM=TO, or to nothing with FROM="
+        shown = [f"{label} ({counts[label]:,} rows)" for label in unknown[:SHOWN]]
+        yield Problem(f"unknown labels; {advice}", len(unknown), shown)
+    if manifest.unused_map:
+        shown = list(manifest.unused_map[:SHOWN])
+        yield Problem("labels of the label map that no row has", len(manifest.unused_map), shown)
+
+
+def _rows_problem(
+    manifest: Manifest, what: str, wrong: Bool[np.ndarray, " rows"], names: pa.ChunkedArray | None = None
+) -> Iterator[Problem]:
+    """A problem of those rows, if there are any, shown by their numbers in the file and what `names` calls them."""
+    found = np.flatnonzero(wrong)
+    if len(found):
+        rows = [f"row {manifest.data_rows[each]}" for each in found[:SHOWN]]
+        if names is not None:
+            rows = [f"{row}: {names[int(each)].as_py()}" for row, each in zip(rows, found[:SHOWN], strict=True)]
+        yield Problem(what, len(found), rows)
+
+
+def _where(masks: Iterator[pa.Array]) -> Bool[np.ndarray, " rows"]:
+    return np.concatenate([mask.to_numpy(zero_copy_only=False) for mask in masks])
+
+
+def _filled(column: pa.ChunkedArray, value: float) -> np.ndarray:
+    return column.fill_null(value).to_numpy()
+
+
+def _valid(column: pa.ChunkedArray) -> Bool[np.ndarray, " rows"]:
+    return column.is_valid().to_numpy()
+
+
+def _parts(column: pa.ChunkedArray) -> Iterator[pa.Array]:
+    """A column in parts that are small enough to be Python objects, dictionaries looked up."""
+    for chunk in column.chunks:
+        for begin in range(0, len(chunk), PART):
+            part = chunk.slice(begin, PART)
+            yield part.dictionary_decode() if isinstance(part, pa.DictionaryArray) else part
+
+
+def _hashes(column: pa.ChunkedArray) -> Int[np.ndarray, " rows"]:
+    """64 bits a cell: among a million different ones, the chance that any two are alike is 3e-8."""
+    values = (hash(value) for part in _parts(column) for value in part.to_pylist())
+    return np.fromiter(values, np.int64, len(column))
+
+
+def _absent_files(
+    names: pa.ChunkedArray, audio_root: str | None
+) -> tuple[Bool[np.ndarray, " rows"], Bool[np.ndarray, " rows"], Bool[np.ndarray, " rows"]]:
+    """Rows (that name no file, whose file is not below the audio root, whose file is first named here and missing).
+
+    A folder of many named files is listed once, and only those that the list does not have are asked for one by one:
+    a file server answers thousands of names at the price of one.
+    """
+    empty, outside, missing = (np.zeros(len(names), bool) for _ in range(3))
+    first = np.zeros(len(names), bool)
+    first[np.unique(_hashes(names), return_index=True)[1]] = True
+    folders: dict[str, int] = {}
+    folder = np.full(len(names), -1, np.int32)
+    base = np.zeros(len(names), np.int64)
+    row = -1
+    for part in _parts(names):
+        for name in part.to_pylist():
+            row += 1
+            if not name:
+                empty[row] = True
+            elif not stays(name, audio_root):
+                outside[row] = True
+            elif first[row]:
+                above, _, below = name.rpartition("/")
+                folder[row] = folders.setdefault(above + "/" if name.startswith("/") else above, len(folders))
+                base[row] = hash(below)
+    root = audio_root or ""
+    order = np.argsort(folder, kind="stable")
+    bounds = np.searchsorted(folder[order], np.arange(len(folders) + 1))
+    for number, above in enumerate(folders):
+        members = order[bounds[number] : bounds[number + 1]]
+        if len(members) >= LISTED:
+            members = members[~np.isin(base[members], _listed(os.path.join(root, above) or "."))]
+        for each in members.tolist():
+            missing[each] = not os.path.isfile(os.path.join(root, names[each].as_py()))
+    return empty, outside, missing
+
+
+def _listed(folder: str) -> Int[np.ndarray, " files"]:
+    """Hashes of the names of the files in a folder."""
+    try:
+        with os.scandir(folder) as entries:
+            return np.fromiter((hash(entry.name) for entry in entries if entry.is_file()), np.int64)
+    except OSError:
+        return np.empty(0, np.int64)

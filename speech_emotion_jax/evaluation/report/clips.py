@@ -1,0 +1,71 @@
+"""The clips that a report is made of, as arrays, and what is said of some of them together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from ...runtime.plots import Slice
+from ..results import Run
+
+
+@dataclass(frozen=True)
+class Clips:
+    """The clips that figures are made of: those with finite scores and, in a run with metrics, with a label.
+
+    Labels are numbers, by their place in the run's; `true` is -1 where a clip has none.
+    """
+
+    run: Run
+    rows: Int[np.ndarray, " clips"]  # in the run's table
+    scores: Float[np.ndarray, "clips labels"]
+    true: Int[np.ndarray, " clips"]
+    labelled: bool
+
+    @classmethod
+    def of(cls, run: Run, labelled: bool) -> Clips:
+        place = {label: number for number, label in enumerate(run.labels)}
+        true = np.array([place.get(label, -1) if label else -1 for label in run.truth], int)
+        good = run.scored & np.isfinite(run.probabilities).all(axis=1)
+        rows = np.flatnonzero(good & (true >= 0) if labelled else good)
+        return cls(run, rows, run.probabilities[rows], true[rows], labelled)
+
+    @cached_property
+    def top(self) -> Int[np.ndarray, " clips"]:
+        return self.scores.argmax(axis=1)
+
+    @cached_property
+    def score(self) -> Float[np.ndarray, " clips"]:
+        return self.scores.max(axis=1)
+
+    @cached_property
+    def right(self) -> Bool[np.ndarray, " clips"]:
+        return self.top == self.true
+
+    @cached_property
+    def duration(self) -> Float[np.ndarray, " clips"]:
+        """Seconds; NaN where there is no recording."""
+        return self.run.table.column("duration").cast("float64").to_numpy()[self.rows]
+
+    def slice(self, name: str, which: Int[np.ndarray, " some"]) -> Slice:
+        """The accuracy of some clips with its 95 % interval or, without truth, their mean score and its quartiles."""
+        if not self.labelled:
+            low, high = np.percentile(self.score[which], (25, 75))
+            return Slice(name, len(which), float(self.score[which].mean()), float(low), float(high))
+        right, count = self.right[which], len(self.run.labels)
+        support = np.bincount(self.true[which], minlength=count)
+        recall = np.bincount(self.true[which], right, minlength=count)[support > 0] / support[support > 0]
+        low, high = wilson(right.mean(keepdims=True), np.array([len(which)]))[:, 0]
+        return Slice(name, len(which), float(right.mean()), float(low), float(high), float(recall.mean()))
+
+
+def wilson(share: Float[np.ndarray, " any"], clips: Int[np.ndarray, " any"]) -> Float[np.ndarray, "2 any"]:
+    """Wilson's 95 % interval of shares of so many clips, taken as independent. NaN without clips."""
+    z = 1.959964
+    with np.errstate(divide="ignore", invalid="ignore"):
+        middle = (share + z**2 / (2 * clips)) / (1 + z**2 / clips)
+        reach = z / (1 + z**2 / clips) * np.sqrt(share * (1 - share) / clips + z**2 / (4 * clips**2))
+    return np.stack([np.maximum(middle - reach, 0), np.minimum(middle + reach, 1)])

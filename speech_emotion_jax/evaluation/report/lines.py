@@ -1,0 +1,42 @@
+"""What a bulk run found, in a few lines for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ...runtime.plots import shown
+from ..results import Run
+from .words import AVERAGES, NONE
+
+
+def summary(run: Run, metrics: Mapping[str, Any] | None, throughput: Mapping[str, int | float]) -> str:
+    """A few lines for a terminal: how many clips, how right, how fast."""
+    errors = int((~run.scored).sum())
+    lines = [f"Clips     {len(run.table):,}: {len(run.table) - errors:,} scored, {errors:,} with an error"]
+    if metrics is not None:
+        lines[0] += f", {sum(truth is None for truth in run.truth):,} without a label"
+        for key, name in AVERAGES.items():
+            ends = metrics["intervals"].get(key)
+            words = "" if ends is None else f"  (95 %: {100 * ends[0]:.1f} to {100 * ends[1]:.1f})"
+            lines.append(f"{name:<10}{100 * metrics[key]:5.1f} %{words}")
+        names = [shown(label, 24) for label in metrics["per_class"]]
+        wide = max(len("label"), *map(len, names))
+        lines += ["", f"{'label':<{wide}}  precision  recall     F1     clips"]
+        for name, each in zip(names, metrics["per_class"].values(), strict=True):
+            precision, recall, f1 = (100 * each[key] for key in ("precision", "recall", "f1"))
+            lines.append(f"{name:<{wide}}  {precision:9.1f}  {recall:6.1f}  {f1:5.1f}  {each['support']:8,}")
+        lines.append("")
+    lines.append(f"Speed     {', '.join(f'{value} {name}' for name, value in speed(throughput))}".replace("\xa0", " "))
+    return "\n".join(lines)
+
+
+def speed(throughput: Mapping[str, int | float]) -> list[tuple[str, str]]:
+    """(what, how much) a second and host; of sound where there is any."""
+    seconds, compiling = throughput["seconds"], throughput["compile_seconds"]
+    of, key = ("audio-seconds", "audio_seconds") if throughput["audio_seconds"] else ("clips", "clips")
+    per = "per second" if throughput.get("hosts", 1) == 1 else "per second and host"
+    with_compilation, without = (
+        f"{throughput[key] / each:,.1f}" if each > 0 else NONE for each in (seconds, seconds - compiling)
+    )
+    return [(f"{of} {per}", with_compilation), ("without compilation", without)]

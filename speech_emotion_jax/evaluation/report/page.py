@@ -1,0 +1,206 @@
+"""What a bulk run found, to look at: one self-contained page with its figures, and the figures as PNGs.
+
+File names, labels and texts are the user's: the page escapes them. The same run gives the same bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ...runtime.pages import page
+from ...runtime.plots import shown
+from ...runtime.storage import Folder
+from ..results import Run
+from .clips import Clips
+from .figures import by_group, by_length, measured, outcome
+from .lines import speed
+from .tables import confusions, failures, surest_mistakes
+from .words import AVERAGES, be, count_of, duration, percent, plural
+
+PAGE = "report.html"
+FEW = 30  # clips of a label below which its figures say little
+FEW_GROUPS = 20  # below which intervals by groups are too narrow; see `metrics`
+
+
+@dataclass(frozen=True)
+class Card:
+    """A number of the headline. `low`, `high` and `baseline` are fractions like `value`, None where there is none."""
+
+    name: str
+    value: float
+    low: float | None
+    high: float | None
+    baseline: float | None
+    remark: str
+
+
+def write_report(
+    folder: Folder,
+    run: Run,
+    metrics: Mapping[str, Any] | None,
+    *,
+    group_by: str | None,
+    throughput: Mapping[str, int | float],
+    provenance: Mapping[str, Any],
+) -> None:
+    """Write the figures' PNGs and, last, report.html.
+
+    `metrics` is what `measure` gave for the run's scored clips that have a label; None where there are none, and the
+    report shows what was predicted, and how surely. `group_by` names a column whose groups are shown side by side.
+    `throughput` has "clips", "audio_seconds", "seconds" and "compile_seconds" (of all hosts together, compilation in
+    the seconds), "hosts" and "devices". `provenance` is shown as a table: all that is needed to repeat the run.
+    Raises InvalidInput where there is no such column.
+    """
+    clips = Clips.of(run, metrics is not None)
+    figures = []
+    if len(clips.rows):
+        figures = outcome(clips) if metrics is None else measured(metrics)
+        figures += [figure for figure in (by_length(clips), by_group(clips, group_by)) if figure is not None]
+    content = page(
+        __name__.rpartition(".")[0],
+        percent=percent,
+        title=shown(run.name.rstrip("/").rpartition("/")[2] or run.name, 80),
+        subtitle=_subtitle(run),
+        cards=[] if metrics is None else _cards(metrics),
+        interval=None if metrics is None else _interval_words(metrics, group_by),
+        facts=_facts(clips, metrics, throughput),
+        notices=_notices(clips, metrics, group_by),
+        figures=figures,
+        pairs=confusions(clips),
+        worst=surest_mistakes(clips),
+        errors=failures(run),
+        throughput=_throughput(throughput),
+        provenance=list(_flat(provenance)),
+    )
+    for figure in figures:
+        folder.write(f"{figure.name}.png", figure.png)
+    folder.write(PAGE, content)
+
+
+def _subtitle(run: Run) -> str:
+    """What was scored by what, of the settings that say so."""
+    settings = run.record.get("settings") or {}
+    parts = [str(settings[name]) for name in ("model", "mode", "language", "split") if settings.get(name)]
+    return " · ".join(shown(part, 80) for part in parts)
+
+
+def _cards(metrics: Mapping[str, Any]) -> list[Card]:
+    """The averages, each beside what answering the most frequent label always would reach."""
+    label, share = _majority(metrics)
+    count = len(metrics["truth_labels"])
+    baselines = {"accuracy": share, "uar": 1 / count, "macro_f1": 2 * share / (1 + share) / count}
+    cards = []
+    for key, name in AVERAGES.items():
+        low, high = metrics["intervals"].get(key) or (None, None)
+        cards.append(Card(name, metrics[key], low, high, baselines[key], f"always “{shown(label)}”"))
+    return cards
+
+
+def _majority(metrics: Mapping[str, Any]) -> tuple[str, float]:
+    supports = {label: each["support"] for label, each in metrics["per_class"].items()}
+    label = max(supports, key=supports.__getitem__)
+    return label, supports[label] / metrics["clips"]
+
+
+def _interval_words(metrics: Mapping[str, Any], group_by: str | None) -> str:
+    if not metrics["intervals"]:
+        return "There is nothing to draw intervals from."
+    if group_by is None:
+        return "Intervals are 95 % bootstrap intervals; clips were drawn one by one."
+    groups = f"whole groups of “{shown(group_by)}” ({metrics['groups']:,})"
+    return f"Intervals are 95 % bootstrap intervals; {groups} were drawn."
+
+
+def _facts(
+    clips: Clips, metrics: Mapping[str, Any] | None, throughput: Mapping[str, int | float]
+) -> list[tuple[str, str]]:
+    """(name, value) of the small numbers under the headline."""
+    run = clips.run
+    errors = int((~run.scored).sum())
+    total = len(run.table)
+    facts = [
+        (plural("clip", total), f"{total:,}"),
+        ("scored", f"{total - errors:,}"),
+        (plural("error", errors), f"{errors:,}"),
+    ]
+    if metrics is not None:
+        facts.append(("unlabelled", f"{sum(truth is None for truth in run.truth):,}"))
+        facts += [("weighted F1", percent(metrics["weighted_f1"])), ("calibration error", percent(metrics["ece"]))]
+        if metrics["log_loss"] is not None:
+            facts.append(("log-loss", f"{metrics['log_loss']:.3f}"))
+    elif len(clips.rows):
+        facts.append(("mean top score", percent(float(clips.score.mean()))))
+    if throughput["audio_seconds"]:
+        facts.append(("of audio", duration(throughput["audio_seconds"])))
+    return facts
+
+
+def _notices(clips: Clips, metrics: Mapping[str, Any] | None, group_by: str | None) -> list[str]:
+    """What may mislead a reader of the figures."""
+    run, notices = clips.run, []
+    errors = int((~run.scored).sum())
+    if errors:
+        part = percent(errors / len(run.table))
+        notices.append(f"{count_of(errors, 'clip')} ({part}) could not be scored, and {be(errors)} in no figure.")
+    strange = int((run.scored & ~np.isfinite(run.probabilities).all(axis=1)).sum())
+    if strange:
+        notices.append(f"{count_of(strange, 'clip')} got scores that are no numbers, and {be(strange)} in no figure.")
+    truncated = run.table.column("truncated").cast("bool").fill_null(False).to_numpy().sum()
+    if truncated:
+        notices.append(
+            f"{count_of(truncated, 'clip')} {be(truncated)} longer than the checkpoint takes, in sound or in text: only"
+            " the beginning was scored."
+        )
+    if metrics is None:
+        return notices
+    few = {label: each["support"] for label, each in metrics["per_class"].items() if 0 < each["support"] < FEW}
+    if few:
+        names = ", ".join(f"{shown(label)} ({clips})" for label, clips in few.items())
+        notices.append(
+            f"Fewer than {FEW} clips: {names}. What is said of such a label, and UAR and macro-F1, is unsure."
+        )
+    absent = [label for label in metrics["labels"] if not metrics["per_class"][label]["support"]]
+    if absent:
+        notices.append(f"No scored clip has the label {', '.join(map(shown, absent))}; UAR and macro-F1 leave it out.")
+    label, share = _majority(metrics)
+    if metrics["accuracy"] < share:
+        notices.append(f"Answering “{shown(label)}” always would be right more often ({percent(share)}).")
+    if group_by is None and metrics["intervals"]:
+        notices.append(
+            "The intervals take clips as independent. Where speakers or videos have several clips, the true ones are"
+            " wider: name the column with --group-by."
+        )
+    if group_by is not None and metrics["groups"] < FEW_GROUPS:
+        notices.append(
+            f"There are only {count_of(metrics['groups'], 'group')} of “{shown(group_by)}”: the intervals are too"
+            " narrow."
+        )
+    return notices
+
+
+def _throughput(throughput: Mapping[str, int | float]) -> list[tuple[str, str]]:
+    rows = speed(throughput)
+    if throughput["audio_seconds"]:
+        rows.append(("of audio", duration(throughput["audio_seconds"])))
+    rows += [
+        (plural("clip", throughput["clips"]), f"{throughput['clips']:,}"),
+        ("of work, all hosts added", duration(throughput["seconds"])),
+        ("of it compiling", duration(throughput["compile_seconds"])),
+    ]
+    return rows + [(plural(name, throughput[f"{name}s"]), f"{throughput[f'{name}s']:,}") for name in ("host", "device")]
+
+
+def _flat(provenance: Mapping[str, Any], within: str = "") -> Iterator[tuple[str, str]]:
+    """(dotted name, value) of everything."""
+    for name, value in provenance.items():
+        name = f"{within}{name}"
+        if isinstance(value, Mapping) and value:
+            yield from _flat(value, f"{name} · ")
+        elif isinstance(value, list | tuple):
+            yield shown(name, 200), shown(", ".join(map(str, value)), 10_000) or "none"
+        else:
+            yield shown(name, 200), "none" if value in (None, "", {}) else shown(str(value), 10_000)

@@ -1,0 +1,101 @@
+"""The tables of a report: labels that were confused, clips that were surely wrong, and those with an error."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
+
+from ...runtime.plots import shown
+from ..results import Run
+from .clips import Clips
+from .words import NONE, percent
+
+WORST, PAIRS, ERRORS, KINDS = 20, 10, 50, 8  # rows of the tables
+LETTERS = 160  # of a clip's text
+
+
+def confusions(clips: Clips) -> list[dict[str, Any]]:
+    """The most frequent confusions."""
+    if not clips.labelled:
+        return []
+    count = len(clips.run.labels)
+    wrong = np.flatnonzero(~clips.right)
+    cells = clips.true[wrong] * count + clips.top[wrong]
+    often = np.bincount(cells, minlength=count**2)
+    sums = np.bincount(cells, clips.score[wrong], minlength=count**2)
+    totals = np.bincount(clips.true, minlength=count)
+    labels = [shown(label, 40) for label in clips.run.labels]
+    return [
+        {
+            "truth": labels[cell // count],
+            "said": labels[cell % count],
+            "clips": f"{often[cell]:,}",
+            "share": float(often[cell] / totals[cell // count]),
+            "score": percent(float(sums[cell] / often[cell])),
+        }
+        for cell in np.argsort(-often, kind="stable")[:PAIRS].tolist()
+        if often[cell]
+    ]
+
+
+def surest_mistakes(clips: Clips) -> list[dict[str, str]]:
+    """The clips whose wrong label has the highest score."""
+    if not clips.labelled:
+        return []
+    wrong = np.flatnonzero(~clips.right)
+    wrong = wrong[np.argsort(-clips.score[wrong], kind="stable")[:WORST]]
+    labels = [shown(label, 40) for label in clips.run.labels]
+    ids = _cells(clips.run, clips.run.record["columns"]["id"], clips.rows[wrong])
+    texts = _cells(clips.run, "text", clips.rows[wrong])
+    return [
+        {
+            "id": shown(clip, 80),
+            "truth": labels[clips.true[number]],
+            "said": labels[clips.top[number]],
+            "score": percent(float(clips.score[number])),
+            "truth_score": percent(float(clips.scores[number, clips.true[number]])),
+            "duration": f"{seconds:.1f} s" if np.isfinite(seconds := clips.duration[number]) else NONE,
+            "text": shown(text, LETTERS),
+        }
+        for number, clip, text in zip(wrong.tolist(), ids, texts, strict=True)
+    ]
+
+
+def failures(run: Run) -> dict[str, Any] | None:
+    """How many errors of each kind, and the first of them; None where there are none."""
+    rows = np.flatnonzero(~run.scored)
+    if not len(rows):
+        return None
+    columns = run.record["columns"]
+    messages = _cells(run, "error", rows)
+    ids = _cells(run, columns["id"], rows)
+    names = _cells(run, columns.get("filename", columns["id"]), rows)
+    kinds = Counter(_kind(message, name) for message, name in zip(messages, names, strict=True)).most_common()
+    return {
+        "count": len(rows),
+        "kinds": [(f"{count:,}", kind) for kind, count in kinds[:KINDS]],
+        "others": sum(count for _, count in kinds[KINDS:]),
+        "first": [
+            (shown(clip, 80), shown(message, 300))
+            for clip, message in zip(ids[:ERRORS], messages[:ERRORS], strict=True)
+        ],
+    }
+
+
+def _kind(message: str, name: str) -> str:
+    """An error without what is only this clip's: the file's name, with the folders before it, and figures."""
+    at = message.find(name) if name else -1
+    if at >= 0:
+        start = max(message.rfind(" ", 0, at), message.rfind("'", 0, at), message.rfind('"', 0, at)) + 1
+        message = message[:start] + "…" + message[at + len(name) :]
+    message = shown(message, LETTERS)
+    return re.sub(r"\d+", "#", message)
+
+
+def _cells(run: Run, name: str, rows: Int[np.ndarray, " some"]) -> list[str]:
+    """A column's cells in some rows; empty where it has none."""
+    return ["" if cell is None else str(cell) for cell in run.table.column(name).take(rows).to_pylist()]

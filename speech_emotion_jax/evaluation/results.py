@@ -1,0 +1,125 @@
+"""A finished bulk run as it lies in its folder: which clips were scored, what came out, and what was true."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from jaxtyping import Bool, Float
+
+from ..errors import InvalidInput, UnreadableInput
+from ..runtime.storage import Folder
+
+RECORD = "run.json"
+PREDICTIONS = "predictions.parquet"
+SCORE = "score_"  # of every label's column
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Run:
+    """What `evaluate` wrote.
+
+    `record` is run.json: "labels" in the checkpoint's order, "columns" {field: the manifest's column}, "label_map",
+    and "settings". `table` is predictions.parquet, a row a clip, in the manifest's order.
+    """
+
+    name: str
+    record: Mapping[str, Any]
+    table: pa.Table
+
+    @classmethod
+    def read(cls, path: str) -> Run:
+        """Read a run's folder. Raises UnreadableInput where there is none or it is not finished."""
+        folder = Folder.open(path)
+        missing = [name for name in (RECORD, PREDICTIONS) if not folder.holds(name)]
+        if missing:
+            raise UnreadableInput(
+                f"{path} is no finished run: it has no {' and no '.join(missing)}; finish it with evaluate"
+            )
+        try:
+            record = json.loads(folder.read(RECORD))
+            table = pq.ParquetFile(folder.open_to_arrow(PREDICTIONS)).read()
+            if record["schema"] != SCHEMA:
+                raise ValueError(f"schema {record['schema']}")
+            for label in record["labels"]:
+                table.column(SCORE + label)
+        except (ValueError, KeyError, TypeError, pa.ArrowException) as error:
+            raise UnreadableInput(f"{path} can't be read ({error}); score the corpus again") from error
+        return cls(path, record, table)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The checkpoint's labels, in its order."""
+        return tuple(self.record["labels"])
+
+    @cached_property
+    def probabilities(self) -> Float[np.ndarray, "clips labels"]:
+        """What the checkpoint gave, float64; NaN where a clip has an error."""
+        columns = [self.table.column(SCORE + label).to_numpy() for label in self.labels]
+        return np.stack(columns, axis=1).astype(np.float64)
+
+    @cached_property
+    def scored(self) -> Bool[np.ndarray, " clips"]:
+        """Which clips have no error."""
+        return self.table.column("error").is_null().to_numpy()
+
+    @cached_property
+    def truth(self) -> list[str | None]:
+        """The label of each clip, mapped as the run was told; None where it has none."""
+        column = self.record["columns"].get("label")
+        if column is None:
+            return [None] * len(self.table)
+        mapped = {**self.record["label_map"], None: None, "": None}
+        return [mapped.get(label, label) or None for label in self.table.column(column).to_pylist()]
+
+    @property
+    def ids(self) -> list[str]:
+        """What tells clips apart."""
+        return [str(each) for each in self.column(self.record["columns"]["id"])]
+
+    def column(self, name: str) -> list[Any]:
+        """A column of the manifest or the predictions. Raises InvalidInput, listing what there is."""
+        if name not in self.table.column_names:
+            raise InvalidInput(f"{self.name} has no column {name!r}; there are {', '.join(self.table.column_names)}")
+        return self.table.column(name).to_pylist()
+
+
+def claim(folder: Folder, name: str, record: Mapping[str, Any]) -> None:
+    """Make the folder that of the run which `record` describes, kept in the file `name`.
+
+    Raises InvalidInput, with the differences, where it is another's.
+    """
+    if not folder.holds(name):
+        if others := folder.names():
+            raise InvalidInput(f"{folder.name} is no run and not empty ({others[0]}, ...); name another output")
+        folder.make()
+        folder.write(name, json.dumps(record, indent=1, ensure_ascii=False).encode())
+        return
+    try:
+        begun = json.loads(folder.read(name))
+    except ValueError as error:
+        raise InvalidInput(f"{folder.path(name)} is broken ({error}); name another output") from error
+    differences = [
+        f"{field}: {json.dumps(then, ensure_ascii=False)} then, {json.dumps(now, ensure_ascii=False)} now"
+        for field, then, now in _differences(begun, json.loads(json.dumps(record)))
+    ]
+    if differences:
+        raise InvalidInput(
+            f"{folder.name} was begun with other settings; give the same ones, or name another output\n  "
+            + "\n  ".join(differences)
+        )
+
+
+def _differences(then: Any, now: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:
+    if isinstance(then, dict) and isinstance(now, dict):
+        for key in sorted(then.keys() | now.keys()):
+            yield from _differences(then.get(key), now.get(key), f"{name}.{key}" if name else key)
+    elif then != now:
+        yield name, then, now

@@ -1,0 +1,279 @@
+"""`speech-emotion-jax export`: a checkpoint as programs that run without this package.
+
+The folder holds JAX's exported programs, lowered for all platforms asked for at once and for a batch of any size, the
+parameters they all take, once, and a small script that runs them:
+
+    programs/audio-512.jax ...   (parameters, waveforms (batch, samples), lengths (batch,)) to vectors (batch, width)
+    programs/text-64.jax ...     (parameters, ids (batch, tokens), mask (batch, tokens)) to vectors (batch, width)
+    programs/head.jax            (parameters, audio vectors, text vectors) to probabilities (batch, labels)
+    parameters.safetensors       {path: array}, as `models.parameters` names them
+    export.json                  labels, lengths, and what else is needed to call the programs
+    tokenizer.json, run.py       of the modes that read; `standalone`
+
+A recording or text is padded to the next length there is a program for, which changes no result. What a mode has no
+program for is None in a call of the head.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax import export as jax_export
+from safetensors.numpy import save_file
+
+from ..audio import MIN_SAMPLES, SAMPLE_RATE, features, samples_for
+from ..checkpoints import Checkpoint, Request, digests, find, load_found
+from ..config import BertConfig, EmotionConfig
+from ..errors import InvalidInput
+from ..inference import FRAME_BUCKETS, TOKEN_BUCKETS
+from ..models import parameters_of, with_parameters
+from ..runtime.atomic import ask_for_room, umask, whole_folder
+from ..runtime.console import aligned
+from ..runtime.devices import select_device
+from ..runtime.precision import check_precision
+from ..runtime.progress import progress
+from ..runtime.storage import is_remote
+from ..text import tokenizer_rules
+from . import standalone
+
+PLATFORMS = ("tpu", "cuda", "cpu")
+KNOWN_PLATFORMS = (*PLATFORMS, "rocm")
+LONGEST = 160  # seconds: the models hear no more
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class ExportConfig:
+    """What to export, and where to: a new folder.
+
+    platforms: "tpu", "cuda", "rocm", "cpu"; JAX calls a GPU by its maker's platform
+    seconds: lengths of recordings that there is to be a program for, each rounded up to the next of FRAME_BUCKETS
+    """
+
+    request: Request
+    output: str
+    platforms: tuple[str, ...] = PLATFORMS
+    seconds: tuple[float, ...] = (5.0, 10.0, 20.0, 30.0)
+    precision: str = "float32"
+
+    def __post_init__(self) -> None:
+        check_precision(self.precision)
+        if odd := [name for name in self.platforms if name not in KNOWN_PLATFORMS]:
+            raise InvalidInput(f"the platform {odd[0]!r} is unknown; choose some of {', '.join(KNOWN_PLATFORMS)}")
+        if odd := [each for each in self.seconds if not 0 < each <= LONGEST]:
+            raise InvalidInput(
+                f"no program takes recordings of {odd[0]:g} s; name lengths above 0 and up to {LONGEST}, after which "
+                "the models hear nothing"
+            )
+        if is_remote(self.output):
+            raise InvalidInput(f"{self.output} is no folder on a disk; export to one, and copy it there")
+        if Path(self.output).exists():  # said here, before a download
+            raise InvalidInput(f"{self.output} exists already; name another folder or remove it")
+
+
+class Cost(NamedTuple):
+    """A file, its bytes, the seconds that it takes to load, and those that the package takes for what is in it."""
+
+    file: str
+    bytes: int
+    load: float
+    package: float
+
+
+class Report(NamedTuple):
+    """What was written, and what loading it costs."""
+
+    folder: str
+    platforms: tuple[str, ...]
+    costs: list[Cost]
+
+    def as_dict(self) -> dict[str, Any]:
+        return self._asdict() | {"costs": [cost._asdict() for cost in self.costs]}
+
+
+class _Program(NamedTuple):
+    """A function of the parameters and of arrays of these shapes and dtypes, a batch's first axis being symbolic."""
+
+    name: str
+    function: Callable[..., jax.Array]
+    inputs: tuple[jax.ShapeDtypeStruct | None, ...]
+
+
+def export(job: ExportConfig) -> Report:
+    """Write the folder, and load it again for what that costs.
+
+    The package's seconds are those of reading the checkpoint (a converted one is mapped, and read at its first use),
+    and of tracing and lowering a program, which it does anew in each process. Compiling comes after, for both. Raises
+    InvalidInput or UnreadableInput; nothing is left behind then.
+    """
+    found = find(job.request)
+    started = time.perf_counter()
+    checkpoint = load_found(found, select_device("cpu"), job.precision)
+    parameters = {path: np.asarray(array) for path, array in parameters_of(checkpoint.model).items()}
+    package = {"parameters.safetensors": time.perf_counter() - started}
+    with whole_folder(Path(job.output)) as folder:
+        _write_parameters(folder / "parameters.safetensors", parameters)
+        _write_programs(folder / "programs", checkpoint, parameters, job, package)
+        if checkpoint.config.text is not None:
+            _write_tokenizer(folder / "tokenizer.json", checkpoint.text_folder, checkpoint.config.text.max_tokens)
+        settings = _settings(checkpoint, job) | {"source": {"model": job.request.model_id, "sha256": digests(found)}}
+        content = json.dumps(settings, indent=1, ensure_ascii=False) + "\n"
+        (folder / "export.json").write_text(content, encoding="utf-8")
+        shutil.copyfile(standalone.__file__, folder / "run.py")
+        del checkpoint, parameters  # there may not be room for them twice
+        costs = [_cost(folder, file, seconds) for file, seconds in package.items()]
+    return Report(job.output, job.platforms, costs)
+
+
+def render_export(report: Report) -> str:
+    """A table for the terminal."""
+    rows = [("", "MB", "loads in", "package"), *(_row(*cost) for cost in report.costs)]
+    if len(report.costs) > 1:
+        _, sizes, *seconds = zip(*report.costs, strict=True)
+        rows.append(_row("together", sum(sizes), *map(sum, seconds)))
+    return "\n".join(
+        [
+            f"wrote {report.folder}, which runs on {', '.join(report.platforms)}",
+            *aligned(rows),
+            "(package: reading the checkpoint, tracing and lowering; compiling comes after, for both)",
+            f"try it: python {report.folder}/run.py --help",
+        ]
+    )
+
+
+def _row(name: str, size: int, load: float, package: float) -> tuple[str, str, str, str]:
+    return name, f"{size / 1e6:.2f}", f"{load:.2f} s", f"{package:.2f} s"
+
+
+def _write_parameters(file: Path, parameters: dict[str, np.ndarray]) -> None:
+    ask_for_room(file.parent, sum(array.nbytes for array in parameters.values()))
+    with progress("Writing the parameters"):
+        save_file({path: np.ascontiguousarray(array) for path, array in parameters.items()}, file)
+    file.chmod(0o666 & ~umask())  # safetensors makes private files
+
+
+def _write_programs(
+    folder: Path,
+    checkpoint: Checkpoint,
+    parameters: dict[str, np.ndarray],
+    job: ExportConfig,
+    seconds: dict[str, float],
+) -> None:
+    """Trace, lower and write each program; what that took is added to `seconds`."""
+    folder.mkdir()
+    shapes = {path: jax.ShapeDtypeStruct(array.shape, array.dtype) for path, array in parameters.items()}
+    programs = list(_programs(checkpoint, job.seconds))
+    with progress(f"Exporting {len(programs)} programs", len(programs)) as advance, _bare_file_names():
+        for program in programs:
+            file, started = folder / f"{program.name}.jax", time.perf_counter()
+            lowered = jax_export.export(jax.jit(program.function), platforms=job.platforms)(shapes, *program.inputs)
+            seconds[f"{folder.name}/{file.name}"] = time.perf_counter() - started
+            file.write_bytes(lowered.serialize())
+            advance(1)
+
+
+@contextmanager
+def _bare_file_names() -> Iterator[None]:
+    """A program says which line each operation comes from: not in which folder of this machine its file lies."""
+    setting = "jax_hlo_source_file_canonicalization_regex"
+    before = getattr(jax.config, setting)
+    jax.config.update(setting, ".*/")
+    try:
+        yield
+    finally:
+        jax.config.update(setting, before)
+
+
+def _programs(checkpoint: Checkpoint, seconds: tuple[float, ...]) -> Iterator[_Program]:
+    config = checkpoint.config
+    (batch,) = jax_export.symbolic_shape("batch")
+
+    def rows(*shape: int, dtype: Any = np.float32) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((batch, *shape), dtype)
+
+    def audio(parameters: dict[str, jax.Array], waveforms: jax.Array, lengths: jax.Array) -> jax.Array:
+        heard = features(waveforms, lengths, padding_value=checkpoint.padding_value)
+        return with_parameters(config, parameters).encode_audio(*heard)
+
+    def text(parameters: dict[str, jax.Array], ids: jax.Array, mask: jax.Array) -> jax.Array:
+        return with_parameters(config, parameters).encode_text(ids, mask)
+
+    def head(parameters: dict[str, jax.Array], audio: jax.Array | None, text: jax.Array | None) -> jax.Array:
+        model = with_parameters(config, parameters)
+        return model.probabilities(model.classify(audio, text))
+
+    widths: list[int | None] = [None, None]
+    if config.audio is not None:
+        widths[0] = config.projection_width
+        for name, samples in _audio_programs(seconds).items():
+            yield _Program(name, audio, (rows(samples), rows(dtype=np.int32)))
+    if config.text is not None:
+        widths[1] = config.text.hidden_size
+        for name, tokens in _text_programs(config.text).items():
+            yield _Program(name, text, (rows(tokens, dtype=np.int32), rows(tokens, dtype=bool)))
+    yield _Program("head", head, tuple(None if width is None else rows(width) for width in widths))
+
+
+def _audio_programs(seconds: tuple[float, ...]) -> dict[str, int]:
+    """{name: samples} of the programs that take recordings of these lengths, the shortest first."""
+    needed = {next(each for each in FRAME_BUCKETS if samples_for(each) >= length * SAMPLE_RATE) for length in seconds}
+    return {f"audio-{frames}": samples_for(frames) for frames in sorted(needed)}
+
+
+def _text_programs(config: BertConfig) -> dict[str, int]:
+    """{name: tokens}, the shortest first."""
+    lengths = sorted({min(each, config.max_tokens) for each in TOKEN_BUCKETS})
+    return {f"text-{tokens}": tokens for tokens in lengths}
+
+
+def _write_tokenizer(file: Path, folder: Path, max_tokens: int) -> None:
+    rules = tokenizer_rules(folder, max_tokens)
+    if rules is None:
+        raise InvalidInput(
+            f"the tokenizer in {folder} is written in Python and can't be exported; save its fast form there"
+        )
+    file.write_text(rules.to_str(pretty=True), encoding="utf-8")
+
+
+def _settings(checkpoint: Checkpoint, job: ExportConfig) -> dict[str, Any]:
+    """export.json: what `standalone` goes by, and what a person may want to know."""
+    config: EmotionConfig = checkpoint.config
+    audio = text = None
+    if config.audio is not None:
+        audio = {
+            "sample_rate": SAMPLE_RATE,  # hertz, mono, full scale 1
+            "least_samples": MIN_SAMPLES,
+            "programs": _audio_programs(job.seconds),  # {name: samples}, padded with zeros behind
+        }
+    if config.text is not None:
+        text = {"pad_token": config.text.pad_token_id, "programs": _text_programs(config.text)}
+    return {
+        "schema": SCHEMA,
+        "mode": config.mode,
+        "language": checkpoint.language,
+        "labels": list(config.labels),
+        "multi_label": config.multi_label,
+        "precision": job.precision,
+        "platforms": list(job.platforms),
+        "audio": audio,
+        "text": text,
+        "jax": jax.__version__,
+    }
+
+
+def _cost(folder: Path, file: str, package: float) -> Cost:
+    started = time.perf_counter()
+    if file.endswith(".jax"):
+        standalone.load_program(folder / file)
+    else:
+        jax.block_until_ready(jax.device_put(standalone.load_file(folder / file)))
+    return Cost(file, (folder / file).stat().st_size, time.perf_counter() - started, package)

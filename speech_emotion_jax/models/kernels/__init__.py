@@ -1,0 +1,1 @@
+"""Attention as fused kernels, one file for each kind of device."""

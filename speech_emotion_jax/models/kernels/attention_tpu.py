@@ -1,0 +1,226 @@
+"""Relative-key attention for a TPU: one kernel, which reads queries, keys and values once and writes the result once.
+
+The arrays stay as the linear layers make and take them, (batch, time, heads x width): a block of 128 lanes holds two
+heads of 64, so nothing is transposed around the kernel. A step of the grid takes a block of queries against all keys of
+its heads, up to COLUMNS at a time, with a running softmax. The products of queries and vectors of the distances are
+rolled, row i by i: a key's product is then in the column of its place modulo their number, padded to whole registers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from itertools import product
+from math import prod
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+from jaxtyping import Array, Bool, Float
+
+from .pallas import Work, added_to_scores, bytes_moved, dot, on_each_chip, padded
+
+SUBLANES, LANES = 8, 128  # of a TPU's vector register
+ROWS, COLUMNS = 640, 3072  # queries, and bytes of a row of keys, at once at most: that fits in 16 MB of vector memory
+AHEAD = 6 << 20  # bytes of keys and values up to which those of the next heads are fetched while these are attended
+
+
+class _Blocks(NamedTuple):
+    """How a call is divided: its grid (batch, groups of heads, blocks of queries) and what a step of it holds."""
+
+    grid: tuple[int, int, int]
+    time: int  # padded
+    rows: int  # queries of a step
+    columns: int  # keys at once
+    together: int  # heads of a step
+    period: int  # positions, padded
+    mask: pl.BlockSpec
+    queries: pl.BlockSpec  # and what comes out
+    keys: pl.BlockSpec  # and values
+    distances: pl.BlockSpec
+
+
+def attend_tpu(
+    query: Float[Array, "batch time heads width"],
+    key: Float[Array, "batch time heads width"],
+    value: Float[Array, "batch time heads width"],
+    mask: Bool[Array, "batch time"],
+    distances: Float[Array, "positions width"] | None,
+    *,
+    dtype: jnp.dtype,
+    left: int,
+) -> Float[Array, "batch time heads width"]:
+    """As `attention.attend`, forward alone. What comes out is float32, rounded to `dtype`.
+
+    The products take `dtype` and accumulate in float32, as the softmax. A program for several chips is to be traced
+    with its mesh in use (`jax.set_mesh`): each chip attends its own clips.
+    """
+    batch, time, heads, width = query.shape
+    positions = 0 if distances is None else len(distances)
+    blocks = _blocks(batch, time, heads, width, positions, jnp.dtype(dtype).itemsize)
+    padding = blocks.time - time
+
+    def merged(x: jax.Array) -> jax.Array:
+        return jnp.pad(x.astype(dtype).reshape(batch, time, heads * width), ((0, 0), (0, padding), (0, 0)))
+
+    hidden = added_to_scores(mask, padding)[:, None]
+    if distances is None:
+        distances = jnp.zeros((0, width), dtype)
+    distances = jnp.pad(distances.astype(dtype), ((0, blocks.period - positions), (0, 0)))
+    call = on_each_chip(partial(_call, heads=heads, positions=positions, left=left), batch)
+    attended = call(hidden, merged(query * width**-0.5), merged(key), merged(value), distances)
+    return attended[:, :time].reshape(batch, time, heads, width).astype(jnp.float32)
+
+
+def work(batch: int, time: int, heads: int, width: int, positions: int, itemsize: int) -> Work:
+    """What `attend_tpu` does for such arrays, items of `itemsize` bytes, counted from its grid and blocks."""
+    blocks = _blocks(batch, time, heads, width, positions, itemsize)
+    moved = bytes_moved(
+        [
+            (blocks.mask, 4),
+            (blocks.queries, 2 * itemsize),
+            (blocks.keys, 2 * itemsize),
+            (blocks.distances, itemsize),
+        ],
+        list(product(*map(range, blocks.grid))),
+    )
+    keys = 2 * blocks.time + (blocks.period if positions else 0)
+    return Work(prod(blocks.grid) * blocks.together * 2 * blocks.rows * keys * width, moved)
+
+
+def _blocks(batch: int, time: int, heads: int, width: int, positions: int, itemsize: int) -> _Blocks:
+    period = padded(max(positions, 1), LANES)
+    time = padded(time, period)
+
+    def fitting(most: int) -> int:
+        return max(size for size in range(period, max(period, most) + 1, period) if time % size == 0)
+
+    # Several heads share a block where it takes them to fill the lanes.
+    filling = (count for count in range(1, heads) if heads % count == 0 and count * width % LANES == 0)
+    together = next(filling, heads)
+    rows, lanes = fitting(ROWS), together * width
+    ahead = 2 * time * lanes * itemsize <= AHEAD
+    return _Blocks(
+        grid=(batch, heads // together, time // rows),
+        time=time,
+        rows=rows,
+        columns=fitting(COLUMNS // itemsize),
+        together=together,
+        period=period,
+        mask=pl.BlockSpec((None, 1, time), lambda clip, group, block: (clip, 0, 0)),
+        queries=pl.BlockSpec((None, rows, lanes), lambda clip, group, block: (clip, block, group)),
+        keys=pl.BlockSpec(
+            (None, time, lanes),
+            lambda clip, group, block: (clip, 0, group),
+            pipeline_mode=pl.Buffered(2 if ahead else 1),
+        ),
+        distances=pl.BlockSpec((period, width), lambda clip, group, block: (0, 0)),
+    )
+
+
+def _call(
+    mask: jax.Array,
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    distances: jax.Array,
+    *,
+    heads: int,
+    positions: int,
+    left: int,
+) -> jax.Array:
+    batch, time, lanes = query.shape
+    blocks = _blocks(batch, time, heads, lanes // heads, positions, query.dtype.itemsize)
+    return pl.pallas_call(
+        partial(_kernel, blocks=blocks, width=lanes // heads, positions=positions, left=left),
+        out_shape=jax.ShapeDtypeStruct(query.shape, query.dtype, manual_axis_type=jax.typeof(query).mat),
+        grid=blocks.grid,
+        in_specs=[blocks.mask, blocks.queries, blocks.keys, blocks.keys, blocks.distances],
+        out_specs=blocks.queries,
+        compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel", "parallel", "arbitrary")),
+        name="relative_attention",
+    )(mask, query, key, value, distances)
+
+
+def _kernel(
+    mask_ref: jax.Ref,
+    query_ref: jax.Ref,
+    key_ref: jax.Ref,
+    value_ref: jax.Ref,
+    distances_ref: jax.Ref,
+    out_ref: jax.Ref,
+    *,
+    blocks: _Blocks,
+    width: int,
+    positions: int,
+    left: int,
+) -> None:
+    own = pl.program_id(2) * blocks.rows
+
+    def head(number: int) -> jax.Array:
+        lanes = slice(number * width, (number + 1) * width)
+        query = query_ref[:, lanes]
+        bias = _position_bias(query, distances_ref[...], blocks.columns, positions, left) if positions else None
+
+        def step(block: jax.Array, so_far: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+            start = pl.multiple_of(block * blocks.columns, blocks.columns)
+            keys = pl.ds(start, blocks.columns)
+            scores = dot(query, key_ref[keys, lanes], 1) + mask_ref[:, keys]
+            if bias is not None:
+                scores += bias(start - own)
+            top, total, attended = so_far
+            higher = jnp.maximum(top, scores.max(axis=1, keepdims=True))
+            weights = jnp.exp(scores - higher)
+            faded = jnp.exp(top - higher)
+            total = faded * total + weights.sum(axis=1, keepdims=True)
+            values = value_ref[keys, lanes]
+            return higher, total, faded * attended + dot(weights.astype(values.dtype), values, 0)
+
+        nothing = (
+            jnp.full((blocks.rows, 1), jnp.finfo(jnp.float32).min, jnp.float32),
+            jnp.zeros((blocks.rows, 1), jnp.float32),
+            jnp.zeros((blocks.rows, width), jnp.float32),
+        )
+        count = blocks.time // blocks.columns
+        _, total, attended = jax.lax.fori_loop(0, count, step, nothing, unroll=count == 1)
+        return attended / total
+
+    out_ref[...] = jnp.concatenate([head(number) for number in range(blocks.together)], axis=1).astype(out_ref.dtype)
+
+
+def _position_bias(
+    query: jax.Array, distances: jax.Array, columns: int, positions: int, left: int
+) -> Callable[[jax.Array], jax.Array]:
+    """The bias of the queries of a step for as many keys as `columns`, by how far their first is from its first.
+
+    A key beyond the clipped distances has that of the nearest of them.
+    """
+    projected = dot(query, distances, 1)
+    before, after = projected[:, :1], projected[:, positions - 1 : positions]
+    near = jnp.concatenate([_along_diagonals(projected, left)] * (columns // projected.shape[1]), axis=1)
+
+    def bias(apart: jax.Array) -> jax.Array:
+        key, query = (jax.lax.broadcasted_iota(jnp.int32, near.shape, axis) for axis in (1, 0))
+        distance = key - query + apart
+        return jnp.where(distance < -left, before, jnp.where(distance >= positions - left, after, near))
+
+    return bias
+
+
+def _along_diagonals(projected: jax.Array, left: int) -> jax.Array:
+    """Row i rolled right by i - left: column c is then that of the distance c - i, modulo the number of columns.
+
+    Registers of eight rows are rolled as a whole, after their rows were, by powers of two where a row's number has
+    them. To roll each row by another length takes a TPU v5 or later.
+    """
+    rows, period = projected.shape
+    number = jax.lax.broadcasted_iota(jnp.int32, projected.shape, 0)
+    for power in (1, 2, 4):
+        projected = jnp.where(number & power != 0, pltpu.roll(projected, power, 1), projected)
+    registers = [
+        pltpu.roll(projected[start : start + SUBLANES], (start - left) % period, 1)
+        for start in range(0, rows, SUBLANES)
+    ]
+    return jnp.concatenate(registers, axis=0)

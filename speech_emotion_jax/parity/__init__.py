@@ -1,0 +1,15 @@
+"""Numerical parity with the PyTorch original, stage by stage."""
+
+from .check import ParityConfig, parity, parity_as_dict, render_parity
+from .precisions import PrecisionsConfig, measure_precisions, precisions_as_dict, render_precisions
+
+__all__ = [
+    "ParityConfig",
+    "PrecisionsConfig",
+    "measure_precisions",
+    "parity",
+    "parity_as_dict",
+    "precisions_as_dict",
+    "render_parity",
+    "render_precisions",
+]

@@ -1,0 +1,69 @@
+"""The original of a Whisper checkpoint: transformers' own classes in PyTorch. It needs the extra `torch`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneration
+
+from ..audio import SAMPLE_RATE, WINDOW_SAMPLES
+from .original import constants_of, listen
+from .stages import ENCODED, LOG_MEL, WAVEFORM, WORD_LOGITS, WORDS, Computed, layer
+from .tensors import Constants
+
+
+class WhisperOriginal:
+    """A published Whisper folder: eval mode, float32, on the CPU."""
+
+    def __init__(self, folder: Path, language: str):
+        self._language = language
+        self._model: Any = WhisperForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
+        self._extractor = WhisperFeatureExtractor.from_pretrained(folder)
+
+    def constants(self) -> Constants:
+        """The constants of the modules, as `tensors.constants_of` names them."""
+        return constants_of(self._model.model)
+
+    def stages(self, recording: str, text: str | None = None) -> dict[str, Computed]:
+        """What is computed of the first 30 s of a file, by the names of `stages`.
+
+        The words are tokens, the prompt and those that are written greedily, without the end; their logits are those
+        of the word after each.
+        """
+        heard = listen(recording)[:WINDOW_SAMPLES]
+        with torch.inference_mode():
+            log_mel = self._extractor(heard, sampling_rate=SAMPLE_RATE, return_tensors="pt").input_features
+            states = self._encoder_states(log_mel)
+            words = self._model.generate(
+                log_mel,
+                language=self._language,
+                task="transcribe",
+                num_beams=1,
+                do_sample=False,
+                force_unique_generate_call=True,
+            )
+            if (ends := (words[0] == self._model.generation_config.eos_token_id).nonzero()).numel():
+                words = words[:, : int(ends[0])]
+            logits = self._model(log_mel, decoder_input_ids=words).logits
+        found = {WAVEFORM: heard, LOG_MEL: log_mel[0].T}
+        found |= {layer("encoder", index): each[0] for index, each in enumerate(states[:-1])}
+        found |= {ENCODED: states[-1][0], WORD_LOGITS: logits[0], WORDS: words[0]}
+        return {stage: np.asarray(array) for stage, array in found.items()}
+
+    def _encoder_states(self, log_mel: torch.Tensor) -> list[torch.Tensor]:
+        """What the first layer is given, what each layer puts out, and the norm of the last one's."""
+        encoder, states = self._model.get_encoder(), []
+        hooks = [encoder.layers[0].register_forward_pre_hook(lambda _, given: states.append(given[0]))]
+        for each in encoder.layers:
+            hooks.append(each.register_forward_hook(lambda _, __, output: states.append(_tensor(output))))
+        last = encoder(log_mel).last_hidden_state
+        for hook in hooks:
+            hook.remove()
+        return [*states, last]
+
+
+def _tensor(output: Any) -> torch.Tensor:
+    return output[0] if isinstance(output, tuple) else output

@@ -1,0 +1,207 @@
+"""Cross-validation: a training run a fold, each clip scored by the one model that has not seen it or its group.
+
+OUT/crossvalidation.json  what is learned from what, with which recipe and folds; another run does not continue this one
+OUT/fold-1/, fold-2/, ... whole training runs, as `train` writes them; the fold's clips are the test
+OUT/predictions.parquet   every clip as the model of its fold scored it, in the manifest's order
+OUT/folds.json            each metric over the folds, and the metrics of all clips together; the last to be written
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from jax.experimental import multihost_utils
+
+from ..corpus import Manifest, read_manifest, validate
+from ..errors import InvalidInput
+from ..evaluation import METRICS, PREDICTIONS, EvaluateResult, Run, claim, measure
+from ..runtime.console import aligned
+from ..runtime.plots import shown
+from ..runtime.progress import progress
+from ..runtime.storage import Folder
+from ..runtime.versions import versions
+from .corpus import ROLE, TEST, TRAIN, Corpus, by_group, folds, label_set, with_validation
+from .recipe import Recipe
+from .run import EVALUATION, TrainConfig, train
+from .start import checkpoint_labels, sources
+
+RECORD, RESULT = "crossvalidation.json", "folds.json"
+FOLD = "test_fold"  # the column that says which fold scored a clip, from 1
+SHOWN = {"accuracy": "accuracy", "uar": "UAR", "macro_f1": "macro-F1"}
+
+
+def cross_validate(job: TrainConfig, count: int | None) -> EvaluateResult:
+    """Train a model a fold, or go on with what was begun, and measure what they say of the clips they did not see.
+
+    All labelled rows take part, whatever their split: each is in the test of one fold. Of a fold's other rows the
+    recipe's data.valid_share chooses the best state, and the rest is learned from; no group of data.group_by is on two
+    sides. There are `count` folds of about one size and share of each label or, where it is None, one a group. Raises
+    InvalidInput where groups are too few, and what `train` raises.
+    """
+    recipe, folder = job.recipe, Folder.open(job.output)
+    if not folder.on_disk:
+        raise InvalidInput(f"{job.output} is on a bucket; train onto a disk, which all hosts share, and copy it there")
+    with progress("Reading the manifest"):
+        manifest = read_manifest(job.manifest, columns=job.columns, label_map=job.label_map, time_unit=job.time_unit)
+    if FOLD in manifest.table.column_names:
+        raise InvalidInput(f"{job.manifest} has a column {FOLD!r}, as the predictions have; rename it")
+    corpora = _corpora(manifest, recipe, count)
+    whole = Corpus(manifest, tuple(None if label is None else TRAIN for label in manifest.truth()))
+    labels = label_set(whole, recipe.data, checkpoint_labels(recipe), kept=recipe.start.head == "kept")
+    mode = recipe.model.mode
+    with progress("Checking the manifest"):
+        validate(
+            whole.used(), audio_root=job.root, needs_audio=mode != "text", needs_text=mode != "audio", labels=labels
+        )
+    with progress("Taking checksums of what it starts from"):
+        record = _record(job, manifest, count, corpora, labels)
+    if jax.process_index() == 0:
+        claim(folder, RECORD, record)
+    # A label may be one group's alone: it is then in no training row of that fold, and yet an output of its model.
+    recipe = replace(recipe, data=replace(recipe.data, labels=labels))
+    for number, corpus in enumerate(corpora.values(), start=1):
+        output = str(Path(job.output, _name(number)))
+        if not _finished(Folder.open(output)):
+            with progress(f"Fold {number} of {len(corpora)}"):
+                train(replace(job, recipe=recipe, output=output), corpus)
+    if jax.process_index() > 0:
+        return EvaluateResult(False, 0, 0, f"host {jax.process_index()} has done its share; host 0 has the results")
+    if not folder.holds(RESULT):
+        _pool(folder, corpora, labels, recipe.data.group_by)
+    found = json.loads(folder.read(RESULT))
+    return EvaluateResult(True, found["clips"], found["errors"], render(found))
+
+
+def _corpora(manifest: Manifest, recipe: Recipe, count: int | None) -> dict[str, Corpus]:
+    """{the fold's name: the roles in it}."""
+    data, seed, truth = recipe.data, recipe.training.seed, manifest.truth()
+    rows = [number for number, label in enumerate(truth) if label is not None]
+    if count is not None and count < 2:
+        raise InvalidInput(f"{count} fold{'s' * (count != 1)} can't be; ask for 2 or more")
+    if count is not None:
+        tests = {str(n): part for n, part in enumerate(folds(manifest, rows, count, data.group_by, seed), start=1)}
+    elif data.group_by is None:
+        raise InvalidInput("a group is to be left out at a time, and no column names the groups; give --group-by")
+    else:
+        tests = by_group(manifest, rows, data.group_by)
+        if len(tests) < 3:  # one for the test, one for the validation
+            raise InvalidInput(
+                f"{manifest.name} has {len(tests)} group{'s' * (len(tests) != 1)} in {data.group_by!r}, and leaving "
+                "one out takes 3 or more; ask for a number of folds by another column"
+            )
+    corpora = {}
+    for name, test in tests.items():
+        roles: list[str | None] = [None if label is None else TRAIN for label in truth]
+        for row in test:
+            roles[row] = TEST
+        corpora[name] = with_validation(Corpus(manifest, tuple(roles)), data, seed)
+    return corpora
+
+
+def _record(
+    job: TrainConfig, manifest: Manifest, count: int | None, corpora: Mapping[str, Corpus], labels: Sequence[str]
+) -> dict[str, Any]:
+    """All that the outcome depends on: a run that was begun with others is not continued."""
+    return {
+        "recipe": job.recipe.settings(),
+        "folds": "groups" if count is None else count,
+        "clips": {name: len(corpus.rows(TEST)) for name, corpus in corpora.items()},
+        "manifest": manifest.sha256,
+        "columns": dict(manifest.columns),
+        "label_map": dict(manifest.label_map),
+        "time_unit": job.time_unit,
+        "labels": list(labels),
+        "audio_root": job.root,
+        "sources": dict(sources(job.recipe)),
+        "versions": versions("speech_emotion_jax", "jax"),
+    }
+
+
+def _name(number: int) -> str:
+    return f"fold-{number}"
+
+
+def _finished(folder: Folder) -> bool:
+    """Whether a fold is done, as host 0 sees it: all hosts train it, or none does."""
+    done = folder.holds(METRICS)
+    return done if jax.process_count() == 1 else bool(multihost_utils.broadcast_one_to_all(np.array(done)))
+
+
+def _pool(folder: Folder, corpora: Mapping[str, Corpus], labels: Sequence[str], group_by: str | None) -> None:
+    """Write the predictions of all folds as one, and the metrics over the folds and of all clips."""
+    tables, rows, scores, scored, truth, each = [], [], [], [], [], []
+    for number, (name, corpus) in enumerate(corpora.items(), start=1):
+        path = Path(folder.name, _name(number))
+        run = Run.read(str(path / EVALUATION))
+        assert run.labels == tuple(labels), "the recipe names them"
+        tables.append(run.table.drop_columns(ROLE).append_column(FOLD, pa.array([number] * len(run.table))))
+        rows += corpus.rows(TEST)
+        scores.append(run.probabilities)
+        scored += run.scored.tolist()
+        truth += run.truth
+        each.append({"name": name, "errors": int((~run.scored).sum()), **json.loads((path / METRICS).read_bytes())})
+    order = np.argsort(rows)
+    table = pa.concat_tables(tables)
+    with folder.writing(PREDICTIONS) as file:
+        pq.write_table(table.take(order), file)
+    good = [place for place in order.tolist() if scored[place]]
+    column = None if group_by is None else table.column(group_by).to_pylist()
+    with progress("Measuring"):
+        pooled = measure(
+            [truth[place] for place in good],
+            np.concatenate(scores)[good],
+            labels,
+            groups=None if column is None else [column[place] for place in good],
+        )
+    result = {
+        "group_by": group_by,
+        "clips": len(rows),
+        "errors": len(rows) - len(good),
+        "folds": each,
+        "metrics": _over_folds(each),
+        "pooled": pooled,
+    }
+    folder.write(RESULT, json.dumps(result, indent=1, ensure_ascii=False).encode())
+
+
+def _over_folds(each: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """{metric: {"values", "mean", "sd"}}; None where a fold has no value. The spread is of a sample (n - 1)."""
+    names = [name for name in each[0] if any(isinstance(metrics[name], float) for metrics in each)]
+    found = {}
+    for name in names:
+        values = [metrics[name] for metrics in each]
+        whole = None not in values
+        found[name] = {
+            "values": values,
+            "mean": statistics.fmean(values) if whole else None,
+            "sd": statistics.stdev(values) if whole else None,
+        }
+    return found
+
+
+def render(found: Mapping[str, Any]) -> str:
+    """folds.json for a terminal: a row a fold, their mean and spread, and all clips together with 95 % intervals."""
+    rows = [["fold", "clips", *SHOWN.values()]]
+    for number, each in enumerate(found["folds"], start=1):
+        name = str(number) if each["name"] == str(number) else f"{number} {shown(each['name'], 24)}"
+        rows.append([name, f"{each['clips']:,}", *(f"{100 * each[metric]:.1f}" for metric in SHOWN)])
+    spread = [found["metrics"][metric] for metric in SHOWN]
+    rows.append(["mean ± sd", "", *(f"{100 * each['mean']:.1f} ± {100 * each['sd']:.1f}" for each in spread)])
+    pooled = found["pooled"]
+    rows.append(["pooled", f"{pooled['clips']:,}", *(f"{100 * pooled[metric]:.1f}" for metric in SHOWN)])
+    if pooled["intervals"]:
+        ends = [pooled["intervals"][metric] for metric in SHOWN]
+        rows.append(["95 %", "", *(f"{100 * low:.1f} to {100 * high:.1f}" for low, high in ends)])
+    lines = aligned(rows)
+    if found["errors"]:
+        lines.append(f"{found['errors']:,} of {found['clips']:,} clips have an error and are left out")
+    return "\n".join(lines)

@@ -1,0 +1,337 @@
+"""Training: a recipe and a manifest to a checkpoint, its PyTorch form, and its scores.
+
+OUT/training.json       what is learned from what, with which recipe; another run does not continue this one
+OUT/manifest.parquet    the manifest with each clip's role: train, valid, test
+OUT/tokenizer/          of a model from scratch that reads
+OUT/states/             the last states and the best one, by which a run goes on
+OUT/history.parquet, curves.png, tensorboard/    the curve
+OUT/best-published/     the best state in the published layout, for PyTorch
+OUT/best/               the same as a converted folder
+OUT/evaluation/         its scores, as `evaluate` writes them
+OUT/metrics.json        those metrics; the last to be written
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pyarrow.parquet as pq
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Int
+
+from ..checkpoints import Request
+from ..config import EmotionConfig
+from ..convert import TEXT_ENCODER, publish, publish_and_convert
+from ..corpus import read_manifest, validate
+from ..errors import InvalidInput
+from ..evaluation import METRICS, EvaluateConfig, EvaluateResult, claim, evaluate, recording
+from ..models import parameter_shapes
+from ..registry import FUSION_MODES
+from ..runtime.progress import progress
+from ..runtime.sharding import on_mesh, parameter_shardings, place, training_mesh
+from ..runtime.storage import Folder
+from ..runtime.versions import versions
+from ..text import TextTokenizer
+from .batches import Steps
+from .clips import Clips, Feed, keep_features, keep_vectors
+from .corpus import TEST, TRAIN, VALID, Corpus, divide, label_set
+from .fit import Fit, Validation
+from .history import History
+from .losses import class_weights
+from .optimizer import frozen_layers, make_optimizer, schedule, trainable
+from .recipe import Augment, Recipe
+from .saving import Saves
+from .start import Beginning, begin, checkpoint_labels, sources
+from .step import Method, Parameters, State
+
+RECORD, MANIFEST, STATES, EVALUATION = "training.json", "manifest.parquet", "states", "evaluation"
+BEST, PUBLISHED, TOKENIZER = "best", "best-published", "tokenizer"
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """What is to be learned, from which clips, and where to. `columns` and the others are as in `read_manifest`."""
+
+    recipe: Recipe
+    manifest: str
+    output: str
+    audio_root: str | None = None
+    columns: Mapping[str, str] = field(default_factory=dict)
+    label_map: Mapping[str, str] = field(default_factory=dict)
+    time_unit: str = "s"
+
+    @property
+    def root(self) -> str:
+        return EvaluateConfig(self.manifest, self.output, Request(""), self.audio_root).root
+
+
+def train(job: TrainConfig, corpus: Corpus | None = None) -> EvaluateResult:
+    """Train, or go on with what was begun, and score the best state on the test clips, or else the validation clips.
+
+    `corpus` gives the clips' roles where the recipe's are not meant, as in a fold. Raises InvalidInput or
+    UnreadableInput for a manifest, recipe or checkpoint that can't be used, and for an output that holds another run;
+    Interrupted where a signal asked for the end.
+    """
+    recipe = job.recipe
+    folder = Folder.open(job.output)
+    if not folder.on_disk:
+        raise InvalidInput(f"{job.output} is on a bucket; train onto a disk, which all hosts share, and copy it there")
+    if corpus is None:
+        with progress("Reading the manifest"):
+            manifest = read_manifest(
+                job.manifest, columns=job.columns, label_map=job.label_map, time_unit=job.time_unit
+            )
+        corpus = divide(manifest, recipe.data, recipe.training.seed)
+    labels = label_set(corpus, recipe.data, checkpoint_labels(recipe), kept=recipe.start.head == "kept")
+    _check(corpus, job, labels)
+    mesh = training_mesh(recipe.training.fsdp)
+    _check_batch(recipe, mesh)
+    with progress("Taking checksums of what it starts from"):
+        record = _record(job, corpus, labels, sources(recipe))
+    if jax.process_index() == 0:
+        claim(folder, RECORD, record)
+        if not folder.holds(MANIFEST):
+            with folder.writing(MANIFEST) as file:
+                pq.write_table(corpus.table(), file)
+    _together("claimed")
+    if not folder.holds(BEST):
+        with progress("Making the model"):
+            beginning = begin(recipe, labels, lambda: _texts(corpus), Path(job.output, TOKENIZER))
+        _learn(job, corpus, beginning, mesh, folder)
+    outcome = _evaluated(job, corpus)
+    if jax.process_index() == 0 and not folder.holds(METRICS):
+        folder.write(METRICS, Folder.open(str(Path(job.output, EVALUATION))).read(METRICS))
+    return replace(outcome, text=f"{_of_which(corpus)}\n\n{outcome.text}") if outcome.finished else outcome
+
+
+def _of_which(corpus: Corpus) -> str:
+    if corpus.rows(TEST):
+        return "The best state on the test clips:"
+    return "The best state on the validation clips, which chose it: expect less of others. There are no test clips."
+
+
+def _check(corpus: Corpus, job: TrainConfig, labels: Sequence[str]) -> None:
+    """That every clip which has a role can be used."""
+    mode = job.recipe.model.mode
+    with progress("Checking the manifest"):
+        validate(
+            corpus.used(), audio_root=job.root, needs_audio=mode != "text", needs_text=mode != "audio", labels=labels
+        )
+
+
+def _check_batch(recipe: Recipe, mesh: Mesh) -> None:
+    size, parts = recipe.training.batch_size, recipe.training.accumulation
+    if size % (parts * mesh.size):
+        raise InvalidInput(
+            f"training.batch_size is {size}, which {mesh.size} devices in {parts} part{'s' * (parts > 1)} can't share "
+            f"evenly; choose a multiple of {parts * mesh.size}"
+        )
+
+
+def _texts(corpus: Corpus) -> list[str]:
+    return [row.text or "" for row in corpus.manifest.rows(corpus.rows(TRAIN))]
+
+
+def _record(job: TrainConfig, corpus: Corpus, labels: Sequence[str], sources: Mapping[str, Any]) -> dict[str, Any]:
+    """All that the outcome depends on: a run that was begun with others is not continued."""
+    return {
+        "recipe": job.recipe.settings(),
+        "manifest": corpus.manifest.sha256,
+        "columns": dict(corpus.manifest.columns),
+        "label_map": dict(corpus.manifest.label_map),
+        "time_unit": job.time_unit,
+        "labels": list(labels),
+        "clips": {role: len(corpus.rows(role)) for role in (TRAIN, VALID, TEST)},
+        "audio_root": job.root,
+        "sources": dict(sources),
+        "versions": versions("speech_emotion_jax", "jax"),
+    }
+
+
+def _together(what: str) -> None:
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(what)
+
+
+def _learn(job: TrainConfig, corpus: Corpus, beginning: Beginning, mesh: Mesh, folder: Folder) -> None:
+    """Run the loop to its end and write the best state as a checkpoint, in both forms."""
+    recipe, settings = job.recipe, job.recipe.training
+    clips, held_out = (_clips(job, corpus, role, beginning) for role in (TRAIN, VALID))
+    steps = Steps(
+        labels=clips.labels,
+        frames=clips.frames(),
+        tokens=clips.tokens(),
+        batch_size=settings.batch_size,
+        epochs=settings.epochs,
+        pool=settings.pool,
+        balanced=recipe.data.balanced,
+        seed=settings.seed,
+    )
+    method = _method(
+        recipe, beginning.config, np.bincount(clips.labels, minlength=len(beginning.config.labels)), len(steps)
+    )
+    learned, frozen = _placed(recipe, beginning, mesh)
+    for each in (clips, held_out):
+        _compute_once(each, method, learned, frozen, mesh, settings.batch_size)
+    factor = schedule(recipe.optimizer, len(steps))
+    with Saves(Path(job.output, STATES), settings.keep_last) as saves:
+        shardings = method.shardings(learned, mesh)
+        state: State = jax.jit(method.begin, out_shardings=shardings)(learned)
+        standing = None
+        if (latest := saves.latest()) is not None:
+            state, standing = saves.restore(latest, state)
+        fit = Fit(
+            method,
+            settings,
+            lambda step: recipe.optimizer.learning_rate * float(factor(step)),
+            Feed(clips, mesh, settings.accumulation),
+            steps,
+            Validation(
+                method,
+                Feed(held_out, mesh),
+                [beginning.config.labels[label] for label in held_out.labels],
+                settings.batch_size,
+            ),
+            frozen,
+            [row.id for row in corpus.manifest.rows(corpus.rows(TRAIN))],
+            saves,
+            History.resume(folder, 0 if standing is None else int(state.step)),
+        )
+        standing = fit.run(state, standing)
+        saves.wait()
+        assert standing.best_step is not None, "the last step is validated"
+        best, _ = saves.restore(standing.best_step, state)
+    _publish(job, beginning, (best.average or best.learning) | frozen)
+
+
+def _method(recipe: Recipe, config: EmotionConfig, counts: Int[np.ndarray, " labels"], steps: int) -> Method:
+    """How the model learns; `counts` are the training clips of each label."""
+    shapes, freeze, settings = parameter_shapes(config), recipe.optimizer.freeze, recipe.training
+    weights = class_weights(counts) if recipe.loss.class_weights == "balanced" else np.ones(len(counts), np.float32)
+    return Method(
+        config,
+        make_optimizer(recipe.optimizer, shapes, steps),
+        jnp.asarray(weights),
+        label_smoothing=recipe.loss.label_smoothing,
+        focal=recipe.loss.focal,
+        precision=settings.precision,
+        remat=settings.remat,
+        frozen_layers={kind: frozen_layers(shapes, freeze, f"{kind}_encoder") for kind in ("audio", "text")},
+        ema=settings.ema,
+        across_batch=settings.across_batch,
+    )
+
+
+def _placed(recipe: Recipe, beginning: Beginning, mesh: Mesh) -> tuple[Parameters, Parameters]:
+    """The parameters on the devices: those that learn, and those that are frozen."""
+    shapes = parameter_shapes(beginning.config)
+    chosen, where = trainable(shapes, recipe.optimizer.freeze), parameter_shardings(shapes, mesh)
+    placed = {path: place(array, where[path]) for path, array in beginning.parameters.items()}
+    return (
+        {path: array for path, array in placed.items() if path in chosen},
+        {path: array for path, array in placed.items() if path not in chosen},
+    )
+
+
+def _clips(job: TrainConfig, corpus: Corpus, role: str, beginning: Beginning) -> Clips:
+    config, recipe = beginning.config, job.recipe
+    rows = corpus.manifest.rows(corpus.rows(role))
+    ids = sources = None
+    if config.text is not None:
+        assert beginning.text_folder is not None
+        tokenizer = TextTokenizer(beginning.text_folder, config.text.max_tokens)
+        with progress("Reading the texts"):
+            ids = [tokenizer(row.text).ids for row in rows]
+    if config.audio is not None:
+        sources = [source for row in rows if (source := recording(row, job.root)) is not None]
+    return Clips(
+        labels=np.array([config.labels.index(row.label or "") for row in rows]),
+        sources=sources,
+        ids=ids,
+        pad_token=0 if config.text is None else config.text.pad_token_id,
+        padding_value=beginning.padding_value,
+        max_seconds=recipe.data.max_seconds,
+        augment=recipe.augment if role == TRAIN else Augment(),
+    )
+
+
+def _compute_once(
+    clips: Clips, method: Method, learned: Parameters, frozen: Parameters, mesh: Mesh, batch_size: int
+) -> None:
+    """What no step changes: the vectors of frozen encoders, and the features of clips that stay as they are."""
+    everywhere = NamedSharding(mesh, PartitionSpec())
+
+    def vectors(kind: str) -> Callable[[Mapping[str, Any]], jax.Array]:
+        program = on_mesh(jax.jit(partial(method.vectors, kind), out_shardings=everywhere), mesh)
+        return lambda batch: program(learned | frozen, batch)
+
+    once = method.computed_once(learned)
+    if "audio" in once and clips.fixed:
+        keep_vectors(clips, "audio", vectors("audio"), mesh, batch_size)
+    else:
+        keep_features(clips, mesh, batch_size)
+    if "text" in once:
+        keep_vectors(clips, "text", vectors("text"), mesh, batch_size)
+
+
+def _publish(job: TrainConfig, beginning: Beginning, parameters: Parameters) -> None:
+    """Write the checkpoint in the published layout, and converted."""
+    whole = {path: _gathered(array) for path, array in parameters.items()}
+    if jax.process_index() == 0:
+        config, language = beginning.config, job.recipe.model.language
+        published, best = Path(job.output, PUBLISHED), Path(job.output, BEST)
+        shutil.rmtree(published, ignore_errors=True)  # of a run that was killed in between
+        text, audio = beginning.text_folder, beginning.audio_folder
+        if jax.process_count() == 1:
+            publish_and_convert(config, language, whole, published, best, text_assets=text, audio_assets=audio)
+        else:
+            publish(config, whole, published, text_assets=text, audio_assets=audio)
+            _convert_apart(config, language, published, best)
+    _together("published")
+
+
+def _convert_apart(config: EmotionConfig, language: str, published: Path, best: Path) -> None:
+    """Convert in a process of its own: in this one Orbax would wait for the other hosts to do the same."""
+    command = [
+        *(sys.executable, "-c", "from speech_emotion_jax.cli.main import main; raise SystemExit(main())"),
+        *("convert", str(published), str(best), "--mode", config.mode, "--language", language),
+        *("--labels", ",".join(config.labels)),
+        *(("--text-encoder", str(published / TEXT_ENCODER)) if config.mode in FUSION_MODES else ()),
+    ]
+    subprocess.run(command, check=True, env=os.environ | {"JAX_PLATFORMS": "cpu"}, stdout=subprocess.DEVNULL)
+
+
+def _gathered(array: jax.Array) -> np.ndarray:
+    """A parameter in the memory of this host, whole."""
+    if array.is_fully_addressable:
+        return np.asarray(array)
+    return np.asarray(multihost_utils.process_allgather(array, tiled=True))
+
+
+def _evaluated(job: TrainConfig, corpus: Corpus) -> EvaluateResult:
+    """Score the checkpoint on the test clips or, where there are none, on those of the validation."""
+    return evaluate(
+        EvaluateConfig(
+            manifest=str(Path(job.output, MANIFEST)),
+            output=str(Path(job.output, EVALUATION)),
+            request=Request(str(Path(job.output, BEST))),
+            audio_root=job.root,
+            columns=corpus.columns(),
+            label_map=dict(corpus.manifest.label_map),
+            split=TEST if corpus.rows(TEST) else VALID,
+            time_unit=job.time_unit,
+            group_by=job.recipe.data.group_by,
+        )
+    )

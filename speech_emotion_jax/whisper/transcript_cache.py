@@ -1,0 +1,70 @@
+"""What was transcribed before, kept in a folder and found again by the recording's content."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+
+from ..audio import AudioSource, Cut, Packed, describe
+from ..errors import UnreadableInput
+from .transcribe import Transcript
+
+REQUIRED = {"text", "language", "duration", "no_speech_probability"}  # of every Transcript
+
+
+def cached_transcripts(
+    folder: Path, source: AudioSource, settings: Mapping[str, Any], make: Callable[[], Transcript]
+) -> Transcript:
+    """The transcript of a recording's content under `settings` (JSON values): from `folder`, or made and put there.
+
+    A file there that holds no transcript is written anew. Raises UnreadableInput for a recording or a folder that can't
+    be used, and what `make` raises.
+    """
+    key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    key.update(_content(source))
+    path = folder / f"{key.hexdigest()}.json"
+    try:
+        known = json.loads(path.read_bytes())
+        if isinstance(known, dict) and known.keys() >= REQUIRED:
+            return cast(Transcript, known)
+    except (OSError, ValueError):
+        pass
+    transcript = make()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f"{path.name}.{os.getpid()}")
+        try:
+            partial.write_text(json.dumps(transcript, ensure_ascii=False), encoding="utf-8")
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+    except OSError as error:
+        raise UnreadableInput(
+            f"the transcript can't be kept in {folder} ({error.strerror}); name another folder"
+        ) from error
+    return transcript
+
+
+def _content(source: AudioSource) -> bytes:
+    """A digest of the bytes of a file, or of an array and its rate; of a cut with its bounds."""
+    if isinstance(source, Cut):
+        return hashlib.sha256(_content(source.source) + f"{source.start} {source.end}".encode()).digest()
+    if isinstance(source, Packed):
+        return hashlib.sha256(source.read()).digest()
+    if isinstance(source, Mapping):
+        array = np.asarray(source.get("array"))
+        described = f"{array.dtype} {array.shape} {source.get('sampling_rate')}"
+        return hashlib.sha256(described.encode() + np.ascontiguousarray(array).tobytes()).digest()
+    if isinstance(source, bytes):
+        return hashlib.sha256(source).digest()
+    try:
+        with open(source, "rb") as file:
+            return hashlib.file_digest(file, "sha256").digest()
+    except OSError as error:
+        raise UnreadableInput(f"{describe(source)} can't be read ({error.strerror}); check its path") from error

@@ -1,0 +1,223 @@
+"""whisper-jax's pipeline by its name, arguments and results, on our Whisper: only the import changes.
+
+    from speech_emotion_jax import FlaxWhisperPipline    # in place of: from whisper_jax import FlaxWhisperPipline
+
+The class name is spelled as there. Differences that can be noticed are in the docstrings.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from os import PathLike
+from typing import Any, NotRequired, TypedDict
+
+import httpx2
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Int
+
+from ..audio import FRAMES, SAMPLE_RATE, WINDOW_SECONDS, AudioSource
+from ..errors import InvalidInput, UnreadableInput
+from .transcribe import FALLBACK, Transcript, TranscriptionOptions, WhisperPipeline
+from .vocabulary import UNSPACED_LANGUAGES
+
+# generate_kwargs that have an option of ours, under transformers' names
+_OPTION = {
+    "num_beams": "beams",
+    "max_new_tokens": "max_tokens",
+    "no_speech_threshold": "no_speech",
+    "logprob_threshold": "log_probability",
+    "compression_ratio_threshold": "compression_ratio",
+    "condition_on_prev_tokens": "condition_on_previous",
+}
+_OFF = {"logprob_threshold": -math.inf, "compression_ratio_threshold": math.inf}  # what None stands for there
+_CALL = ("language", "task", "return_timestamps", "temperature")
+
+
+class Chunk(TypedDict):
+    timestamp: tuple[float, float]  # seconds
+    text: str
+
+
+class Result(TypedDict):
+    text: str  # with a leading space, as whisper-jax has it
+    chunks: NotRequired[list[Chunk]]  # with return_timestamps
+
+
+class FlaxWhisperPipline:
+    """A loaded Whisper, called on one recording after the other.
+
+    >>> pipeline = FlaxWhisperPipline("openai/whisper-large-v2", dtype=jnp.bfloat16)
+    >>> pipeline("audio.mp3", task="transcribe", return_timestamps=True)
+    """
+
+    def __init__(
+        self,
+        checkpoint: str | PathLike[str] = "openai/whisper-large-v2",
+        dtype: Any = jnp.float32,
+        batch_size: int | None = None,
+        max_length: int | None = None,
+    ):
+        """Load `checkpoint` (hub id or folder) and put it on all devices of this process.
+
+        `dtype` is jnp.float32, jnp.bfloat16 or, taken for bfloat16, jnp.float16. `batch_size` is the default of calls;
+        without it a window a device is decoded at once. `max_length` limits prompt and text together.
+        """
+        name = jnp.dtype(dtype).name
+        if name not in ("float32", "bfloat16", "float16"):
+            raise InvalidInput(f"the dtype {name} is not implemented; use jnp.float32 or jnp.bfloat16")
+        self.checkpoint = checkpoint
+        self.dtype = dtype
+        self.max_length = max_length
+        precision = "float32" if name == "float32" else "bfloat16"
+        self.pipeline = WhisperPipeline.from_pretrained(checkpoint, precision=precision)
+        self.batch_size = batch_size or self.pipeline.listener.mesh.size
+
+    def __call__(
+        self,
+        inputs: AudioSource | Float[np.ndarray, " samples"],
+        chunk_length_s: float = 30.0,
+        stride_length_s: float | Sequence[float] | None = None,
+        batch_size: int | None = None,
+        language: str | None = None,
+        task: str | None = None,
+        return_timestamps: bool | str | None = None,
+        generate_kwargs: Mapping[str, Any] | None = None,
+    ) -> Result:
+        """Transcribe one recording.
+
+        inputs: path, URL, bytes of a file, array of samples at 16 kHz, or {"array" or "raw": samples,
+            "sampling_rate": Hz}; a "stride" in it is ignored where windows are made, as by whisper-jax
+        chunk_length_s, stride_length_s: windows, and how much on their left and right is context (default: a sixth);
+            with a length of 0 windows of 30 s follow each other, where whisper-jax would hear the first one only
+        batch_size: windows at once (default: the pipeline's)
+        language: code or name; None: recognised, once for the recording
+        task: "transcribe" (default) or "translate"
+        return_timestamps: also give "chunks", one a segment or, with "word", one a word
+        generate_kwargs: language, task, return_timestamps, num_beams, max_new_tokens, temperature (a number or the
+            sequence of a fallback; True for the original's), no_speech_threshold, logprob_threshold,
+            compression_ratio_threshold, condition_on_prev_tokens, as transformers' `generate` has them
+
+        Raises InvalidInput (a ValueError) or UnreadableInput (an OSError).
+        """
+        settings = self._settings(language, task, return_timestamps, generate_kwargs or {})
+        window = chunk_length_s or float(WINDOW_SECONDS)
+        stride = _pair(stride_length_s, window / 6 if chunk_length_s else 0.0)
+        rows = self.batch_size if batch_size is None else batch_size
+        options = TranscriptionOptions(window=float(window), stride=stride, batch_size=rows, **settings)
+        (transcript,) = self.pipeline.transcribe([_source(inputs, chunked=bool(chunk_length_s))], options)
+        return _result(transcript)
+
+    def generate(
+        self,
+        input_features: Float[np.ndarray, "batch bins frames"],
+        language: str | None = None,
+        task: str | None = None,
+        return_timestamps: bool = False,
+    ) -> Int[np.ndarray, "batch length"]:
+        """Token ids, prompt and end included, of log-mel features (batch, bins, 3000); padded with the end token."""
+        listener, vocabulary = self.pipeline.listener, self.pipeline.vocabulary
+        features = np.asarray(input_features, np.float32)
+        bins = listener.config.num_mel_bins
+        if features.ndim != 3 or features.shape[1:] != (bins, FRAMES):
+            raise InvalidInput(f"the features have shape {features.shape}; give (batch, {bins}, {FRAMES})")
+        heard = listener.hear(listener.place(list(features.swapaxes(1, 2))))
+        if language is not None or not vocabulary.languages:
+            codes = [vocabulary.language_code(language or "en")] * len(features)
+        else:
+            probable = listener.detect(heard, vocabulary.start, list(vocabulary.languages.values()))
+            codes = [list(vocabulary.languages)[best] for best in probable.argmax(axis=1)[: len(features)]]
+        task = vocabulary.check_task(task or "transcribe")
+        prompts = [vocabulary.prompt(code, task, timestamps=return_timestamps) for code in codes]
+        found = listener.search(
+            heard,
+            prompts,
+            start=len(prompts[0]),
+            rules=vocabulary.rules(timestamps=return_timestamps),
+            limit=self.max_length and max(1, self.max_length - len(prompts[0])),
+        )
+        ended = np.full((len(features), 1), vocabulary.end, np.int32)
+        return np.concatenate([np.array(prompts, np.int32), found.tokens, ended], axis=1)
+
+    def shard_params(self, num_mp_partitions: int = 1, logical_axis_rules: object = None) -> None:
+        """Nothing is left to do: parameters are replicated as they are loaded, and jit divides the batches.
+
+        Other ways to place them change no result, so they are not built: every Whisper fits on one chip. Asking for
+        `num_mp_partitions` above 1 warns.
+        """
+        if num_mp_partitions != 1:
+            warnings.warn("parameters stay replicated: num_mp_partitions has no effect", stacklevel=2)
+
+    def _settings(
+        self, language: str | None, task: str | None, return_timestamps: bool | str | None, given: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Our options for a call's arguments and generate_kwargs; an argument counts more."""
+        known = (*_OPTION, *_CALL)
+        if unknown := sorted(given.keys() - set(known)):
+            raise InvalidInput(f"generate_kwargs has {', '.join(unknown)}; known are {', '.join(sorted(known))}")
+        given = {**given, **{name: off for name, off in _OFF.items() if name in given and given[name] is None}}
+        given = {name: value for name, value in given.items() if value is not None or name == "no_speech_threshold"}
+        settings = {_OPTION[name]: value for name, value in given.items() if name in _OPTION}
+        settings["language"] = language or given.get("language")
+        settings["task"] = task or given.get("task") or "transcribe"
+        stamps = given.get("return_timestamps") if return_timestamps is None else return_timestamps
+        settings["timestamps"] = "word" if stamps == "word" else "segment" if stamps else None
+        temperature = given.get("temperature", 0.0)
+        if temperature is True:
+            settings["temperatures"] = FALLBACK
+        else:
+            try:
+                settings["temperatures"] = tuple(np.atleast_1d(np.asarray(temperature, float)).tolist())
+            except (TypeError, ValueError) as error:
+                raise InvalidInput(f"the temperature is {temperature!r}; give a number, or several") from error
+        if settings.get("condition_on_previous"):
+            settings["sequential"] = True
+        if self.max_length is not None:
+            settings.setdefault("max_tokens", max(1, self.max_length - 4))  # of which 4 are the prompt's
+        return settings
+
+
+def _pair(stride: float | Sequence[float] | None, default: float) -> tuple[float, float]:
+    if stride is None:
+        return default, default
+    pair = (stride, stride) if isinstance(stride, int | float) else tuple(stride)
+    if len(pair) != 2:
+        raise InvalidInput(f"stride_length_s is {stride!r}; give seconds, or two of them: left and right")
+    return float(pair[0]), float(pair[1])
+
+
+def _source(inputs: Any, *, chunked: bool) -> AudioSource:
+    """What our pipeline takes, for what whisper-jax takes."""
+    if isinstance(inputs, str) and inputs.startswith(("http://", "https://")):
+        return _fetched(inputs)
+    if isinstance(inputs, np.ndarray):
+        return {"array": inputs, "sampling_rate": SAMPLE_RATE}
+    if isinstance(inputs, Mapping):
+        array = inputs.get("raw", inputs.get("array"))
+        if array is None or "sampling_rate" not in inputs:
+            raise InvalidInput('a dict must have "array" or "raw", the samples, and "sampling_rate"')
+        if inputs.get("stride") is not None and not chunked:
+            raise InvalidInput("a stride needs neighbouring windows; leave it out, or give chunk_length_s")
+        return {"array": array, "sampling_rate": inputs["sampling_rate"]}
+    return inputs
+
+
+def _fetched(url: str) -> bytes:
+    try:
+        response = httpx2.get(url, follow_redirects=True, timeout=60)
+        response.raise_for_status()
+    except (httpx2.HTTPError, httpx2.InvalidURL) as error:
+        reason = str(error).partition("\n")[0]
+        raise UnreadableInput(f"{url} can't be fetched ({reason}); download it and pass the file") from error
+    return response.content
+
+
+def _result(transcript: Transcript) -> Result:
+    spaced = transcript["text"] and transcript["language"] not in UNSPACED_LANGUAGES
+    result = Result(text=" " + transcript["text"] if spaced else transcript["text"])
+    if "segments" in transcript:
+        pieces = [piece for segment in transcript["segments"] for piece in (segment.get("words") or [segment])]
+        result["chunks"] = [Chunk(timestamp=(piece["start"], piece["end"]), text=piece["text"]) for piece in pieces]
+    return result
