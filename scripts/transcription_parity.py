@@ -183,21 +183,21 @@ class Ours:
 
     def __init__(self, folder: Path):
         self.pipeline = WhisperPipeline.from_pretrained(folder)
-        self.first_step = jax.jit(partial(first_step, self.pipeline.listener.graph))
+        self.first_step = jax.jit(partial(first_step, self.pipeline.programs.graph))
 
     def results(self, recordings: Sequence[Recording]) -> Iterator[Result]:
         """Of one batch."""
-        listener, vocabulary = self.pipeline.listener, self.pipeline.vocabulary
+        programs, vocabulary = self.pipeline.programs, self.pipeline.vocabulary
         prompts = [vocabulary.prompt(each.language, "transcribe", timestamps=False) for each in recordings]
-        features = listener.features([load(each.path) for each in recordings])
+        features = programs.features([load(each.path) for each in recordings])
         filled = np.array([*prompts, *prompts[:1] * (len(features) - len(prompts))], np.int32)
-        encoded, logits = self.first_step(listener.parameters, features, filled)
-        heard = listener.hear(features)
+        encoded, logits = self.first_step(programs.parameters, features, filled)
+        heard = programs.encode(features)
         rules, start = vocabulary.rules(timestamps=False), len(prompts[0])
         greedy, beams = (
             [tokens[:length].tolist() for tokens, length in zip(found.tokens, found.lengths, strict=True)]
             for found in (
-                listener.search(heard, prompts, start=start, rules=rules, limit=None, beams=beams)
+                programs.search(heard, prompts, start=start, rules=rules, limit=None, beams=beams)
                 for beams in (1, BEAMS)
             )
         )
@@ -270,7 +270,7 @@ def log_mel_of_the_whole(
     ours: WhisperPipeline, waveform: Float[np.ndarray, " samples"], log_mel: Float[np.ndarray, "bins frames"]
 ) -> Iterator[None]:
     """Lets ours hear a recording's windows as parts of its own log-mel, padded with zeros, as `generate` does."""
-    by_window = ours.listener.features
+    by_window = ours.programs.features
 
     def cut(windows: Sequence[np.ndarray]) -> jax.Array:
         own = by_window(windows)
@@ -284,11 +284,11 @@ def log_mel_of_the_whole(
             row[: len(part)], row[len(part) :] = part, 0.0
         return jax.device_put(features, own.sharding)
 
-    ours.listener.features = cut
+    ours.programs.features = cut
     try:
         yield
     finally:
-        ours.listener.features = by_window
+        ours.programs.features = by_window
 
 
 def print_difference(name: str, theirs: str, ours: str) -> None:

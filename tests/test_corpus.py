@@ -146,7 +146,7 @@ def test_splits_decide_and_what_has_no_label_or_no_split_has_no_role():
     corpus = divide(found, Data(valid="dev"), 0)
     assert corpus.roles == ("train", "valid", "test", None, None, None, None, None)
     assert corpus.used().table.column("id").to_pylist() == ["clip 0", "clip 1", "clip 2"]
-    assert corpus.used().data_rows.tolist() == [1, 2, 3]
+    assert corpus.used().file_rows.tolist() == [1, 2, 3]
     assert divide(found, Data(valid="dev", test=None), 0).rows("test") == []
 
 

@@ -55,7 +55,7 @@ def librosa_cut(path: os.PathLike[str], start: float, end: float | None) -> np.n
 
 def native(source: Any) -> np.ndarray:
     """(frames, channels) at the recording's own rate."""
-    return np.concatenate([frames for _, frames in decode.decoded(source, "it")])
+    return np.concatenate([frames for _, frames in decode.decode_audio(source, "it")])
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from speech_emotion_jax.checkpoints.load import Request
 from speech_emotion_jax.cli.main import main
 from speech_emotion_jax.exporting.run import ExportConfig, export, render_export
 from speech_emotion_jax.exporting.standalone import Emotions, recording
-from speech_emotion_jax.text.tokenizer import start_tokenizer
+from speech_emotion_jax.text.tokenizer import load_cached_tokenizer
 
 from .bad_input import RATE, noise
 from .folders import refusal
@@ -183,7 +183,7 @@ def test_a_recording_has_to_fit(emotions: Emotions):
 def test_a_text_has_to_say_something_and_is_cut_as_by_the_package(emotions: Emotions, tmp_path: Path):
     with pytest.raises(ValueError, match="a text is blank"):
         emotions.text_vectors(["hola", " "])
-    tokenizer = start_tokenizer(DEMO / "checkpoint" / "text_encoder", 512, tmp_path)
+    tokenizer = load_cached_tokenizer(DEMO / "checkpoint" / "text_encoder", 512, tmp_path)
     for text in ("hola " * 3, "hola " * 600):
         assert emotions.tokenizer is not None
         assert emotions.tokenizer.encode(text).ids == tokenizer(text).ids
@@ -239,7 +239,7 @@ def test_a_folder_that_exists_is_left_alone(tmp_path: Path):
 
 def test_nothing_is_left_of_what_failed(tmp_path: Path, published, monkeypatch: pytest.MonkeyPatch):
     """A tokenizer without rules is found out after the programs are written."""
-    monkeypatch.setattr("speech_emotion_jax.exporting.run.tokenizer_rules", lambda *_: None)
+    monkeypatch.setattr("speech_emotion_jax.exporting.run.load_fast_tokenizer", lambda *_: None)
     request = Request(str(published("text", "es")), mode="text", language="es")
     message = refusal(lambda: export(ExportConfig(request, str(tmp_path / "export"), platforms=("cpu",))))
     assert "is written in Python" in message

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from speech_emotion_jax.audio.log_mel import FRAMES, HOP_SAMPLES, WINDOW_SAMPLES, mel_filters, whisper_log_mel
+from speech_emotion_jax.audio.log_mel import HOP_SAMPLES, WINDOW_FRAMES, WINDOW_SAMPLES, mel_filters, whisper_log_mel
 
 RATE = 16_000
 SILENCE = -1.5  # (log10(1e-10) + 4) / 4
@@ -27,7 +27,7 @@ def energies(*waveforms: np.ndarray, bins: int = 80) -> np.ndarray:
 @BINS
 def test_a_window_has_3000_frames(bins: int):
     values = energies(noise(WINDOW_SAMPLES), noise(WINDOW_SAMPLES, seed=1), bins=bins)
-    assert values.shape == (2, FRAMES, bins)
+    assert values.shape == (2, WINDOW_FRAMES, bins)
     assert values.dtype == np.float32
     assert np.isfinite(values).all()
 

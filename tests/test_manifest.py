@@ -70,7 +70,7 @@ def test_any_text_is_read_as_it_was_written(kind: str, cells: list[tuple[str, st
     for row, (text, label, _) in zip(manifest.rows(range(len(manifest))), cells, strict=True):
         assert row.text == (text if text.strip() else None)
         assert row.label == (label or None)
-    assert manifest.truth() == [label or None for _, label, _ in cells]
+    assert manifest.labels() == [label or None for _, label, _ in cells]
     assert manifest.sha256 == hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
@@ -120,7 +120,7 @@ def test_cuts(kind: str, tmp_path: Path):
         ("a:1500-2000", 1.5, 2.0, 0.5),
     ]
     assert manifest.table.column("start").to_pylist() == [0.0, 1500.0]  # carried along as it is
-    assert manifest.id_added
+    assert manifest.has_generated_id
 
 
 def test_clips_without_a_name_are_told_apart(tmp_path: Path):
@@ -140,7 +140,7 @@ def test_splits(kind: str, tmp_path: Path):
     manifest = read_manifest(path, split="dev, test")
     assert [(row.number, row.filename) for row in manifest.rows(range(3))] == [(0, "1"), (1, "2"), (2, "3")]
     assert [row.filename for row in manifest.rows([2, 0])] == ["3", "1"]
-    assert manifest.data_rows.tolist() == [2, 3, 4]
+    assert manifest.file_rows.tolist() == [2, 3, 4]
     with pytest.raises(InvalidInput, match="there are train, dev, test"):
         read_manifest(path, split="tset")
 
@@ -150,14 +150,14 @@ def test_a_long_table_is_as_a_short_one(tmp_path: Path, monkeypatch: pytest.Monk
     path = write(tmp_path / "m.csv", rows)
     (tmp_path / "one.wav").touch()
     short = read_manifest(path, split="a")
-    monkeypatch.setattr(module, "PART", 64)
+    monkeypatch.setattr(module, "CHUNK_ROWS", 64)
     monkeypatch.setattr(module, "BLOCK", 512)
     long = read_manifest(path, split="a")
     assert long.table.column("filename").num_chunks > 3
     assert pa.types.is_dictionary(long.table.column("filename").type)
     assert pa.types.is_string(long.table.column("id").type)
     assert long.rows(range(500)) == short.rows(range(500)) == short.rows(list(range(500)))
-    assert long.truth() == short.truth()
+    assert long.labels() == short.labels()
     assert long.table.to_pylist() == short.table.to_pylist()
     assert check(long, tmp_path, audio=True) == ""
     assert "duplicate ids" in check(read_manifest(path, columns={"id": "filename"}), tmp_path, audio=True)
@@ -167,7 +167,7 @@ def test_a_manifest_on_a_bucket():
     path = f"memory://{uuid.uuid4()}/m.csv"
     with fsspec.open(path, "wb") as file:
         file.write(b"filename,label\na,joy\n")  # pyright: ignore
-    assert read_manifest(path).truth() == ["joy"]
+    assert read_manifest(path).labels() == ["joy"]
     with pytest.raises(UnreadableInput, match="nowhere"):
         read_manifest("memory://nowhere/m.csv")
 
@@ -323,7 +323,7 @@ def test_a_label_map_that_maps_nothing_is_a_slip(tmp_path: Path):
     path = write(tmp_path / "m.csv", rows)
     assert check(read_manifest(path, label_map={"calm": ""}, split="y")) == ""  # elsewhere in the file
     assert "no row has (1): calmm" in check(read_manifest(path, label_map={"calmm": "joy", "calm": "neutral"}))
-    assert read_manifest(path, label_map={"calm": ""}).truth() == [None, "joy"]
+    assert read_manifest(path, label_map={"calm": ""}).labels() == [None, "joy"]
 
 
 def test_a_transcription_may_be_called_text(tmp_path: Path):

@@ -20,9 +20,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from speech_emotion_jax.audio import packed, waveform
-from speech_emotion_jax.audio.packed import Packed
+from speech_emotion_jax.audio.packed import PackedRecording
 from speech_emotion_jax.audio.waveform import Cut
-from speech_emotion_jax.corpus.packing import MANIFEST, SHARD_BYTES, Summary, pack
+from speech_emotion_jax.corpus.packing import MANIFEST, SHARD_BYTES, PackSummary, pack
 from speech_emotion_jax.errors import InvalidInput, UnreadableInput
 
 from .test_audio import encode, encode_with_av, tones
@@ -62,7 +62,7 @@ def packed_from(
     shard_bytes: int = SHARD_BYTES,
     columns: dict[str, str] | None = None,
     time_unit: str = "s",
-) -> Summary:
+) -> PackSummary:
     """Pack a table, written as a manifest beside the corpus."""
     path = root.parent / "manifest-of-corpus.parquet"
     pq.write_table(table, path)
@@ -73,8 +73,8 @@ def rows(folder: Path) -> list[dict]:
     return pq.read_table(folder / MANIFEST).to_pylist()
 
 
-def of(row: dict, folder: Path) -> Packed:
-    return Packed(str(folder / row["shard"]), row["record"])
+def of(row: dict, folder: Path) -> PackedRecording:
+    return PackedRecording(str(folder / row["shard"]), row["record"])
 
 
 @given(contents=st.lists(st.binary(max_size=300), min_size=1, max_size=30), shard_bytes=st.integers(1, 2_000))
@@ -98,7 +98,7 @@ def test_any_bytes_come_back(contents: list[bytes], shard_bytes: int):
 def test_a_packed_recording_sounds_as_its_file(corpus: Path, tmp_path: Path):
     table = pa.table({"filename": NAMES, "label": list("abcdefg")})
     summary = packed_from(table, corpus, tmp_path / "out", 100_000)
-    assert summary == Summary(7, 7, 3, sum(map(len, FILES.values())), 3)
+    assert summary == PackSummary(7, 7, 3, sum(map(len, FILES.values())), 3)
     packed_rows = rows(tmp_path / "out")
     assert [row["filename"] for row in packed_rows] == NAMES
     assert [row["label"] for row in packed_rows] == list("abcdefg")
@@ -202,7 +202,7 @@ def test_threads_read_at_random(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     def read(seed: int) -> bool:
         choose = random.Random(seed)
         picks = [(choose.randrange(5), choose.randrange(20)) for _ in range(300)]
-        return all(Packed(shards[shard], record).read() == contents[shard][record] for shard, record in picks)
+        return all(PackedRecording(shards[shard], record).read() == contents[shard][record] for shard, record in picks)
 
     with ThreadPoolExecutor(4) as threads:
         assert all(threads.map(read, range(4)))
@@ -222,24 +222,24 @@ def test_errors_name_shard_and_record(tmp_path: Path):
         with pytest.raises(
             UnreadableInput, match=rf"^record 2 of .*/{name} can't be read \(.+\); copy the shard again"
         ):
-            waveform.load(Packed(str(tmp_path / name), 2))
+            waveform.load(PackedRecording(str(tmp_path / name), 2))
     for name in ("none", "a\0b", ""):
         with pytest.raises(UnreadableInput, match=r"^record 2 of .* can't be read"):
-            Packed(name and str(tmp_path / name), 2).read()
+            PackedRecording(name and str(tmp_path / name), 2).read()
     with pytest.raises(UnreadableInput, match=r"^record 2 of .* can't be read"):
-        Packed(str(tmp_path), 2).read()
+        PackedRecording(str(tmp_path), 2).read()
     for record in (5, 10**9, 10**30, -1):
         with pytest.raises(UnreadableInput, match=f"^{re.escape(shard)} has no record {record}, it has 5; pair"):
-            Packed(shard, record).read()
-    assert Packed(shard, 3).read() == b"\3" * 50_000
+            PackedRecording(shard, record).read()
+    assert PackedRecording(shard, 3).read() == b"\3" * 50_000
 
 
 def test_a_shard_written_anew_is_read_anew(tmp_path: Path):
     shard = write_shard(tmp_path / "shard", [b"old"])
-    assert Packed(shard, 0).read() == b"old"
+    assert PackedRecording(shard, 0).read() == b"old"
     write_shard(tmp_path / "next", [b"new", b"more"])
     (tmp_path / "next").replace(shard)
-    assert Packed(shard, 1).read() == b"more"
-    assert waveform.describe(Packed("audio-00000-of-00001.array_record", 7)) == (
+    assert PackedRecording(shard, 1).read() == b"more"
+    assert waveform.describe(PackedRecording("audio-00000-of-00001.array_record", 7)) == (
         "record 7 of audio-00000-of-00001.array_record"
     )

@@ -19,7 +19,7 @@ import soundfile
 from flax import nnx
 
 from speech_emotion_jax import EmotionPipeline, InvalidInput, UnreadableInput
-from speech_emotion_jax.audio.fbank import Clip, Statistics, read_clip
+from speech_emotion_jax.audio.fbank import Clip, MelStatistics, read_clip
 from speech_emotion_jax.inference.batching import FRAME_BUCKETS, TOKEN_BUCKETS
 from speech_emotion_jax.models.parameters import parameter_shapes
 from speech_emotion_jax.parity.original import TorchOriginal
@@ -221,7 +221,7 @@ def test_a_recording_over_160_s_is_truncated_as_by_the_original(tmp_path: Path):
 
 
 def test_a_recording_read_before_is_truncated_with_a_warning(load):
-    statistics = Statistics(np.zeros((1, 80), np.float32), np.ones((1, 80), np.float32))
+    statistics = MelStatistics(np.zeros((1, 80), np.float32), np.ones((1, 80), np.float32))
     clip = Clip(noise(0.5), 200 * RATE, statistics)
     with pytest.warns(UserWarning, match="^the recording is longer than 160 s"):
         [prediction] = load("audio", batch_size=8).predict([{"audio": clip}])

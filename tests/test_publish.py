@@ -24,7 +24,7 @@ from speech_emotion_jax.models.emotion import EmotionModel
 from speech_emotion_jax.models.parameters import parameters_of
 from speech_emotion_jax.registry import FUSION_MODES, LABELS, MODES
 from speech_emotion_jax.text.tokenizer import TextTokenizer
-from speech_emotion_jax.text.word_vocabulary import SPECIAL_TOKENS, word_tokenizer
+from speech_emotion_jax.text.word_vocabulary import SPECIAL_TOKENS, write_word_tokenizer
 
 from .checkpoints import write_bert, write_roberta
 from .folders import WEIGHTS, Folders, opened, predict, refusal
@@ -44,7 +44,7 @@ def trained(mode: str, language: str = "es", **changes: Any) -> tuple[EmotionCon
 @pytest.fixture(scope="module")
 def words(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("words")
-    word_tokenizer(TEXTS, folder)
+    write_word_tokenizer(TEXTS, folder)
     return folder
 
 
@@ -238,7 +238,7 @@ WORDS = st.lists(st.text(alphabet="abcñÁé_-. ¡!0", min_size=1, max_size=12),
 @given(texts=WORDS.filter(lambda texts: any(text.strip() for text in texts)))
 def test_every_word_of_the_texts_has_its_token(tmp_path_factory: pytest.TempPathFactory, texts: list[str]) -> None:
     folder = tmp_path_factory.mktemp("words")
-    size = word_tokenizer(texts, folder)
+    size = write_word_tokenizer(texts, folder)
     tokenizer = TextTokenizer(folder, 512)
     ids = {token for text in texts if text.strip() for token in tokenizer(text).ids}
     assert SPECIAL_TOKENS.index("[UNK]") not in ids
@@ -248,13 +248,13 @@ def test_every_word_of_the_texts_has_its_token(tmp_path_factory: pytest.TempPath
 
 def test_the_same_texts_give_the_same_files(tmp_path: Path) -> None:
     for name, texts in (("one", TEXTS), ("other", TEXTS[::-1])):
-        word_tokenizer(texts, tmp_path / name)
+        write_word_tokenizer(texts, tmp_path / name)
     for path in (tmp_path / "one").iterdir():
         assert path.read_bytes() == (tmp_path / "other" / path.name).read_bytes()
 
 
 def test_the_most_frequent_words_are_kept(tmp_path: Path) -> None:
-    assert word_tokenizer(["b b c", "c a d"], tmp_path, max_words=3) == len(SPECIAL_TOKENS) + 3
+    assert write_word_tokenizer(["b b c", "c a d"], tmp_path, max_words=3) == len(SPECIAL_TOKENS) + 3
     assert (tmp_path / "vocab.txt").read_text().split() == [*SPECIAL_TOKENS, "a", "b", "c"]
     ids = TextTokenizer(tmp_path, 512)("d A").ids
     assert ids == [2, SPECIAL_TOKENS.index("[UNK]"), len(SPECIAL_TOKENS), 3]

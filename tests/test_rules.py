@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from speech_emotion_jax.whisper.rules import Rules
+from speech_emotion_jax.whisper.rules import TokenRules
 
 END, NO_SPEECH, FIRST, VOCABULARY = 30, 37, 40, 64
 SPECIAL = tuple(range(END + 1, FIRST))
 ROWS, LIMIT = 32, 24
 
-allow = jax.jit(Rules.allow, static_argnums=0)
+allow = jax.jit(TokenRules.mask_scores, static_argnums=0)
 
 
 def rules(
@@ -22,11 +22,11 @@ def rules(
     begin_suppressed: tuple[int, ...] = (),
     timestamps: bool = True,
     latest_start: int | None = None,
-) -> Rules:
-    return Rules(END, NO_SPEECH, FIRST, suppressed, begin_suppressed, timestamps, latest_start)
+) -> TokenRules:
+    return TokenRules(END, NO_SPEECH, FIRST, suppressed, begin_suppressed, timestamps, latest_start)
 
 
-def allowed(given_rules: Rules, written: list[int], scores: np.ndarray | None = None) -> set[int]:
+def allowed(given_rules: TokenRules, written: list[int], scores: np.ndarray | None = None) -> set[int]:
     """The tokens that may follow those written; without scores all are alike, and words preferred by a little."""
     if scores is None:
         scores = np.where(np.arange(VOCABULARY) < FIRST, 5.0, 0.0).astype(np.float32)
@@ -36,7 +36,7 @@ def allowed(given_rules: Rules, written: list[int], scores: np.ndarray | None = 
     return set(np.flatnonzero(np.isfinite(np.asarray(found)[0])).tolist())
 
 
-def drawn(given_rules: Rules, seed: int, lean: float) -> list[list[int]]:
+def drawn(given_rules: TokenRules, seed: int, lean: float) -> list[list[int]]:
     """Greedy transcripts of random scores; the larger `lean`, the more timestamps."""
     random = np.random.default_rng(seed)
     tokens = np.full((ROWS, LIMIT), VOCABULARY - 1, np.int32)

@@ -15,8 +15,8 @@ from flax import nnx
 
 from speech_emotion_jax.config import WhisperConfig
 from speech_emotion_jax.models.whisper import CrossKV, Whisper
-from speech_emotion_jax.whisper.rules import Rules
-from speech_emotion_jax.whisper.search import STAGES, Prompt, Transcripts, beam_search, greedy
+from speech_emotion_jax.whisper.rules import TokenRules
+from speech_emotion_jax.whisper.search import STAGES, Prompt, SearchResult, beam_search, greedy_search
 
 CONFIG = WhisperConfig(
     vocab_size=24,
@@ -34,8 +34,8 @@ CONFIG = WhisperConfig(
 END, NO_SPEECH, FIRST_TIMESTAMP = 10, 12, 13
 LIMIT = 9
 END_BONUS = 0.5  # to its embedding, along what all states have in common
-FREE = Rules(END, NO_SPEECH, FIRST_TIMESTAMP, (), (), False, None)
-STEERED = Rules(END, NO_SPEECH, FIRST_TIMESTAMP, (0, 11, 12), (END, 4), True, 5)
+FREE = TokenRules(END, NO_SPEECH, FIRST_TIMESTAMP, (), (), False, None)
+STEERED = TokenRules(END, NO_SPEECH, FIRST_TIMESTAMP, (0, 11, 12), (END, 4), True, 5)
 RULES = pytest.mark.parametrize("rules", [FREE, STEERED], ids=["free", "timestamps"])
 # Prompts of different lengths; the last three tokens, from 11 on, are what all have.
 PROMPTS = ([11, 3, 2], [5, 1, 7, 11, 3, 2], [8, 11, 3, 2])
@@ -83,20 +83,20 @@ def _compiled(graph, state, recordings, prompt, temperature, key, *, start, rule
     if beams:
         return beam_search(model, recordings, prompt, start=start, rules=rules, limit=limit, beams=beams)
     drawing = {"temperature": temperature, "key": key} if sampled else {}
-    return greedy(model, recordings, prompt, start=start, rules=rules, limit=limit, **drawing)
+    return greedy_search(model, recordings, prompt, start=start, rules=rules, limit=limit, **drawing)
 
 
 def search(
     model: Whisper,
     recordings: CrossKV,
     prompts: Sequence[Sequence[int]],
-    rules: Rules,
+    rules: TokenRules,
     *,
     limit: int = LIMIT,
     beams: int = 0,
     temperature: float | None = None,
     seed: int = 0,
-) -> Transcripts:
+) -> SearchResult:
     graph, state = nnx.split(model)
     found = _compiled(
         graph,
@@ -111,10 +111,10 @@ def search(
         beams=beams,
         sampled=temperature is not None,
     )
-    return Transcripts(*map(np.asarray, found))
+    return SearchResult(*map(np.asarray, found))
 
 
-def texts(found: Transcripts) -> list[list[int]]:
+def texts(found: SearchResult) -> list[list[int]]:
     return [tokens[:length].tolist() for tokens, length in zip(found.tokens, found.lengths, strict=True)]
 
 
@@ -140,15 +140,17 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
     return shifted - np.log(np.exp(shifted).sum())
 
 
-_allow = quickly(Rules.allow, static_argnums=0)
+_allow = quickly(TokenRules.mask_scores, static_argnums=0)
 
 
-def under_rules(rules: Rules, logits: np.ndarray, written: Sequence[int]) -> np.ndarray:
+def under_rules(rules: TokenRules, logits: np.ndarray, written: Sequence[int]) -> np.ndarray:
     tokens = np.array([[*written, *[0] * (LIMIT - len(written))]], np.int32)
     return np.asarray(_allow(rules, logits[None], tokens, np.int32(len(written))))[0]
 
 
-def plain_greedy(model: Whisper, recording: CrossKV, prompt: Sequence[int], rules: Rules) -> tuple[list[int], float]:
+def plain_greedy(
+    model: Whisper, recording: CrossKV, prompt: Sequence[int], rules: TokenRules
+) -> tuple[list[int], float]:
     """The transcript, and its mean log-probability."""
     written: list[int] = []
     total = 0.0
@@ -167,7 +169,7 @@ def plain_greedy(model: Whisper, recording: CrossKV, prompt: Sequence[int], rule
 
 @RULES
 @pytest.mark.parametrize("seed", range(4))
-def test_greedy_is_a_plain_loop(rules: Rules, seed: int):
+def test_greedy_is_a_plain_loop(rules: TokenRules, seed: int):
     model, recordings = whisper(seed), heard(seed)
     found = search(model, recordings, PROMPTS, rules)
     for row, prompt in enumerate(PROMPTS):
@@ -275,7 +277,7 @@ def mean_log_probability(model: Whisper, recording: CrossKV, prompt: Sequence[in
 
 
 @RULES
-def test_scores_of_beams_are_those_of_their_texts(rules: Rules):
+def test_scores_of_beams_are_those_of_their_texts(rules: TokenRules):
     for seed in range(3):
         model, recordings = whisper(seed), heard(seed)
         found = search(model, recordings, PROMPTS, rules, beams=4)
@@ -316,7 +318,7 @@ def test_more_beams_find_what_is_likelier():
 def test_enough_beams_find_the_likeliest_of_all_transcripts(seed: int):
     """Four tokens and an end, at most three of them: every transcript can be tried."""
     end, limit = 4, 3
-    rules = Rules(end, 0, 5, (), (), False, None)
+    rules = TokenRules(end, 0, 5, (), (), False, None)
     model, recording = whisper(seed, 5), heard(seed, 1, 5)
     prompt = [3, 1, 2]
     found = search(model, recording, [prompt], rules, limit=limit, beams=20)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from speech_emotion_jax.whisper.seek import follow
+from speech_emotion_jax.whisper.seek import split_at_timestamps
 from speech_emotion_jax.whisper.stitch import Segment
 
 FIRST = 1_000  # <|0.00|>; text tokens lie below
@@ -20,7 +20,7 @@ def at(seconds: float) -> int:
 def segments(
     tokens: list[int], start: float = 0.0, duration: float = 30.0
 ) -> tuple[list[tuple[float, float, tuple[int, ...]]], float]:
-    found, used, _ = follow(tokens, start=start, duration=duration, first_timestamp=FIRST)
+    found, used, _ = split_at_timestamps(tokens, start=start, duration=duration, first_timestamp=FIRST)
     return [(segment.start, segment.end, segment.tokens) for segment in found], used
 
 
@@ -68,7 +68,7 @@ def test_windows_of_the_original(tokens: list[int], expected: list[tuple[float, 
 )
 def test_what_the_next_window_is_prompted_with(tokens: list[int], written: list[int]):
     """Of two timestamps at the end the first, as in transformers."""
-    assert follow(tokens, start=0.0, duration=30.0, first_timestamp=FIRST).written == written
+    assert split_at_timestamps(tokens, start=0.0, duration=30.0, first_timestamp=FIRST).written == written
 
 
 def test_times_are_of_the_recording():
@@ -84,7 +84,7 @@ def test_a_short_window_without_timestamps_lasts_as_long_as_it_is():
 def test_tokens_keep_their_times():
     tokens = [at(0), 1, 2, at(3), at(3), 4, at(5), at(5), 6]
     times = [(index / 10, (index + 1) / 10) for index in range(len(tokens))]
-    found, used, _ = follow(tokens, times=times, start=100.0, duration=30.0, first_timestamp=FIRST)
+    found, used, _ = split_at_timestamps(tokens, times=times, start=100.0, duration=30.0, first_timestamp=FIRST)
     assert used == 5.0
     assert [segment.tokens for segment in found] == [(1, 2), (4,)]
     for segment, places in zip(found, ((1, 2), (5,)), strict=True):
@@ -117,7 +117,7 @@ def legal(draw: st.DrawFn) -> list[int]:
 @given(legal(), st.integers(0, 10**6), st.integers(1, 30 * 50))
 def test_what_always_holds(tokens: list[int], start: int, length: int):
     begin, duration = start / 50, length / 50
-    found, used, written = follow(tokens, start=begin, duration=duration, first_timestamp=FIRST)
+    found, used, written = split_at_timestamps(tokens, start=begin, duration=duration, first_timestamp=FIRST)
 
     assert used > 0
     for segment in found:

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from speech_emotion_jax.errors import InvalidInput, UnreadableInput
-from speech_emotion_jax.text.tokenizer import StartedTokenizer, TextTokenizer, start_tokenizer
+from speech_emotion_jax.text.tokenizer import FastTokenizer, TextTokenizer, load_cached_tokenizer
 
 from .folders import rewrite_json
 
@@ -24,8 +24,8 @@ def test_tokens_are_those_of_transformers(
     published, tmp_path_factory: pytest.TempPathFactory, mode: str, language: str, text: str
 ):
     folder, kept = published(mode, language), tmp_path_factory.getbasetemp() / "kept"
-    theirs, ours = TextTokenizer(folder, 16), start_tokenizer(folder, 16, kept)
-    assert isinstance(ours, StartedTokenizer)
+    theirs, ours = TextTokenizer(folder, 16), load_cached_tokenizer(folder, 16, kept)
+    assert isinstance(ours, FastTokenizer)
     try:
         expected = theirs(text)
     except InvalidInput as error:
@@ -36,10 +36,11 @@ def test_tokens_are_those_of_transformers(
 
 
 def test_a_second_start_needs_no_transformers(published, tmp_path: Path):
-    first = start_tokenizer(published("text", "es"), 512, tmp_path)
+    first = load_cached_tokenizer(published("text", "es"), 512, tmp_path)
     code = (
-        "import sys\nfrom pathlib import Path\nfrom speech_emotion_jax.text.tokenizer import start_tokenizer\n"
-        "print(start_tokenizer(Path(sys.argv[1]), 512, Path(sys.argv[2]))('¡hola!').ids, 'transformers' in sys.modules)"
+        "import sys\nfrom pathlib import Path\nfrom speech_emotion_jax.text.tokenizer import load_cached_tokenizer\n"
+        "print(load_cached_tokenizer(Path(sys.argv[1]), 512, Path(sys.argv[2]))('¡hola!').ids, "
+        "'transformers' in sys.modules)"
     )
     command = [sys.executable, "-c", code, str(published("text", "es")), str(tmp_path)]
     said = subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
@@ -48,24 +49,24 @@ def test_a_second_start_needs_no_transformers(published, tmp_path: Path):
 
 def test_other_files_are_another_tokenizer(published, tmp_path: Path):
     folder = shutil.copytree(published("text_encoder", "es"), tmp_path / "folder")
-    before = start_tokenizer(folder, 512, tmp_path / "kept")("HOLA")
+    before = load_cached_tokenizer(folder, 512, tmp_path / "kept")("HOLA")
     rewrite_json(folder / "tokenizer_config.json", do_lower_case=False)
-    after = start_tokenizer(folder, 512, tmp_path / "kept")("HOLA")
+    after = load_cached_tokenizer(folder, 512, tmp_path / "kept")("HOLA")
     assert len(list((tmp_path / "kept").iterdir())) == 2
     assert after == TextTokenizer(folder, 512)("HOLA") != before
 
 
 def test_what_is_kept_may_be_broken_or_unwritable(published, tmp_path: Path):
     folder = published("text", "es")
-    start_tokenizer(folder, 512, tmp_path)
+    load_cached_tokenizer(folder, 512, tmp_path)
     (file,) = tmp_path.iterdir()
     whole = file.read_bytes()
     file.write_bytes(whole[:100])
-    assert start_tokenizer(folder, 512, tmp_path)("hola") == TextTokenizer(folder, 512)("hola")
+    assert load_cached_tokenizer(folder, 512, tmp_path)("hola") == TextTokenizer(folder, 512)("hola")
     assert file.read_bytes() == whole
-    assert start_tokenizer(folder, 512, file / "below")("hola") == TextTokenizer(folder, 512)("hola")
+    assert load_cached_tokenizer(folder, 512, file / "below")("hola") == TextTokenizer(folder, 512)("hola")
 
 
 def test_a_broken_tokenizer_is_named(tmp_path: Path):
     with pytest.raises(UnreadableInput, match="the tokenizer in"):
-        start_tokenizer(tmp_path, 512, tmp_path / "kept")
+        load_cached_tokenizer(tmp_path, 512, tmp_path / "kept")

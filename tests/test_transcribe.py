@@ -13,7 +13,7 @@ import soundfile
 
 import speech_emotion_jax
 from speech_emotion_jax.audio.waveform import SAMPLE_RATE, load
-from speech_emotion_jax.audio.windows import cut
+from speech_emotion_jax.audio.windows import read_windows
 from speech_emotion_jax.errors import InvalidInput, SpeechEmotionError, UnreadableInput
 from speech_emotion_jax.whisper.transcribe import FALLBACK, Transcript, TranscriptionOptions, WhisperPipeline
 
@@ -181,7 +181,7 @@ def test_two_hours_are_read_in_bounded_memory(tmp_path: Path):
     tracemalloc.start()
     try:
         windows = samples = 0
-        for window in cut(str(path), 30 * SAMPLE_RATE, 5 * SAMPLE_RATE, 5 * SAMPLE_RATE):
+        for window in read_windows(str(path), 30 * SAMPLE_RATE, 5 * SAMPLE_RATE, 5 * SAMPLE_RATE):
             windows += 1
             samples = window.start + len(window.waveform)
         _, peak = tracemalloc.get_traced_memory()
@@ -201,15 +201,15 @@ sounds = [dict(array=random.normal(0, 0.1, 16_000).astype(np.float32), sampling_
 texts = []
 for device in (None, "cpu"):
     pipeline = WhisperPipeline.from_pretrained({str(whisper_tiny)!r}, device=device)
-    listener = pipeline.listener
-    heard = listener.hear(listener.features([each["array"] for each in sounds]))
-    assert len(heard.keys[0].sharding.device_set) == listener.mesh.size, heard.keys[0].sharding
+    programs = pipeline.programs
+    heard = programs.encode(programs.features([each["array"] for each in sounds]))
+    assert len(heard.keys[0].sharding.device_set) == programs.mesh.size, heard.keys[0].sharding
     assert heard.keys[0].shape[0] == 8
-    assert not heard.keys[0].is_fully_replicated or listener.mesh.size == 1
+    assert not heard.keys[0].is_fully_replicated or programs.mesh.size == 1
     for beams in (1, 2):
         options = TranscriptionOptions(max_tokens=6, no_speech=None, beams=beams)
         texts.append([each["text"] for each in pipeline.transcribe(sounds, options)])
-    sizes = listener.mesh.size
+    sizes = programs.mesh.size
     print(sizes)
 assert texts[:2] == texts[2:], texts
 """

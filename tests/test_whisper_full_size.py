@@ -12,8 +12,8 @@ from speech_emotion_jax.config import WHISPER_SIZES, WhisperConfig
 from speech_emotion_jax.models.parameters import abstract_model, parameters_of
 from speech_emotion_jax.models.whisper import Whisper
 from speech_emotion_jax.runtime.devices import select_mesh
-from speech_emotion_jax.whisper.listener import Listener
-from speech_emotion_jax.whisper.rules import Rules
+from speech_emotion_jax.whisper.programs import WhisperPrograms
+from speech_emotion_jax.whisper.rules import TokenRules
 
 TURBO_PARAMETERS = 808_878_080
 
@@ -36,13 +36,13 @@ def test_turbo_transcribes_with_random_weights():
     shapes = parameters_of(abstract_model(config)).values()
     assert sum(prod(each.shape) for each in shapes) == TURBO_PARAMETERS
     model = nnx.jit(lambda: Whisper(config, rngs=nnx.Rngs(0)))()
-    listener = Listener(model, select_mesh("cpu"))
+    programs = WhisperPrograms(model, select_mesh("cpu"))
     waveform = np.random.default_rng(0).normal(0, 0.1, 16_000).astype(np.float32)
-    heard = listener.hear(listener.features([waveform]))
+    heard = programs.encode(programs.features([waveform]))
     assert len(heard.keys) == config.decoder_layers
     assert heard.keys[0].shape == (1, config.decoder_attention_heads, 64, config.max_source_positions)
-    rules = Rules(50257, 50363, 50365, (), (220, 50257), timestamps=False, latest_start=None)
-    found = listener.search(heard, [(50258, 50262, 50360, 50364)], start=4, rules=rules, limit=3)
+    rules = TokenRules(50257, 50363, 50365, (), (220, 50257), timestamps=False, latest_start=None)
+    found = programs.search(heard, [(50258, 50262, 50360, 50364)], start=4, rules=rules, limit=3)
     assert found.tokens.shape == (1, 3)
     assert np.isfinite(found.log_probability).all()
     assert 0 < found.no_speech[0] < 1

@@ -136,7 +136,7 @@ def test_attributes(pipeline: FlaxWhisperPipline, whisper_base: Path):
 def test_dtype(whisper_tiny: Path, dtype: Any, held: str):
     loaded = FlaxWhisperPipline(str(whisper_tiny), dtype=dtype, batch_size=3)
     with closing(loaded.pipeline):
-        dtypes = {leaf.dtype.name for leaf in jax.tree.leaves(loaded.pipeline.listener.parameters)}
+        dtypes = {leaf.dtype.name for leaf in jax.tree.leaves(loaded.pipeline.programs.parameters)}
         assert held in dtypes
         assert dtypes <= {held, "float32"}
         assert loaded.batch_size == 3
@@ -148,11 +148,11 @@ def test_other_dtypes_are_refused(whisper_tiny: Path):
 
 
 def test_shard_params_does_nothing_and_says_so(pipeline: FlaxWhisperPipline):
-    before = pipeline.pipeline.listener.parameters
+    before = pipeline.pipeline.programs.parameters
     pipeline.shard_params()
     with pytest.warns(UserWarning, match="num_mp_partitions has no effect"):
         pipeline.shard_params(num_mp_partitions=2, logical_axis_rules=(("batch", "data"),))
-    assert pipeline.pipeline.listener.parameters is before
+    assert pipeline.pipeline.programs.parameters is before
 
 
 # Inputs

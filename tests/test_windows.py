@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from speech_emotion_jax.audio.waveform import load
-from speech_emotion_jax.audio.windows import Reader, Window, cut, is_silent
+from speech_emotion_jax.audio.windows import RecordingReader, Window, is_silent, read_windows
 from speech_emotion_jax.errors import InvalidInput, SpeechEmotionError, UnreadableInput
 
 RATE = 16_000
@@ -63,14 +63,14 @@ def test_windows_are_the_recording(data: st.DataObject):
     step = length - left - right
     samples = data.draw(st.integers(1, min(70_000, length + 100 * step)))
     waveform = sound(samples)
-    windows = list(cut(clip(waveform), length, left, right))
+    windows = list(read_windows(clip(waveform), length, left, right))
     assert_tiles(windows, waveform, length, left, right)
     assert len(windows) == 1 + max(0, -(-(samples - length) // step))
 
 
 @pytest.mark.parametrize("more", [-1, 0, 1])
 def test_a_recording_around_the_end_of_a_window(more: int):
-    windows = list(cut(clip(sound(9_000 + more)), 3_000, 500, 500))
+    windows = list(read_windows(clip(sound(9_000 + more)), 3_000, 500, 500))
     # Windows begin every 2,000 samples: the fourth is the first to reach the end of 9,000.
     assert len(windows) == (5 if more > 0 else 4)
     assert windows[-1].right == 0
@@ -80,15 +80,15 @@ def test_a_recording_around_the_end_of_a_window(more: int):
 def test_windows_of_a_file_are_those_of_its_samples(tmp_path: Path, rate: int):
     path = tmp_path / "speech.flac"
     soundfile.write(path, np.stack([sound(4 * rate), sound(4 * rate + 1)[1:]], 1), rate)
-    assert_tiles(list(cut(path, RATE, 2_000, 3_000)), load(path), RATE, 2_000, 3_000)
-    assert_tiles(list(cut(path.read_bytes(), RATE, 0, 0)), load(path), RATE, 0, 0)
+    assert_tiles(list(read_windows(path, RATE, 2_000, 3_000)), load(path), RATE, 2_000, 3_000)
+    assert_tiles(list(read_windows(path.read_bytes(), RATE, 0, 0)), load(path), RATE, 0, 0)
 
 
 @given(st.integers(1, 50_000), st.lists(st.tuples(st.integers(0, 20_000), st.integers(1, 20_000)), max_size=8))
 @settings(max_examples=40, deadline=None)
 def test_a_reader_gives_any_stretch_ahead(samples: int, reads: list[tuple[int, int]]):
     waveform = sound(samples)
-    reader, start = Reader(clip(waveform)), 0
+    reader, start = RecordingReader(clip(waveform)), 0
     for further, length in reads:
         start += further
         np.testing.assert_array_equal(reader.read(start, length), waveform[start : start + length])
@@ -102,7 +102,7 @@ def test_two_hours_take_no_more_memory_than_twenty_minutes(tmp_path: Path):
         soundfile.write(path, beats, 1_000, subtype="PCM_U8")
         tracemalloc.start()
         try:
-            count = sum(1 for _ in cut(path, 30 * RATE, 5 * RATE, 5 * RATE))
+            count = sum(1 for _ in read_windows(path, 30 * RATE, 5 * RATE, 5 * RATE))
             assert count == (seconds - 10) // 20
             return tracemalloc.get_traced_memory()[1]
         finally:
@@ -116,14 +116,14 @@ def test_two_hours_take_no_more_memory_than_twenty_minutes(tmp_path: Path):
 
 @pytest.mark.parametrize("level", [0.0, 0.25, -1.0])
 def test_digital_silence_is_no_error(level: float):
-    windows = list(cut(clip(np.full(2_000, level, np.float32)), 1_000, 100, 100))
+    windows = list(read_windows(clip(np.full(2_000, level, np.float32)), 1_000, 100, 100))
     assert len(windows) == 3
     assert all(window.silent for window in windows)
 
 
 @pytest.mark.parametrize("samples", [1, 2, 559])
 def test_very_short_recordings_are_one_window(samples: int):
-    [window] = cut(clip(sound(samples)), 1_000, 100, 100)
+    [window] = read_windows(clip(sound(samples)), 1_000, 100, 100)
     np.testing.assert_array_equal(window.waveform, sound(samples))
     assert window.silent == (samples == 1)
 
@@ -145,7 +145,7 @@ def test_one_click_is_heard():
 def test_what_comes_before_an_error_is_given():
     waveform = sound(1_000_000)
     waveform[900_000] = np.nan
-    windows, error = until_error(cut(clip(waveform), 100_000, 0, 0))
+    windows, error = until_error(read_windows(clip(waveform), 100_000, 0, 0))
     assert isinstance(error, InvalidInput)
     assert "NaN" in str(error)
     assert windows
@@ -155,11 +155,11 @@ def test_what_comes_before_an_error_is_given():
 
 def test_errors_are_those_of_reading(tmp_path: Path):
     with pytest.raises(UnreadableInput, match=r"missing\.wav does not exist"):
-        next(cut(tmp_path / "missing.wav", 1_000, 0, 0))
+        next(read_windows(tmp_path / "missing.wav", 1_000, 0, 0))
     with pytest.raises(InvalidInput, match="no samples"):
-        next(cut(clip(sound(0)), 1_000, 0, 0))
+        next(read_windows(clip(sound(0)), 1_000, 0, 0))
     with pytest.raises(UnreadableInput, match="empty"):
-        Reader(b"").read(0, 100)
+        RecordingReader(b"").read(0, 100)
 
 
 def test_a_file_that_is_damaged_late_is_read_up_to_there(tmp_path: Path):
@@ -167,7 +167,7 @@ def test_a_file_that_is_damaged_late_is_read_up_to_there(tmp_path: Path):
     soundfile.write(path, sound(60 * RATE), RATE)
     content = path.read_bytes()
     path.write_bytes(content[: len(content) * 3 // 4])
-    windows, error = until_error(cut(path, 10 * RATE, 0, 0))
+    windows, error = until_error(read_windows(path, 10 * RATE, 0, 0))
     assert isinstance(error, UnreadableInput)
     assert "truncated or damaged" in str(error)
     assert 2 <= len(windows) <= 4
@@ -177,4 +177,4 @@ def test_a_file_that_is_damaged_late_is_read_up_to_there(tmp_path: Path):
 @pytest.mark.parametrize("overlaps", [(500, 500), (1_000, 0), (600, 700)])
 def test_windows_that_would_not_advance_are_a_bug(overlaps: tuple[int, int]):
     with pytest.raises(ValueError, match="can't overlap"):
-        next(cut(clip(sound(5_000)), 1_000, *overlaps))
+        next(read_windows(clip(sound(5_000)), 1_000, *overlaps))

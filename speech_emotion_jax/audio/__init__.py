@@ -1,31 +1,30 @@
 """Sound to what the models take: decoding, resampling, Kaldi filterbanks, Whisper's log-mel, windows, packed shards."""
 
-from .decode import AudioSource, Cut, decoded
+from .decode import AudioSource, Cut, decode_audio
 from .fbank import (
-    FEATURES,
+    FEATURE_DIM,
     FRAME_SAMPLES,
     MAX_FBANK_FRAMES,
     MAX_SAMPLES,
     MAX_SECONDS,
     MEL_BINS,
-    STACK,
+    STACK_SIZE,
     Clip,
-    Statistics,
+    MelStatistics,
     fbank_energies,
     feature_frames,
     features,
-    in_rows,
+    pad_clips,
     read_clip,
     samples_for,
 )
-from .log_mel import FRAMES, WINDOW_SAMPLES, WINDOW_SECONDS, whisper_log_mel
-from .packed import Packed
+from .log_mel import WINDOW_FRAMES, WINDOW_SAMPLES, WINDOW_SECONDS, whisper_log_mel
+from .packed import PackedRecording
 from .waveform import MIN_SAMPLES, SAMPLE_RATE, describe, load, stated_seconds
-from .windows import Reader, Window, cut
+from .windows import RecordingReader, Window, read_windows
 
 __all__ = [
-    "FEATURES",
-    "FRAMES",
+    "FEATURE_DIM",
     "FRAME_SAMPLES",
     "MAX_FBANK_FRAMES",
     "MAX_SAMPLES",
@@ -33,25 +32,26 @@ __all__ = [
     "MEL_BINS",
     "MIN_SAMPLES",
     "SAMPLE_RATE",
-    "STACK",
+    "STACK_SIZE",
+    "WINDOW_FRAMES",
     "WINDOW_SAMPLES",
     "WINDOW_SECONDS",
     "AudioSource",
     "Clip",
     "Cut",
-    "Packed",
-    "Reader",
-    "Statistics",
+    "MelStatistics",
+    "PackedRecording",
+    "RecordingReader",
     "Window",
-    "cut",
-    "decoded",
+    "decode_audio",
     "describe",
     "fbank_energies",
     "feature_frames",
     "features",
-    "in_rows",
     "load",
+    "pad_clips",
     "read_clip",
+    "read_windows",
     "samples_for",
     "stated_seconds",
     "whisper_log_mel",

@@ -28,9 +28,9 @@ import numpy as np
 import soundfile
 
 from ..errors import InvalidInput, UnreadableInput
-from .packed import Packed
+from .packed import PackedRecording
 
-Recording = str | os.PathLike[str] | bytes | Mapping[str, Any] | Packed
+Recording = str | os.PathLike[str] | bytes | Mapping[str, Any] | PackedRecording
 
 
 class Cut(NamedTuple):
@@ -75,7 +75,7 @@ _LIBSNDFILE = re.compile(rb"(RIFF|RIFX|RF64)....WAVE|FORM....AIF[FC]|\.snd|caff|
 _AV_DEMUXERS = "mov,matroska,ogg,mp3,aac,ac3,eac3,amr,asf,avi,wv"
 
 
-def decoded(source: AudioSource, name: str) -> Iterator[tuple[int, np.ndarray]]:
+def decode_audio(source: AudioSource, name: str) -> Iterator[tuple[int, np.ndarray]]:
     """Pairs of the native rate and float32 samples of shape (frames, channels), never empty, of bounded size."""
     cut = source if isinstance(source, Cut) else Cut(source, 0)
     _check(cut, name)
@@ -144,7 +144,7 @@ def _pieces(cut: Cut, name: str) -> Generator[tuple[int, int, np.ndarray], None,
     source = cut.source
     if isinstance(source, Mapping):
         yield from _array_frames(source, cut, name)
-    elif isinstance(source, str | bytes | os.PathLike | Packed):
+    elif isinstance(source, str | bytes | os.PathLike | PackedRecording):
         with _open(source, name) as stream:
             yield from _file_frames(stream, cut, name)
     elif isinstance(source, np.ndarray):
@@ -189,9 +189,11 @@ def _as_float32(samples: np.ndarray) -> np.ndarray:
         return samples.astype(np.float32)
 
 
-def _open(source: str | os.PathLike[str] | bytes | Packed, name: str) -> contextlib.AbstractContextManager[io.FileIO]:
+def _open(
+    source: str | os.PathLike[str] | bytes | PackedRecording, name: str
+) -> contextlib.AbstractContextManager[io.FileIO]:
     """The source as an unbuffered regular file, whose descriptor the decoders share; bytes go to a temporary one."""
-    if isinstance(source, Packed):
+    if isinstance(source, PackedRecording):
         source = source.read()
     if isinstance(source, bytes):
         return _temporary_copy(io.BytesIO(source))

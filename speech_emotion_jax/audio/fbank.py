@@ -34,8 +34,8 @@ LOWEST_HZ, HIGHEST_HZ = 20.0, SAMPLE_RATE / 2
 WAVEFORM_SCALE = 2.0**15  # Kaldi reads 16-bit integers
 VARIANCE_FLOOR = 1e-7
 
-STACK = 2  # fbank frames in one feature frame
-FEATURES = STACK * MEL_BINS
+STACK_SIZE = 2  # fbank frames in one feature frame
+FEATURE_DIM = STACK_SIZE * MEL_BINS
 MAX_FBANK_FRAMES = 16_000  # the original's max_length: 160 s
 MAX_SAMPLES = FRAME_SAMPLES + MAX_FBANK_FRAMES * HOP_SAMPLES - 1
 MAX_SECONDS = MAX_SAMPLES / SAMPLE_RATE
@@ -44,7 +44,7 @@ _SLICE_BITS = 8
 _SLICES = 5
 
 
-class Statistics(NamedTuple):
+class MelStatistics(NamedTuple):
     """Mean and standard deviation of each mel bin over a clip's frames."""
 
     mean: Float[np.ndarray | Array, "*batch 80"]
@@ -60,7 +60,7 @@ class Clip(NamedTuple):
 
     waveform: Float[np.ndarray, " samples"]
     samples: int
-    statistics: Statistics | None
+    statistics: MelStatistics | None
 
     @property
     def truncated(self) -> bool:
@@ -74,12 +74,12 @@ def fbank_frames(samples: int) -> int:
 
 def feature_frames(samples: int) -> int:
     """Number of stacked frames (20 ms each) of `samples` at 16 kHz, a half-filled last one included."""
-    return -(-min(fbank_frames(samples), MAX_FBANK_FRAMES) // STACK)
+    return -(-min(fbank_frames(samples), MAX_FBANK_FRAMES) // STACK_SIZE)
 
 
 def samples_for(frames: int) -> int:
     """Number of samples that give exactly `frames` full feature frames."""
-    return FRAME_SAMPLES + (frames * STACK - 1) * HOP_SAMPLES
+    return FRAME_SAMPLES + (frames * STACK_SIZE - 1) * HOP_SAMPLES
 
 
 @cache
@@ -178,7 +178,7 @@ def fbank_energies(waveforms: Float[Array, "batch samples"]) -> Float[Array, "ba
     return jnp.log(jnp.maximum(mel, MEL_FLOOR))
 
 
-def _statistics(mel: Float[Array, "batch frames 80"], valid: Bool[Array, "batch frames"]) -> Statistics:
+def _statistics(mel: Float[Array, "batch frames 80"], valid: Bool[Array, "batch frames"]) -> MelStatistics:
     """Mean and deviation (ddof 1, variance + 1e-7) over the valid frames."""
     weight = valid[..., None].astype(jnp.float32)
     count = weight.sum(axis=1)
@@ -187,7 +187,7 @@ def _statistics(mel: Float[Array, "batch frames 80"], valid: Bool[Array, "batch 
     mean = (mel * weight).sum(axis=1) / count
     mean = mean + ((mel - mean[:, None]) * weight).sum(axis=1) / count
     variance = ((mel - mean[:, None]) ** 2 * weight).sum(axis=1) / (count - 1)
-    return Statistics(mean, jnp.sqrt(variance + VARIANCE_FLOOR))
+    return MelStatistics(mean, jnp.sqrt(variance + VARIANCE_FLOOR))
 
 
 @partial(jax.jit, static_argnames="padding_value")
@@ -196,7 +196,7 @@ def features(
     lengths: Int[Array, " batch"],
     *,
     padding_value: float,
-    statistics: Statistics | None = None,
+    statistics: MelStatistics | None = None,
 ) -> tuple[Float[Array, "batch frames 160"], Bool[Array, "batch frames"]]:
     """Features and their mask of a padded batch of waveforms at 16 kHz.
 
@@ -206,14 +206,14 @@ def features(
     mask true, where the second of its two fbank frames is.
     """
     mel = fbank_energies(waveforms)
-    mel = jnp.pad(mel, ((0, 0), (0, mel.shape[1] % STACK), (0, 0)))
+    mel = jnp.pad(mel, ((0, 0), (0, mel.shape[1] % STACK_SIZE), (0, 0)))
     batch, frames, _ = mel.shape
     counts = 1 + (lengths - FRAME_SAMPLES) // HOP_SAMPLES
     valid = jnp.arange(frames, dtype=counts.dtype)[None] < counts[:, None]
     mean, deviation = _statistics(mel, valid) if statistics is None else statistics
     normal = (mel - mean[:, None]) / deviation[:, None]
     normal = jnp.where(valid[..., None], normal, padding_value)
-    return normal.reshape(batch, frames // STACK, FEATURES), valid[:, STACK - 1 :: STACK]
+    return normal.reshape(batch, frames // STACK_SIZE, FEATURE_DIM), valid[:, STACK_SIZE - 1 :: STACK_SIZE]
 
 
 def read_clip(source: AudioSource) -> Clip:
@@ -234,16 +234,16 @@ def read_clip(source: AudioSource) -> Clip:
     return Clip(first, samples, whole.statistics())
 
 
-def in_rows(
+def pad_clips(
     clips: Sequence[Clip], frames: int
-) -> tuple[Float[np.ndarray, "batch samples"], Int[np.ndarray, " batch"], Statistics | None]:
+) -> tuple[Float[np.ndarray, "batch samples"], Int[np.ndarray, " batch"], MelStatistics | None]:
     """Clips as `features` takes them, padded to the samples of so many frames. All are over 160 s, or none is."""
     waveforms = np.zeros((len(clips), samples_for(frames)), np.float32)
     for row, clip in enumerate(clips):
         waveforms[row, : len(clip.waveform)] = clip.waveform[: waveforms.shape[1]]
     lengths = np.array([len(clip.waveform) for clip in clips], np.int32)
     whole = [clip.statistics for clip in clips if clip.statistics is not None]
-    return waveforms, lengths, Statistics(*map(np.concatenate, zip(*whole, strict=True))) if whole else None
+    return waveforms, lengths, MelStatistics(*map(np.concatenate, zip(*whole, strict=True))) if whole else None
 
 
 class _RunningStatistics:
@@ -270,6 +270,6 @@ class _RunningStatistics:
         self.mean += change * (count / total)
         self.count = total
 
-    def statistics(self) -> Statistics:
+    def statistics(self) -> MelStatistics:
         deviation = np.sqrt(self.squares / (self.count - 1) + VARIANCE_FLOOR)
-        return Statistics(self.mean.astype(np.float32)[None], deviation.astype(np.float32)[None])
+        return MelStatistics(self.mean.astype(np.float32)[None], deviation.astype(np.float32)[None])

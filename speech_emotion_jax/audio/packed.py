@@ -18,7 +18,7 @@ _readers: OrderedDict[tuple[str, int, int], Any] = OrderedDict()  # by path, ino
 _lock = Lock()
 
 
-class Packed(NamedTuple):
+class PackedRecording(NamedTuple):
     """A recording in a shard."""
 
     shard: str  # path of an ArrayRecord file

@@ -19,8 +19,8 @@ import soxr
 from jaxtyping import Float
 
 from ..errors import InvalidInput, UnreadableInput
-from .decode import MAX_CHANNELS, MAX_RATE, MIN_RATE, AudioSource, Cut, decoded, stated_frames
-from .packed import Packed
+from .decode import MAX_CHANNELS, MAX_RATE, MIN_RATE, AudioSource, Cut, decode_audio, stated_frames
+from .packed import PackedRecording
 
 SAMPLE_RATE = 16_000
 MIN_SAMPLES = 560  # two fbank windows; the original returns NaN for fewer
@@ -85,7 +85,7 @@ def describe(source: object) -> str:
     if isinstance(source, Cut):
         end = "" if source.end is None else f" to {_seconds(source.end)}"
         return f"{describe(source.source)} from {_seconds(source.start)}{end} s"
-    if isinstance(source, Packed):
+    if isinstance(source, PackedRecording):
         return f"record {source.record} of {describe(source.shard)}"
     if isinstance(source, bytes):
         return f"audio bytes ({len(source)} bytes)"
@@ -105,7 +105,7 @@ def _resampled(source: AudioSource, silence: bool) -> Iterator[np.ndarray]:
     rate, taken, given = 0, 0, 0
     lowest, highest = math.inf, -math.inf
     resampler = None
-    for piece_rate, frames in decoded(source, name):
+    for piece_rate, frames in decode_audio(source, name):
         if not MIN_RATE <= piece_rate <= MAX_RATE or frames.shape[1] > MAX_CHANNELS:
             raise UnreadableInput(
                 f"{name} states {piece_rate} Hz and {frames.shape[1]} channels, which is beyond {MIN_RATE} to "

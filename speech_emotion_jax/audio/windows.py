@@ -31,7 +31,7 @@ def is_silent(waveform: Float[np.ndarray, " samples"]) -> bool:
     return bool(np.abs(waveform - waveform.mean()).max() < SILENCE_PEAK)
 
 
-def cut(source: AudioSource, length: int, left: int, right: int) -> Iterator[Window]:
+def read_windows(source: AudioSource, length: int, left: int, right: int) -> Iterator[Window]:
     """Windows of `length` samples every `length - left - right`, so that neighbours overlap by `left + right`.
 
     The first has no left overlap and the last no right one. Sources and errors are those of `audio.blocks`, but silence
@@ -40,7 +40,7 @@ def cut(source: AudioSource, length: int, left: int, right: int) -> Iterator[Win
     step = length - left - right
     if step < 1:
         raise ValueError(f"windows of {length} samples can't overlap by {left} + {right}")
-    reader = Reader(source)
+    reader = RecordingReader(source)
     start = 0
     while True:
         waveform = reader.read(start, length)
@@ -51,7 +51,7 @@ def cut(source: AudioSource, length: int, left: int, right: int) -> Iterator[Win
         start += step
 
 
-class Reader:
+class RecordingReader:
     """A recording read forward: any stretch that begins no sooner than the one before."""
 
     def __init__(self, source: AudioSource):

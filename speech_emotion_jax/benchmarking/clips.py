@@ -10,7 +10,7 @@ import numpy as np
 import soundfile
 from jaxtyping import Float
 
-from ..audio import FEATURES, SAMPLE_RATE
+from ..audio import FEATURE_DIM, SAMPLE_RATE
 
 SENTENCE = "no me lo puedo creer de verdad que alegría tan grande nos da verte hoy aquí con toda la familia"
 WORDS = tuple(SENTENCE.split())
@@ -26,7 +26,7 @@ MEACORPUS_SECONDS = (
 
 def random_features(frames: int) -> Float[np.ndarray, "1 frames 160"]:
     """Features of one clip: of mean 0 and variance 1, as normalised ones are."""
-    return np.random.default_rng(frames).standard_normal((1, frames, FEATURES), np.float32)
+    return np.random.default_rng(frames).standard_normal((1, frames, FEATURE_DIM), np.float32)
 
 
 def meacorpus_lengths(clips: int) -> list[float]:

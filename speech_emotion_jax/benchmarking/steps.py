@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from ..audio import FEATURES
+from ..audio import FEATURE_DIM
 
 BATCHES, CLIPS, LABELS = 4, 4, 6
 FRAMES = (150, 250)  # of the shortest and the longest clip: 3 to 5 s
@@ -17,13 +17,13 @@ Batch = tuple[Float[np.ndarray, "4 frames 160"], Bool[np.ndarray, "4 frames"], I
 def random_batches() -> list[Batch]:
     """Features that lean towards their label and are zero where padded, the mask of what is real, and the labels."""
     rng = np.random.default_rng(0)
-    leaning = rng.standard_normal((LABELS, FEATURES))
+    leaning = rng.standard_normal((LABELS, FEATURE_DIM))
     found = []
     for _ in range(BATCHES):
         labels = rng.integers(LABELS, size=CLIPS)
         lengths = rng.integers(*FRAMES, size=CLIPS)
         lengths[0] = FRAMES[1]
         mask = np.arange(lengths.max())[None] < lengths[:, None]
-        features = rng.standard_normal((*mask.shape, FEATURES)) + 0.5 * leaning[labels][:, None]
+        features = rng.standard_normal((*mask.shape, FEATURE_DIM)) + 0.5 * leaning[labels][:, None]
         found.append(((features * mask[..., None]).astype(np.float32), mask, labels))
     return found

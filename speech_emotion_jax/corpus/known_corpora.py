@@ -221,7 +221,8 @@ def _meacorpus(folder: str, recordings: list[str]) -> Corpus:
         )
     lists = {name: read_manifest(os.path.join(folder, name)) for name in there}
     tables = {
-        name: found.table.drop_columns(["id"]) if found.id_added else found.table for name, found in lists.items()
+        name: found.table.drop_columns(["id"]) if found.has_generated_id else found.table
+        for name, found in lists.items()
     }
     _refuse_lacking(tables.get(PUBLISHED), PUBLISHED, ("filename", "label", "transcription", "split"))
     _refuse_lacking(

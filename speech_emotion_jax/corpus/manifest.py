@@ -30,7 +30,7 @@ FIELDS: Mapping[str, pa.DataType] = {
     "seconds": pa.float64(),  # how long the clip is; spares reading headers
 }
 TIME_UNITS = {"s": 1.0, "ms": 1000.0}  # a second's worth
-PART = 65536  # rows of a chunk of the table, and rows that are Python objects at a time
+CHUNK_ROWS = 65536  # rows of a chunk of the table, and rows that are Python objects at a time
 
 
 class Row(NamedTuple):
@@ -55,7 +55,7 @@ class Row(NamedTuple):
 class Manifest:
     """The clips, as they stand in the file or, of a split, in the order of the file.
 
-    Where there are more than `PART` rows, columns of texts that repeat themselves are dictionaries.
+    Where there are more than `CHUNK_ROWS` rows, columns of texts that repeat themselves are dictionaries.
 
     `columns` is {field: its column in `table`}, of the fields there are; "id" is always there. Where the file has no
     column for it, it is the one of the filenames, or a column `id` that was put at the table's end: filename:start-end
@@ -68,9 +68,9 @@ class Manifest:
     sha256: str
     label_map: Mapping[str, str]  # {from: to}, "" for no label
     time_unit: str
-    data_rows: Int[np.ndarray, " rows"]  # the number of each row in the file, from 1
-    unused_map: tuple[str, ...]  # what label_map maps and no row of the file has, whatever its split
-    id_added: bool  # whether the last column, id, is not of the file
+    file_rows: Int[np.ndarray, " rows"]  # the number of each row in the file, from 1
+    unused_labels: tuple[str, ...]  # what label_map maps and no row of the file has, whatever its split
+    has_generated_id: bool  # whether the last column, id, is not of the file
 
     def __len__(self) -> int:
         return len(self.table)
@@ -108,7 +108,7 @@ class Manifest:
             )
         ]
 
-    def truth(self) -> list[str | None]:
+    def labels(self) -> list[str | None]:
         """The label of each row, mapped; None where it has none."""
         mapped = self._mapped
         truth: list[str | None] = []
@@ -129,12 +129,12 @@ def locate(filename: str, audio_root: str | None) -> str:
     With an audio root it lies under it, even where it is absolute; without one it is taken as it is, from the working
     folder. Neither may have "..". Raises InvalidInput for what climbs out.
     """
-    if not stays(filename, audio_root):
+    if not is_inside(filename, audio_root):
         raise InvalidInput(f"{filename} leaves the audio root; name recordings below it")
     return filename if audio_root is None else os.path.join(audio_root, filename)
 
 
-def stays(filename: str, audio_root: str | None) -> bool:
+def is_inside(filename: str, audio_root: str | None) -> bool:
     """Whether a recording lies below the audio root or, without one, anywhere that needs no ".."."""
     if "\0" in filename or (".." in filename and ".." in filename.replace(os.sep, "/").split("/")):
         return False

@@ -26,7 +26,7 @@ from pyarrow import csv as arrow_csv
 
 from ..errors import InvalidInput, UnreadableInput
 from ..runtime.storage import Folder, in_arrow_memory, is_remote
-from .manifest import FIELDS, PART, TIME_UNITS, Manifest
+from .manifest import CHUNK_ROWS, FIELDS, TIME_UNITS, Manifest
 
 BLOCK = 1 << 20  # bytes of CSV at a time; no row may be longer
 
@@ -98,7 +98,7 @@ def read_manifest(
     named = {field: columns.get(field, field) for field in FIELDS}
     wanted = None if split is None else pa.array([each.strip() for each in split.split(",")])
     parts = _Chunks()
-    data_rows: list[np.ndarray] = []
+    file_rows: list[np.ndarray] = []
     splits: dict[str, None] = {}
     labels: set[str | None] = set()
     read = 0
@@ -118,7 +118,7 @@ def read_manifest(
                     mask = pa.chunked_array([pa.nulls(len(part), pa.bool_()).fill_null(False)])
                 part, numbers = part.filter(mask), numbers[mask.to_numpy()]
             parts.add(part)
-            data_rows.append(numbers)
+            file_rows.append(numbers)
     except UnreadableInput:
         raise
     except (OSError, pa.ArrowException, UnicodeError, csv.Error) as error:
@@ -137,7 +137,7 @@ def read_manifest(
         there = f"there are {', '.join(splits)}" if splits else f"it has no splits in a column {named['split']!r}"
         raise InvalidInput(f"{path} has no rows of the split {split!r}; {there}")
     held = {field: column for field, column in named.items() if column in table.column_names}
-    numbers = np.concatenate(data_rows)
+    numbers = np.concatenate(file_rows)
     width = table.num_columns
     if "id" not in held:
         table, held["id"] = _with_id(table, held, numbers)
@@ -240,7 +240,7 @@ def _read_jsonl(path: str) -> Iterator[pa.Table]:
             except (ValueError, RecursionError) as error:
                 what = "is not UTF-8" if isinstance(error, UnicodeDecodeError) else f"is no row: {error}"
                 raise UnreadableInput(f"line {number} of {path} {what}; give a JSON object a line") from error
-            if len(lines) == PART // 4:
+            if len(lines) == CHUNK_ROWS // 4:
                 yield _columns_of(lines)
                 lines = []
     if lines:
@@ -270,12 +270,12 @@ def _columns_of(lines: list[dict[str, str | None]]) -> pa.Table:
 def _read_parquet(path: str) -> Iterator[pa.Table]:
     with pq.ParquetFile(_open_to_arrow(path)) as parquet:
         _refuse_doubles(parquet.schema_arrow.names, path)
-        for batch in parquet.iter_batches(batch_size=PART, use_threads=False):
+        for batch in parquet.iter_batches(batch_size=CHUNK_ROWS, use_threads=False):
             yield pa.Table.from_batches([batch])
 
 
 class _Chunks:
-    """Gathers a table in chunks of `PART` rows: many small ones would leave the memory full of holes."""
+    """Gathers a table in chunks of `CHUNK_ROWS` rows: many small ones would leave the memory full of holes."""
 
     def __init__(self) -> None:
         self.chunks: list[pa.Table] = []
@@ -284,7 +284,7 @@ class _Chunks:
 
     def add(self, part: pa.Table) -> None:
         self.waiting.append(part)
-        if sum(map(len, self.waiting)) >= PART:
+        if sum(map(len, self.waiting)) >= CHUNK_ROWS:
             self._gather(decide=True)
 
     def table(self) -> pa.Table:
@@ -338,7 +338,7 @@ def _typed(part: pa.Table, named: Mapping[str, str], path: str, before: int) -> 
     return part
 
 
-def _with_id(table: pa.Table, held: Mapping[str, str], data_rows: np.ndarray) -> tuple[pa.Table, str]:
+def _with_id(table: pa.Table, held: Mapping[str, str], file_rows: np.ndarray) -> tuple[pa.Table, str]:
     """(The table, the column that tells clips apart), for one that has no column id."""
     if "filename" in held and not {"start", "end"} & held.keys():
         return table, held["filename"]
@@ -354,7 +354,7 @@ def _with_id(table: pa.Table, held: Mapping[str, str], data_rows: np.ndarray) ->
     elif {"shard", "record"} <= held.keys():
         ids = join(text("shard"), text("record"), ":")
     else:
-        ids = pa.array(data_rows).cast(pa.string())
+        ids = pa.array(file_rows).cast(pa.string())
     return table.append_column("id", ids), "id"
 
 

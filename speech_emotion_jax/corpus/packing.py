@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from jaxtyping import Float, Int
 
-from ..audio import decoded, describe, stated_seconds
+from ..audio import decode_audio, describe, stated_seconds
 from ..errors import InvalidInput, SpeechEmotionError, UnreadableInput
 from ..runtime.atomic import whole_folder
 from ..runtime.progress import progress
@@ -36,7 +36,7 @@ _NAMED = 100  # missing files that a message names
 
 
 @dataclass(frozen=True)
-class Summary:
+class PackSummary:
     """What was packed."""
 
     rows: int
@@ -61,7 +61,7 @@ def pack(
     columns: Mapping[str, str] | None = None,
     time_unit: str = "s",
     shard_bytes: int = SHARD_BYTES,
-) -> Summary:
+) -> PackSummary:
     """Pack the recordings that a manifest names, in the order in which it names them first.
 
     `columns` and `time_unit` are those of `read_manifest`; paths are relative to `audio_root`. A shard holds at most
@@ -105,7 +105,7 @@ def pack(
         for name, values in zip(ADDED, added, strict=True):
             table = table.append_column(name, values)
         pq.write_table(table, folder / MANIFEST)
-    return Summary(len(table), len(sizes), len(names), int(sizes.sum()), int(np.isnan(seconds).sum()))
+    return PackSummary(len(table), len(sizes), len(names), int(sizes.sum()), int(np.isnan(seconds).sum()))
 
 
 def _blank_is_null(column: pa.ChunkedArray) -> pa.Array:
@@ -180,7 +180,7 @@ def _seconds(path: Path) -> float:
         return stated
     frames, rate = 0, 1
     try:
-        for rate, piece in decoded(path, describe(path)):  # noqa: B007
+        for rate, piece in decode_audio(path, describe(path)):  # noqa: B007
             frames += len(piece)
     except SpeechEmotionError:
         return np.nan

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from jaxtyping import Bool, Int
 
 from ..errors import InvalidInput
-from .manifest import PART, Manifest, stays
+from .manifest import CHUNK_ROWS, Manifest, is_inside
 
 RESERVED = frozenset({"text", "top_label", "top_score", "duration", "truncated", "error"})  # columns of the results
 SHOWN = 5  # of each kind of problem
@@ -67,7 +67,7 @@ def _column_problems(manifest: Manifest, needs_audio: bool, needs_text: bool) ->
         *(["transcription"] if needs_text and "transcription" not in held else []),
     ]
     if missing:
-        there = f"there are {', '.join(names[:-1] if manifest.id_added else names)}"
+        there = f"there are {', '.join(names[:-1] if manifest.has_generated_id else names)}"
         text = "; --whisper-model transcribes what has no text" if "transcription" in missing else ""
         yield Problem(f"missing columns; {there}; name others with --columns FIELD=COLUMN{text}", len(missing), missing)
     taken = [
@@ -89,8 +89,8 @@ def _id_problems(manifest: Manifest) -> Iterator[Problem]:
     again &= ~empty
     if again.any():
         shown = [
-            f"row {manifest.data_rows[each]}: {ids[each].as_py()}"
-            f" (as row {manifest.data_rows[np.argmax(hashes == hashes[each])]})"
+            f"row {manifest.file_rows[each]}: {ids[each].as_py()}"
+            f" (as row {manifest.file_rows[np.argmax(hashes == hashes[each])]})"
             for each in np.flatnonzero(again)[:SHOWN].tolist()
         ]
         column = manifest.columns["id"]
@@ -123,7 +123,7 @@ def _audio_problems(manifest: Manifest, audio_root: str | None) -> Iterator[Prob
         given = np.zeros(len(manifest), bool) if end is None else _valid(manifest.column("end"))
         wrong = ~((begins >= 0) & (begins < ends) & (np.isfinite(ends) | ~given))
         first = [
-            f"row {manifest.data_rows[each]}: {begins[each]:.15g} to {ends[each]:.15g}"
+            f"row {manifest.file_rows[each]}: {begins[each]:.15g} to {ends[each]:.15g}"
             for each in np.flatnonzero(wrong)[:SHOWN]
         ]
         if first:
@@ -146,15 +146,15 @@ def _text_problems(manifest: Manifest) -> Iterator[Problem]:
 
 
 def _label_problems(manifest: Manifest, labels: Sequence[str]) -> Iterator[Problem]:
-    counts: Counter[str] = Counter(label for label in manifest.truth() if label is not None)
+    counts: Counter[str] = Counter(label for label in manifest.labels() if label is not None)
     unknown = sorted((label for label in counts if label not in labels), key=lambda label: (-counts[label], label))
     if unknown:
         advice = f"the checkpoint has {', '.join(labels)}; map them with --label-map FROM=TO, or to nothing with FROM="
         shown = [f"{label} ({counts[label]:,} rows)" for label in unknown[:SHOWN]]
         yield Problem(f"unknown labels; {advice}", len(unknown), shown)
-    if manifest.unused_map:
-        shown = list(manifest.unused_map[:SHOWN])
-        yield Problem("labels of the label map that no row has", len(manifest.unused_map), shown)
+    if manifest.unused_labels:
+        shown = list(manifest.unused_labels[:SHOWN])
+        yield Problem("labels of the label map that no row has", len(manifest.unused_labels), shown)
 
 
 def _rows_problem(
@@ -163,7 +163,7 @@ def _rows_problem(
     """A problem of those rows, if there are any, shown by their numbers in the file and what `names` calls them."""
     found = np.flatnonzero(wrong)
     if len(found):
-        rows = [f"row {manifest.data_rows[each]}" for each in found[:SHOWN]]
+        rows = [f"row {manifest.file_rows[each]}" for each in found[:SHOWN]]
         if names is not None:
             rows = [f"{row}: {names[int(each)].as_py()}" for row, each in zip(rows, found[:SHOWN], strict=True)]
         yield Problem(what, len(found), rows)
@@ -184,8 +184,8 @@ def _valid(column: pa.ChunkedArray) -> Bool[np.ndarray, " rows"]:
 def _parts(column: pa.ChunkedArray) -> Iterator[pa.Array]:
     """A column in parts that are small enough to be Python objects, dictionaries looked up."""
     for chunk in column.chunks:
-        for begin in range(0, len(chunk), PART):
-            part = chunk.slice(begin, PART)
+        for begin in range(0, len(chunk), CHUNK_ROWS):
+            part = chunk.slice(begin, CHUNK_ROWS)
             yield part.dictionary_decode() if isinstance(part, pa.DictionaryArray) else part
 
 
@@ -215,7 +215,7 @@ def _absent_files(
             row += 1
             if not name:
                 empty[row] = True
-            elif not stays(name, audio_root):
+            elif not is_inside(name, audio_root):
                 outside[row] = True
             elif first[row]:
                 above, _, below = name.rpartition("/")

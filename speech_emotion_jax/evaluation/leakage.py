@@ -103,7 +103,7 @@ class _Clips:
             )
         return cls(
             [each or "" for each in manifest.column("id").to_pylist()],
-            [each or "" for each in manifest.truth()],
+            [each or "" for each in manifest.labels()],
             [each or "" for each in manifest.column("split").to_pylist()],
             group_codes(manifest.table.column(group_by).to_pylist(), len(manifest)),
         )
@@ -338,7 +338,7 @@ def split_by_group(
         raise InvalidInput(f"the test size {test_size} is no fraction between 0 and 1; give one like 0.2")
     shares = _shares(clips.splits, test, test_size, path)
     new = _assign(clips, shares, seed)
-    table = manifest.table.drop_columns(["id"]) if manifest.id_added else manifest.table
+    table = manifest.table.drop_columns(["id"]) if manifest.has_generated_id else manifest.table
     split = pa.array(new)
     if "split" in manifest.columns:
         name = manifest.columns["split"]

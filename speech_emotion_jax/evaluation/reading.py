@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import grain
 
-from ..audio import AudioSource, Clip, Cut, Packed
+from ..audio import AudioSource, Clip, Cut, PackedRecording
 from ..corpus import Row, locate
 from ..errors import SpeechEmotionError
 from ..inference import Scorer
@@ -73,7 +73,7 @@ def _read(row: Row, source: AudioSource | None, scorer: Scorer) -> Reading:
 def recording(row: Row, root: str) -> AudioSource | None:
     """What a row names below the audio root: a file, a record of a shard, or a cut of either; None where nothing."""
     if row.shard is not None and row.record is not None:
-        whole = Packed(locate(row.shard, root), row.record)
+        whole = PackedRecording(locate(row.shard, root), row.record)
     elif row.filename is not None:
         whole = locate(row.filename, root)
     else:

@@ -110,7 +110,7 @@ def evaluate(job: EvaluateConfig) -> EvaluateResult:
         )
         if job.limit is not None:
             manifest = replace(
-                manifest, table=manifest.table.slice(0, job.limit), data_rows=manifest.data_rows[: job.limit]
+                manifest, table=manifest.table.slice(0, job.limit), file_rows=manifest.file_rows[: job.limit]
             )
     names = manifest.table.column_names
     if job.group_by not in (None, *names):

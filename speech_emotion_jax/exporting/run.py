@@ -42,7 +42,7 @@ from ..runtime.devices import select_device
 from ..runtime.precision import check_precision
 from ..runtime.progress import progress
 from ..runtime.storage import is_remote
-from ..text import tokenizer_rules
+from ..text import load_fast_tokenizer
 from . import standalone
 
 PLATFORMS = ("tpu", "cuda", "cpu")
@@ -236,7 +236,7 @@ def _text_programs(config: BertConfig) -> dict[str, int]:
 
 
 def _write_tokenizer(file: Path, folder: Path, max_tokens: int) -> None:
-    rules = tokenizer_rules(folder, max_tokens)
+    rules = load_fast_tokenizer(folder, max_tokens)
     if rules is None:
         raise InvalidInput(
             f"the tokenizer in {folder} is written in Python and can't be exported; save its fast form there"

@@ -19,14 +19,14 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float
 
-from ..audio import MEL_BINS, AudioSource, Clip, Statistics, features, in_rows, read_clip, samples_for
+from ..audio import MEL_BINS, AudioSource, Clip, MelStatistics, features, pad_clips, read_clip, samples_for
 from ..checkpoints import Checkpoint
 from ..config import EmotionConfig
 from ..errors import InvalidInput
 from ..models import EmotionModel
 from ..runtime.cache_folder import cache_folder
 from ..runtime.progress import bar
-from ..text import Tokens, start_tokenizer
+from ..text import Tokens, load_cached_tokenizer
 from .batching import TOKEN_BUCKETS, bucket, pad_tokens
 from .encoder_programs import Step, encoder_steps
 
@@ -47,7 +47,7 @@ class Scorer:
         self._tokenizer = None
         if self.config.text is not None:
             kept = cache_folder() / "tokenizers"
-            self._tokenizer = start_tokenizer(checkpoint.text_folder, self.config.text.max_tokens, kept)
+            self._tokenizer = load_cached_tokenizer(checkpoint.text_folder, self.config.text.max_tokens, kept)
         model, platform = checkpoint.model, mesh.devices.flat[0].platform
         self._audio: list[Step] = []
         self._text: list[Step] = []
@@ -87,7 +87,7 @@ class Scorer:
 
     def audio_vectors(self, clips: Sequence[Clip], frames: int) -> Float[Array, "batch width"]:
         """A vector a clip. All are over 160 s, or none is; `frames` is the bucket."""
-        heard = self._run("the features", self._features, (), *self._put(in_rows(clips, frames)))
+        heard = self._run("the features", self._features, (), *self._put(pad_clips(clips, frames)))
         return self.encode_audio(*heard)
 
     def encode_audio(
@@ -117,7 +117,7 @@ class Scorer:
         The checkpoint may be an outline. May be called from several threads for different shapes.
         """
         waveforms, lengths = self._rows(rows, samples_for(frames)), self._rows(rows, dtype=np.int32)
-        statistics = Statistics(*[self._rows(rows, MEL_BINS)] * 2) if truncated else None
+        statistics = MelStatistics(*[self._rows(rows, MEL_BINS)] * 2) if truncated else None
         program = self._compiled("the features", self._features, (), waveforms, lengths, statistics)
         self._compile(self._audio, *program.out_info)
 
@@ -200,7 +200,7 @@ def _shapes(batch: tuple[Any, ...]) -> tuple[tuple[int, ...], ...]:
 
 
 def _features(
-    padding_value: float, _: tuple[()], waveforms: jax.Array, lengths: jax.Array, statistics: Statistics | None
+    padding_value: float, _: tuple[()], waveforms: jax.Array, lengths: jax.Array, statistics: MelStatistics | None
 ) -> tuple[jax.Array, jax.Array]:
     return features(waveforms, lengths, padding_value=padding_value, statistics=statistics)
 

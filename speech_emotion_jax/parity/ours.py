@@ -20,12 +20,12 @@ from jaxtyping import Array, Bool, Float, Int
 from ..audio import (
     MAX_FBANK_FRAMES,
     SAMPLE_RATE,
-    STACK,
+    STACK_SIZE,
     AudioSource,
     feature_frames,
     features,
-    in_rows,
     load,
+    pad_clips,
     read_clip,
 )
 from ..checkpoints import Checkpoint
@@ -148,7 +148,7 @@ class Ours:
         """Of a recording, without the frames that the mask leaves out."""
         clip = read_clip(audio)
         frames = bucket(feature_frames(len(clip.waveform)), FRAME_BUCKETS)
-        waveforms, lengths, statistics = in_rows([clip], frames)
+        waveforms, lengths, statistics = pad_clips([clip], frames)
         x, mask = features(waveforms, lengths, padding_value=self._padding_value, statistics=statistics)
         return np.asarray(x)[np.asarray(mask)]
 
@@ -182,7 +182,7 @@ class Ours:
 
 def _padded(real: Float[np.ndarray, "frames 160"]) -> tuple[jax.Array, jax.Array]:
     """A clip's features in a batch of one of its bucket's length, and the mask."""
-    length = bucket(min(len(real), MAX_FBANK_FRAMES // STACK), FRAME_BUCKETS)
+    length = bucket(min(len(real), MAX_FBANK_FRAMES // STACK_SIZE), FRAME_BUCKETS)
     padded = np.pad(real, ((0, length - len(real)), (0, 0)))
     return jnp.asarray(padded)[None], jnp.arange(length)[None] < len(real)
 

@@ -26,16 +26,16 @@ class OursWhisper:
     def __init__(self, pipeline: WhisperPipeline, language: str):
         self._pipeline = pipeline
         self._language = language
-        listener = pipeline.listener
-        self._graph, self._parameters = listener.graph, listener.parameters
+        programs = pipeline.programs
+        self._graph, self._parameters = programs.graph, programs.parameters
 
     def stages(self, theirs: Stages, audio: AudioSource | None, text: str | None = None) -> Found:
         """What ours makes of the original's waveform, log-mel and words; the words of what our encoder heard."""
         assert audio is not None, "Whisper hears"
         found: Found = {WAVEFORM: load(audio)[:WINDOW_SAMPLES]}
-        listener = self._pipeline.listener
-        found[LOG_MEL] = np.asarray(listener.features([theirs[WAVEFORM]]))[0]
-        features = listener.place([theirs[LOG_MEL]])
+        programs = self._pipeline.programs
+        found[LOG_MEL] = np.asarray(programs.features([theirs[WAVEFORM]]))[0]
+        features = programs.place_rows([theirs[LOG_MEL]])
         states, encoded, logits = _hear(self._graph, self._parameters, features, jnp.asarray(theirs[WORDS])[None])
         found |= {layer("encoder", index): each for index, each in enumerate(np.asarray(states))}
         found |= {ENCODED: np.asarray(encoded), WORD_LOGITS: np.asarray(logits)}
@@ -52,11 +52,11 @@ class OursWhisper:
 
     def _words(self, features: Float[Array, "batch frames bins"]) -> Int[np.ndarray, " tokens"]:
         """The prompt and what is written greedily."""
-        listener, vocabulary = self._pipeline.listener, self._pipeline.vocabulary
+        programs, vocabulary = self._pipeline.programs, self._pipeline.vocabulary
         prompt = vocabulary.prompt(vocabulary.language_code(self._language), "transcribe", timestamps=False)
         rules = vocabulary.rules(timestamps=False)
-        heard = listener.hear(features)
-        written = listener.search(heard, [prompt], start=len(prompt), rules=rules, limit=None)
+        heard = programs.encode(features)
+        written = programs.search(heard, [prompt], start=len(prompt), rules=rules, limit=None)
         return np.array([*prompt, *written.tokens[0][: written.lengths[0]]], np.int64)
 
 

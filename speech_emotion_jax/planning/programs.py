@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from ..audio import FEATURES, SAMPLE_RATE, feature_frames, features, samples_for
+from ..audio import FEATURE_DIM, SAMPLE_RATE, feature_frames, features, samples_for
 from ..config import EmotionConfig
 from ..inference import FRAME_BUCKETS, TOKEN_BUCKETS, bucket
 from ..models import EmotionModel, abstract_model, audio_encoder_flops, parameter_shapes, text_encoder_flops
@@ -84,7 +84,7 @@ def training(config: EmotionConfig, mesh: Mesh, clips: int, seconds: float, toke
     arrays: list[tuple[str, tuple[int, ...], Any]] = [("labels", (), jnp.int32), ("valid", (), jnp.bool_)]
     if config.audio is not None:
         frames = bucketed_frames(seconds)
-        arrays += [("features", (frames, FEATURES), jnp.float32), ("frame_mask", (frames,), jnp.bool_)]
+        arrays += [("features", (frames, FEATURE_DIM), jnp.float32), ("frame_mask", (frames,), jnp.bool_)]
     if config.text is not None:
         padded = bucketed_tokens(tokens)
         arrays += [("ids", (padded,), jnp.int32), ("token_mask", (padded,), jnp.bool_)]

@@ -1,15 +1,15 @@
 """Text to tokens, and the checks on what a user passes as text."""
 
 from .checks import Tokens, check_text
-from .tokenizer import TextTokenizer, load_tokenizer, start_tokenizer, tokenizer_rules
-from .word_vocabulary import word_tokenizer
+from .tokenizer import TextTokenizer, load_cached_tokenizer, load_fast_tokenizer, load_tokenizer
+from .word_vocabulary import write_word_tokenizer
 
 __all__ = [
     "TextTokenizer",
     "Tokens",
     "check_text",
+    "load_cached_tokenizer",
+    "load_fast_tokenizer",
     "load_tokenizer",
-    "start_tokenizer",
-    "tokenizer_rules",
-    "word_tokenizer",
+    "write_word_tokenizer",
 ]

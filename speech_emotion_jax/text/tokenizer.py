@@ -55,7 +55,7 @@ class TextTokenizer:
         return Tokens(list(encoded["input_ids"][0]), len(encoded["input_ids"]) > 1)
 
 
-def tokenizer_rules(folder: Path, max_tokens: int) -> Tokenizer | None:
+def load_fast_tokenizer(folder: Path, max_tokens: int) -> Tokenizer | None:
     """The rules of the tokenizer in `folder`, which cut texts to `max_tokens`; None where it is written in Python.
 
     Raises UnreadableInput where its files are missing or broken.
@@ -67,15 +67,15 @@ def tokenizer_rules(folder: Path, max_tokens: int) -> Tokenizer | None:
     return rules
 
 
-def start_tokenizer(folder: Path, max_tokens: int, kept: Path) -> Callable[[object], Tokens]:
+def load_cached_tokenizer(folder: Path, max_tokens: int, kept: Path) -> Callable[[object], Tokens]:
     """The tokenizer in `folder`, which cuts texts to `max_tokens`; `kept` is where it is found the next time.
 
     Raises UnreadableInput where its files are missing or broken. What is returned raises what `check_text` raises.
     """
     file = kept / f"{_digest(folder, max_tokens)}.json"
     with suppress(Exception):  # it is not there or broken: tokenizers raises nothing more precise
-        return StartedTokenizer(Tokenizer.from_file(str(file)))
-    rules = tokenizer_rules(folder, max_tokens)
+        return FastTokenizer(Tokenizer.from_file(str(file)))
+    rules = load_fast_tokenizer(folder, max_tokens)
     if rules is None:
         return TextTokenizer(folder, max_tokens)
     with suppress(OSError):  # a shared cache may be read-only
@@ -83,10 +83,10 @@ def start_tokenizer(folder: Path, max_tokens: int, kept: Path) -> Callable[[obje
         partial = file.with_suffix(f".{os.getpid()}")
         partial.write_text(rules.to_str(), encoding="utf-8")
         partial.replace(file)
-    return StartedTokenizer(rules)
+    return FastTokenizer(rules)
 
 
-class StartedTokenizer:
+class FastTokenizer:
     """As `TextTokenizer`, by the rules alone, which truncate."""
 
     def __init__(self, rules: Tokenizer):

@@ -10,7 +10,7 @@ from pathlib import Path
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
-def word_tokenizer(texts: Iterable[str], folder: Path, max_words: int = 30_000) -> int:
+def write_word_tokenizer(texts: Iterable[str], folder: Path, max_words: int = 30_000) -> int:
     """Write the tokenizer of the texts' most frequent words into a folder; returns the size of its vocabulary.
 
     Words are lower-cased and keep their accents; all others become [UNK]. The same texts give the same files: the

@@ -20,7 +20,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Float, Int
 
 from ..audio import (
-    FEATURES,
+    FEATURE_DIM,
     MAX_SAMPLES,
     SAMPLE_RATE,
     AudioSource,
@@ -184,7 +184,7 @@ class Feed:
             readable = np.asarray(~np.isnan(vectors).any(axis=-1))
             arrays["audio"] = np.nan_to_num(vectors)
         elif given.kept is not None:
-            arrays["features"] = np.zeros((*clips.shape, batch.frames, FEATURES), np.float32)
+            arrays["features"] = np.zeros((*clips.shape, batch.frames, FEATURE_DIM), np.float32)
             arrays["frame_mask"] = np.zeros((*clips.shape, batch.frames), bool)
             for place in np.ndindex(clips.shape):
                 found = given.kept[clips[place]]
@@ -222,7 +222,7 @@ def keep_features(clips: Clips, mesh: Mesh, batch_size: int) -> None:
     Only where one process has all the clips; of several hosts each reads its share of each step.
     """
     frames = clips.frames()
-    if frames is None or not clips.fixed or jax.process_count() > 1 or frames.sum() * FEATURES * 4 > MOST_KEPT:
+    if frames is None or not clips.fixed or jax.process_count() > 1 or frames.sum() * FEATURE_DIM * 4 > MOST_KEPT:
         return
     feed = Feed(clips, mesh)
     batches = in_order(frames, None, batch_size)

@@ -32,7 +32,7 @@ class Corpus:
     def used(self) -> Manifest:
         """The rows that have a role."""
         rows = [number for number, role in enumerate(self.roles) if role is not None]
-        return replace(self.manifest, table=self.manifest.table.take(rows), data_rows=self.manifest.data_rows[rows])
+        return replace(self.manifest, table=self.manifest.table.take(rows), file_rows=self.manifest.file_rows[rows])
 
     def table(self) -> pa.Table:
         """The manifest with the roles as a column, in place of one of that name."""
@@ -53,7 +53,7 @@ def divide(manifest: Manifest, data: Data, seed: int) -> Corpus:
     validation, a share of the training rows is taken. Raises InvalidInput where a split is to serve for two things or
     has no labelled row, and where nothing is left to learn from.
     """
-    truth = manifest.truth()
+    truth = manifest.labels()
     has_splits = "split" in manifest.columns
     splits = manifest.column("split").to_pylist() if has_splits else [data.train] * len(manifest)
     chosen = [(split, role) for split, role in ((data.train, TRAIN), (data.valid, VALID), (data.test, TEST)) if split]
@@ -111,7 +111,7 @@ def by_group(manifest: Manifest, rows: Sequence[int], group_by: str) -> dict[str
     for row in rows:
         if (group := column[row]) is None:
             raise InvalidInput(
-                f"row {manifest.data_rows[row]} of {manifest.name} has nothing in {group_by!r}, and a group is to be "
+                f"row {manifest.file_rows[row]} of {manifest.name} has nothing in {group_by!r}, and a group is to be "
                 "left out at a time; give it one, or ask for a number of folds"
             )
         found.setdefault(group, []).append(row)
@@ -127,7 +127,7 @@ def _cut(
     what grows least is the sum of clips² / (share * all clips of the label), which for single rows is the rule by which
     Sainte-Laguë gives out seats.
     """
-    truth = manifest.truth()
+    truth = manifest.labels()
     names, labels = np.unique([str(truth[row]) for row in rows], return_inverse=True)
     clips = np.zeros((groups.max() + 1, len(names)))  # of each group and label
     np.add.at(clips, (groups, labels), 1)
@@ -171,7 +171,7 @@ def label_set(corpus: Corpus, data: Data, checkpoint: Sequence[str] | None, *, k
     Those the recipe names, else those of the checkpoint it goes on from where they cover the corpus's (and always where
     the checkpoint's head is `kept`), else the corpus's own, sorted. Its own are those of all rows that have a role.
     """
-    truth = corpus.manifest.truth()
+    truth = corpus.manifest.labels()
     own = tuple(sorted({label for label, role in zip(truth, corpus.roles, strict=True) if label and role}))
     chosen = data.labels
     if not chosen and checkpoint is not None and (kept or set(own) <= set(checkpoint)):

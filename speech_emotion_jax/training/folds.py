@@ -55,7 +55,7 @@ def cross_validate(job: TrainConfig, count: int | None) -> EvaluateResult:
     if FOLD in manifest.table.column_names:
         raise InvalidInput(f"{job.manifest} has a column {FOLD!r}, as the predictions have; rename it")
     corpora = _corpora(manifest, recipe, count)
-    whole = Corpus(manifest, tuple(None if label is None else TRAIN for label in manifest.truth()))
+    whole = Corpus(manifest, tuple(None if label is None else TRAIN for label in manifest.labels()))
     labels = label_set(whole, recipe.data, checkpoint_labels(recipe), kept=recipe.start.head == "kept")
     mode = recipe.model.mode
     with progress("Checking the manifest"):
@@ -83,7 +83,7 @@ def cross_validate(job: TrainConfig, count: int | None) -> EvaluateResult:
 
 def _corpora(manifest: Manifest, recipe: Recipe, count: int | None) -> dict[str, Corpus]:
     """{the fold's name: the roles in it}."""
-    data, seed, truth = recipe.data, recipe.training.seed, manifest.truth()
+    data, seed, truth = recipe.data, recipe.training.seed, manifest.labels()
     rows = [number for number, label in enumerate(truth) if label is not None]
     if count is not None and count < 2:
         raise InvalidInput(f"{count} fold{'s' * (count != 1)} can't be; ask for 2 or more")

@@ -27,7 +27,7 @@ from ..convert import check_text_encoder, read_json
 from ..errors import InvalidInput
 from ..models import EmotionModel, parameter_shapes, parameters_of
 from ..registry import FUSION_MODES, PUBLISHED
-from ..text import word_tokenizer
+from ..text import write_word_tokenizer
 from .recipe import Recipe
 
 logger = logging.getLogger("speech_emotion_jax")
@@ -99,7 +99,7 @@ def _from_scratch(
         audio = _overridden(Wav2Vec2BertConfig(), recipe, "audio")
         audio = replace(audio, output_hidden_size=audio.hidden_size)
     if mode != "audio":
-        words = word_tokenizer(texts(), folder)
+        words = write_word_tokenizer(texts(), folder)
         # The published layout has RoBERTa where text stands alone, and BERT beside sound.
         kind = {"model_type": "roberta", "max_position_embeddings": 513} if mode == "text" else {}
         text = _overridden(replace(BertConfig(), vocab_size=words, **kind), recipe, "text")

@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 
 @dataclass(frozen=True)
-class Rules:
+class TokenRules:
     """Token ids that steer the decoding; all ids from `first_timestamp` up are timestamps, 20 ms apart."""
 
     end: int
@@ -26,7 +26,7 @@ class Rules:
     timestamps: bool
     latest_start: int | None  # the first timestamp is at most so many steps of 20 ms; None: anywhere
 
-    def allow(
+    def mask_scores(
         self, scores: Float[Array, "rows vocabulary"], tokens: Int[Array, "rows limit"], count: Int[Array, ""]
     ) -> Float[Array, "rows vocabulary"]:
         """The scores of the next token (logits or log-probabilities), minus infinity where it may not be.

@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from ..models import Cache, CrossKV, Whisper
-from .rules import Rules
+from .rules import TokenRules
 
 STAGES = (64, 160)  # tokens that the cache has room for at first, and when it has grown once; then for all
 
@@ -32,7 +32,7 @@ class Prompt(NamedTuple):
     padding: Int[Array, " batch"]
 
 
-class Transcripts(NamedTuple):
+class SearchResult(NamedTuple):
     """`tokens` without prompt and end, `lengths` of them, the rest arbitrary.
 
     `log_probability` is the mean over the tokens and the end token, natural logarithm; `no_speech` the probability of
@@ -51,12 +51,14 @@ class _Prefilled(NamedTuple):
     cache: Cache
 
 
-def _prefill(model: Whisper, heard: CrossKV, prompt: Prompt, start: int, rules: Rules, limit: int) -> _Prefilled:
+def _prefill(
+    model: Whisper, cross_kv: CrossKV, prompt: Prompt, start: int, rules: TokenRules, limit: int
+) -> _Prefilled:
     """Decode the prompt at once, into a cache of the first stage."""
     decoder = model.decoder
     batch, length = prompt.tokens.shape
     cache = decoder.empty_cache(batch, length + min(STAGES[0], limit))
-    decoded = decoder(prompt.tokens, 0, prompt.padding, cache, heard)
+    decoded = decoder(prompt.tokens, 0, prompt.padding, cache, cross_kv)
     logits = decoder.logits(decoded.states[:, np.array([length - start, length - 1])])
     return _Prefilled(logits[:, 1], jax.nn.softmax(logits[:, 0])[:, rules.no_speech], decoded.cache)
 
@@ -88,24 +90,24 @@ def _run(
     return stage(state, (*(room for room in STAGES if room < limit), limit))
 
 
-def greedy(
+def greedy_search(
     model: Whisper,
-    heard: CrossKV,
+    cross_kv: CrossKV,
     prompt: Prompt,
     *,
     start: int,
-    rules: Rules,
+    rules: TokenRules,
     limit: int,
     temperature: Float[Array, ""] | None = None,
     key: PRNGKeyArray | None = None,
-) -> Transcripts:
+) -> SearchResult:
     """The likeliest token at each place or, at a `temperature` above 0, one drawn by its probability.
 
     `start` is the number of prompt tokens from <|startoftranscript|> on; `limit` the most tokens that are written.
     """
     decoder = model.decoder
     batch, length = prompt.tokens.shape
-    logits, no_speech, cache = _prefill(model, heard, prompt, start, rules, limit)
+    logits, no_speech, cache = _prefill(model, cross_kv, prompt, start, rules, limit)
 
     class State(NamedTuple):
         written: Int[Array, ""]
@@ -115,7 +117,7 @@ def greedy(
         cache: Cache
 
     def write(logits: jax.Array, state: State) -> State:
-        scores = rules.allow(logits, state.tokens, state.written)
+        scores = rules.mask_scores(logits, state.tokens, state.written)
         if temperature is None or key is None:
             token = scores.argmax(axis=-1)
         else:
@@ -135,7 +137,7 @@ def greedy(
 
     def advance(state: State) -> State:
         token = jax.lax.dynamic_slice_in_dim(state.tokens, state.written - 1, 1, axis=1)
-        decoded = decoder(token, length + state.written - 1, prompt.padding, state.cache, heard)
+        decoded = decoder(token, length + state.written - 1, prompt.padding, state.cache, cross_kv)
         return write(decoder.logits(decoded.states[:, 0]), state._replace(cache=decoded.cache))
 
     empty = State(
@@ -149,12 +151,12 @@ def greedy(
         write(logits, empty), unfinished, advance, lambda last: (last.tokens, last.log_probability), limit=limit
     )
     lengths = (tokens != rules.end).sum(axis=1, dtype=jnp.int32)
-    return Transcripts(tokens, lengths, total / (lengths + 1), no_speech)
+    return SearchResult(tokens, lengths, total / (lengths + 1), no_speech)
 
 
 def beam_search(
-    model: Whisper, heard: CrossKV, prompt: Prompt, *, start: int, rules: Rules, limit: int, beams: int
-) -> Transcripts:
+    model: Whisper, cross_kv: CrossKV, prompt: Prompt, *, start: int, rules: TokenRules, limit: int, beams: int
+) -> SearchResult:
     """The likeliest transcript that `beams` hypotheses find, by mean log-probability.
 
     Ends for a recording as transformers' beam search does: `beams` transcripts are complete, and the best running
@@ -163,7 +165,7 @@ def beam_search(
     decoder = model.decoder
     batch, length = prompt.tokens.shape
     never = jnp.float32(-1e9)
-    first_logits, no_speech, first_cache = _prefill(model, heard, prompt, start, rules, limit)
+    first_logits, no_speech, first_cache = _prefill(model, cross_kv, prompt, start, rules, limit)
     padding = jnp.repeat(prompt.padding, beams)
 
     class State(NamedTuple):
@@ -180,7 +182,7 @@ def beam_search(
     def write(logits: Float[Array, "rows vocabulary"], state: State) -> State:
         vocabulary, count = logits.shape[1], state.written
         flat = state.tokens.reshape(batch * beams, limit)
-        gained = rules.allow(jax.nn.log_softmax(logits), flat, count).reshape(batch, beams, vocabulary)
+        gained = rules.mask_scores(jax.nn.log_softmax(logits), flat, count).reshape(batch, beams, vocabulary)
         totals = (gained + state.scores[..., None]).reshape(batch, beams * vocabulary)
         # Twice as many as there are beams: enough go on even where all the best ones end.
         totals, places = jax.lax.top_k(totals, 2 * beams)
@@ -216,7 +218,7 @@ def beam_search(
 
     def advance(state: State) -> State:
         token = jax.lax.dynamic_slice_in_dim(state.tokens, state.written - 1, 1, axis=2).reshape(batch * beams, 1)
-        decoded = decoder(token, length + state.written - 1, padding, state.cache, heard)
+        decoded = decoder(token, length + state.written - 1, padding, state.cache, cross_kv)
         return write(decoder.logits(decoded.states[:, 0]), state._replace(cache=decoded.cache))
 
     unwritten = jnp.full((batch, beams, limit), rules.end, jnp.int32)
@@ -238,7 +240,7 @@ def beam_search(
         lambda last: (last.done_tokens[:, 0], last.done_scores[:, 0]),
         limit=limit,
     )
-    return Transcripts(tokens, (tokens != rules.end).sum(axis=1, dtype=jnp.int32), scores, no_speech)
+    return SearchResult(tokens, (tokens != rules.end).sum(axis=1, dtype=jnp.int32), scores, no_speech)
 
 
 def _repeat(batch: int, beams: int, x: Array) -> Array:

@@ -10,7 +10,7 @@ from .stitch import Segment
 from .words import FRAME_SECONDS, Span
 
 
-class Followed(NamedTuple):
+class SequentialWindow(NamedTuple):
     """What a window says, how far to go on from its start in seconds, and the tokens of what it says as they were
     written, timestamps included: with these the original prompts the next window.
     """
@@ -20,9 +20,9 @@ class Followed(NamedTuple):
     written: list[int]
 
 
-def follow(
+def split_at_timestamps(
     tokens: Sequence[int], *, times: Sequence[Span] = (), start: float, duration: float, first_timestamp: int
-) -> Followed:
+) -> SequentialWindow:
     """The segments of a window that begins at `start`, and where the next one does.
 
     Two timestamps in a row close one segment and open the next. What follows the last such pair may be cut by the
@@ -56,4 +56,4 @@ def follow(
         if text:
             segments.append(Segment(round(start + begin, 2), round(start + end, 2), text, said))
             written += tokens[piece]
-    return Followed(segments, used if used > 0 else duration, written)
+    return SequentialWindow(segments, used if used > 0 else duration, written)

@@ -105,7 +105,7 @@ class _Joined:
         if self.parts and window.start > self.reach - FRAME_SECONDS:
             self.close()
         steps = _steps(window, first_timestamp)
-        heard = round(window.left / FRAME_SECONDS, 6)  # the step up to which the window before decides
+        decided = round(window.left / FRAME_SECONDS, 6)  # the step up to which the window before decides
         held = _first_held(steps, window)
         timestamps = iter(steps)
         continued = bool(self.parts)
@@ -124,7 +124,7 @@ class _Joined:
             now = round(step * FRAME_SECONDS + window.start, 2)
             if step >= held:
                 self.skip = True
-            elif self.skip or (continued and step < heard):
+            elif self.skip or (continued and step < decided):
                 self.skip = False
             elif self.opened is None:
                 self.opened = now

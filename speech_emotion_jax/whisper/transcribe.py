@@ -1,6 +1,6 @@
 """Recordings to text: Whisper over windows of 30 s, all windows of all recordings batched together.
 
-recording ─ inputs/windows ─► windows ─ decoding/listener ─► tokens ─ decoding/stitch ─► segments, words
+recording ─ inputs/windows ─► windows ─ decoding/programs ─► tokens ─ decoding/stitch ─► segments, words
 or, with `sequential`: window after window, each beginning where the timestamps of the one before end
 """
 
@@ -16,7 +16,7 @@ from typing import NamedTuple, NotRequired, TypedDict
 
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from ..audio import SAMPLE_RATE, WINDOW_SECONDS, AudioSource, Reader, Window, cut
+from ..audio import SAMPLE_RATE, WINDOW_SECONDS, AudioSource, RecordingReader, Window, read_windows
 from ..checkpoints import WhisperCheckpoint, load_whisper
 from ..convert import read_json
 from ..errors import InvalidInput, SpeechEmotionError
@@ -24,8 +24,8 @@ from ..models import CrossKV
 from ..runtime.ahead import ahead
 from ..runtime.devices import select_mesh
 from ..text import load_tokenizer
-from .listener import Listener
-from .seek import follow
+from .programs import WhisperPrograms
+from .seek import split_at_timestamps
 from .stitch import DecodedWindow, Segment, stitch
 from .vocabulary import UNSPACED_LANGUAGES, Vocabulary
 from .words import FRAME_SECONDS, Span, token_times, words
@@ -176,7 +176,7 @@ class WhisperPipeline:
             read_json(folder / "config.json"),
             read_json(generation) if generation.is_file() else None,
         )
-        self.listener = Listener(checkpoint.model, mesh)
+        self.programs = WhisperPrograms(checkpoint.model, mesh)
 
     @classmethod
     def from_pretrained(
@@ -235,7 +235,7 @@ class WhisperPipeline:
 
     def close(self) -> None:
         """Free the parameters and the compiled programs; the pipeline can't transcribe any more."""
-        self.listener.close()
+        self.programs.close()
         gc.collect()
 
     def _in_windows(
@@ -248,7 +248,7 @@ class WhisperPipeline:
             """The windows of each recording, then the recording itself or, where reading it fails, the error."""
             for recording in recordings:
                 try:
-                    for window in cut(recording.source, length, left, right):
+                    for window in read_windows(recording.source, length, left, right):
                         recording.samples = window.start + len(window.waveform)
                         yield _Piece(recording, window)
                 except SpeechEmotionError as error:
@@ -295,12 +295,12 @@ class WhisperPipeline:
         """Each recording window by window; a batch holds windows of different recordings."""
         length = round(options.window * SAMPLE_RATE)
         numbered = enumerate(recordings)
-        active: dict[int, tuple[_Recording, Reader]] = {}
+        active: dict[int, tuple[_Recording, RecordingReader]] = {}
         done: dict[int, Transcript | SpeechEmotionError] = {}
         given = 0
         while True:
             room = options.batch_size - len(active)
-            active |= {number: (each, Reader(each.source)) for number, each in islice(numbered, room)}
+            active |= {number: (each, RecordingReader(each.source)) for number, each in islice(numbered, room)}
             if not active:
                 return
             pieces: dict[int, _Piece] = {}
@@ -329,7 +329,7 @@ class WhisperPipeline:
         start, duration = window.start / SAMPLE_RATE, len(window.waveform) / SAMPLE_RATE
         used = duration
         if outcome.tokens:
-            segments, used, written = follow(
+            segments, used, written = split_at_timestamps(
                 outcome.tokens,
                 times=outcome.times,
                 start=start,
@@ -346,23 +346,23 @@ class WhisperPipeline:
         if not pieces:
             return []
         vocabulary = self.vocabulary
-        heard = self.listener.hear(self.listener.features([piece.window.waveform for piece in pieces]))
-        languages = self._languages(pieces, heard)
+        cross_kv = self.programs.encode(self.programs.features([piece.window.waveform for piece in pieces]))
+        languages = self._languages(pieces, cross_kv)
         steering = [vocabulary.prompt(code, options.task, timestamps=options.stamped) for code in languages]
         prompts = [
             (*((vocabulary.previous, *piece.previous) if piece.previous else ()), *steps)
             for piece, steps in zip(pieces, steering, strict=True)
         ]
-        outcomes = self._search(heard, prompts, len(steering[0]), options)
+        outcomes = self._search(cross_kv, prompts, len(steering[0]), options)
         for row, piece in enumerate(pieces):
             piece.recording.no_speech = min(piece.recording.no_speech, outcomes[row].no_speech)
             if piece.window.silent or self._no_speech(outcomes[row], options):
                 outcomes[row] = outcomes[row]._replace(tokens=())
         if options.timestamps == "word":
-            self._align(pieces, heard, languages, outcomes, options)
+            self._align(pieces, cross_kv, languages, outcomes, options)
         return outcomes
 
-    def _languages(self, pieces: Sequence[_Piece], heard: CrossKV) -> list[str]:
+    def _languages(self, pieces: Sequence[_Piece], cross_kv: CrossKV) -> list[str]:
         """The language of each window: its recording's, or else that of the first window in which something is heard.
 
         A silent window has one too, for its prompt, but the recording does not take it over.
@@ -371,7 +371,7 @@ class WhisperPipeline:
         if None not in known:
             return [code for code in known if code is not None]
         codes = list(self.vocabulary.languages)
-        probable = self.listener.detect(heard, self.vocabulary.start, list(self.vocabulary.languages.values()))
+        probable = self.programs.detect(cross_kv, self.vocabulary.start, list(self.vocabulary.languages.values()))
         guessed = [codes[best] for best in probable.argmax(axis=1)]
         for piece, code in zip(pieces, guessed, strict=False):
             if piece.recording.language is None and not piece.window.silent:
@@ -379,15 +379,15 @@ class WhisperPipeline:
         return [piece.recording.language or code for piece, code in zip(pieces, guessed, strict=False)]
 
     def _search(
-        self, heard: CrossKV, prompts: Sequence[Sequence[int]], start: int, options: TranscriptionOptions
+        self, cross_kv: CrossKV, prompts: Sequence[Sequence[int]], start: int, options: TranscriptionOptions
     ) -> list[_Outcome]:
         """The transcript of each window at the first temperature, and again at the next where it failed."""
         rules = self.vocabulary.rules(timestamps=options.stamped)
         found: dict[int, _Outcome] = {}
         rows = list(range(len(prompts)))
         for temperature in options.temperatures:
-            part = heard if len(rows) == len(prompts) else self.listener.pick(heard, rows)
-            transcripts = self.listener.search(
+            part = cross_kv if len(rows) == len(prompts) else self.programs.select_rows(cross_kv, rows)
+            transcripts = self.programs.search(
                 part,
                 [prompts[row] for row in rows],
                 start=start,
@@ -421,7 +421,7 @@ class WhisperPipeline:
     def _align(
         self,
         pieces: Sequence[_Piece],
-        heard: CrossKV,
+        cross_kv: CrossKV,
         languages: Sequence[str],
         outcomes: list[_Outcome],
         options: TranscriptionOptions,
@@ -434,8 +434,8 @@ class WhisperPipeline:
             return
         prompts = [vocabulary.prompt(languages[row], options.task, timestamps=False) for row in rows]
         room = self.config.max_target_positions - len(prompts[0])
-        attention = self.listener.align(
-            self.listener.pick(heard, rows),
+        attention = self.programs.align(
+            self.programs.select_rows(cross_kv, rows),
             [(*prompt, *said[row][:room]) for prompt, row in zip(prompts, rows, strict=True)],
             vocabulary.alignment_heads,
         )

@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from ..audio import AudioSource, Cut, Packed, describe
+from ..audio import AudioSource, Cut, PackedRecording, describe
 from ..errors import UnreadableInput
 from .transcribe import Transcript
 
@@ -55,7 +55,7 @@ def _content(source: AudioSource) -> bytes:
     """A digest of the bytes of a file, or of an array and its rate; of a cut with its bounds."""
     if isinstance(source, Cut):
         return hashlib.sha256(_content(source.source) + f"{source.start} {source.end}".encode()).digest()
-    if isinstance(source, Packed):
+    if isinstance(source, PackedRecording):
         return hashlib.sha256(source.read()).digest()
     if isinstance(source, Mapping):
         array = np.asarray(source.get("array"))

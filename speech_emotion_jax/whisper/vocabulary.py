@@ -8,7 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from ..config import WhisperConfig
 from ..errors import InvalidInput
-from .rules import Rules
+from .rules import TokenRules
 
 TASKS = ("transcribe", "translate")
 MULTILINGUAL_VOCABULARY = 51865  # and larger; English-only checkpoints have one token less
@@ -107,10 +107,10 @@ class Vocabulary:
         """<|0.00|>."""
         return self.no_timestamps + 1
 
-    def rules(self, *, timestamps: bool) -> Rules:
+    def rules(self, *, timestamps: bool) -> TokenRules:
         """What may be written. Without timestamps <|notimestamps|> is in the prompt."""
         never = {*self.suppressed, self.no_timestamps, self.no_speech, self.start, self.previous}
-        return Rules(
+        return TokenRules(
             self.end,
             self.no_speech,
             self.first_timestamp,

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
-from ..audio import FRAMES, SAMPLE_RATE, WINDOW_SECONDS, AudioSource
+from ..audio import SAMPLE_RATE, WINDOW_FRAMES, WINDOW_SECONDS, AudioSource
 from ..errors import InvalidInput, UnreadableInput
 from .transcribe import FALLBACK, Transcript, TranscriptionOptions, WhisperPipeline
 from .vocabulary import UNSPACED_LANGUAGES
@@ -73,7 +73,7 @@ class FlaxWhisperPipline:
         self.max_length = max_length
         precision = "float32" if name == "float32" else "bfloat16"
         self.pipeline = WhisperPipeline.from_pretrained(checkpoint, precision=precision)
-        self.batch_size = batch_size or self.pipeline.listener.mesh.size
+        self.batch_size = batch_size or self.pipeline.programs.mesh.size
 
     def __call__(
         self,
@@ -118,21 +118,21 @@ class FlaxWhisperPipline:
         return_timestamps: bool = False,
     ) -> Int[np.ndarray, "batch length"]:
         """Token ids, prompt and end included, of log-mel features (batch, bins, 3000); padded with the end token."""
-        listener, vocabulary = self.pipeline.listener, self.pipeline.vocabulary
+        programs, vocabulary = self.pipeline.programs, self.pipeline.vocabulary
         features = np.asarray(input_features, np.float32)
-        bins = listener.config.num_mel_bins
-        if features.ndim != 3 or features.shape[1:] != (bins, FRAMES):
-            raise InvalidInput(f"the features have shape {features.shape}; give (batch, {bins}, {FRAMES})")
-        heard = listener.hear(listener.place(list(features.swapaxes(1, 2))))
+        bins = programs.config.num_mel_bins
+        if features.ndim != 3 or features.shape[1:] != (bins, WINDOW_FRAMES):
+            raise InvalidInput(f"the features have shape {features.shape}; give (batch, {bins}, {WINDOW_FRAMES})")
+        cross_kv = programs.encode(programs.place_rows(list(features.swapaxes(1, 2))))
         if language is not None or not vocabulary.languages:
             codes = [vocabulary.language_code(language or "en")] * len(features)
         else:
-            probable = listener.detect(heard, vocabulary.start, list(vocabulary.languages.values()))
+            probable = programs.detect(cross_kv, vocabulary.start, list(vocabulary.languages.values()))
             codes = [list(vocabulary.languages)[best] for best in probable.argmax(axis=1)[: len(features)]]
         task = vocabulary.check_task(task or "transcribe")
         prompts = [vocabulary.prompt(code, task, timestamps=return_timestamps) for code in codes]
-        found = listener.search(
-            heard,
+        found = programs.search(
+            cross_kv,
             prompts,
             start=len(prompts[0]),
             rules=vocabulary.rules(timestamps=return_timestamps),

@@ -10,7 +10,7 @@ from transformers import SeamlessM4TFeatureExtractor
 from speech_emotion_jax.audio import fbank as room
 from speech_emotion_jax.audio.fbank import (
     MAX_FBANK_FRAMES,
-    Statistics,
+    MelStatistics,
     fbank_frames,
     feature_frames,
     features,
@@ -32,7 +32,7 @@ def original(waveform: np.ndarray, padding_value: float = 1.0) -> tuple[np.ndarr
 
 
 def ours(
-    waveform: np.ndarray, padding_value: float = 1.0, extra_frames: int = 0, statistics: Statistics | None = None
+    waveform: np.ndarray, padding_value: float = 1.0, extra_frames: int = 0, statistics: MelStatistics | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     samples = samples_for(feature_frames(len(waveform)) + extra_frames)
     padded = np.zeros((1, samples), np.float32)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import WhisperFeatureExtractor
 
-from speech_emotion_jax.audio.log_mel import FRAMES, SAMPLE_RATE, WINDOW_SAMPLES, mel_filters, whisper_log_mel
+from speech_emotion_jax.audio.log_mel import SAMPLE_RATE, WINDOW_FRAMES, WINDOW_SAMPLES, mel_filters, whisper_log_mel
 from speech_emotion_jax.audio.waveform import load
 
 DEMO = Path(str(files("speech_emotion_jax") / "demo_data"))
@@ -81,7 +81,7 @@ def test_mel_filters_are_the_original_s(bins):
 def test_any_sound(name, bins):
     waveforms = padded(SOUNDS[name])
     features = ours(waveforms, bins)
-    assert features.shape == (1, FRAMES, bins)
+    assert features.shape == (1, WINDOW_FRAMES, bins)
     assert_close(features, original(waveforms, bins), SOUND_BUDGET)
     assert_close(features, ORIGINAL[bins]._torch_extract_fbank_features(waveforms).swapaxes(1, 2), SOUND_BUDGET)
 

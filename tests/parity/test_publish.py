@@ -20,7 +20,7 @@ from speech_emotion_jax.models.emotion import EmotionModel
 from speech_emotion_jax.models.parameters import parameters_of
 from speech_emotion_jax.parity.original import TorchOriginal
 from speech_emotion_jax.registry import MODES
-from speech_emotion_jax.text.word_vocabulary import word_tokenizer
+from speech_emotion_jax.text.word_vocabulary import write_word_tokenizer
 
 from ..conftest import LOGIT_BUDGET
 
@@ -33,7 +33,7 @@ def written(folder: Path, config: EmotionConfig) -> EmotionModel:
     rng = np.random.default_rng(0)
     state = nnx.state(model, nnx.Param)
     nnx.update(model, nnx.map_state(lambda _, leaf: leaf + 0.1 * rng.normal(size=leaf.shape).astype(np.float32), state))
-    word_tokenizer([TEXT, "qué feliz"], folder.with_name("words"))
+    write_word_tokenizer([TEXT, "qué feliz"], folder.with_name("words"))
     words = None if config.text is None else folder.with_name("words")
     publish(
         config, {path: np.asarray(array) for path, array in parameters_of(model).items()}, folder, text_assets=words

@@ -82,7 +82,7 @@ def tokens_of(
     vocabulary = pipeline.vocabulary
     prompt = vocabulary.prompt("es", "transcribe", timestamps=timestamps)
     rules = vocabulary.rules(timestamps=timestamps)
-    found = pipeline.listener.search(heard, [prompt] * rows, start=len(prompt), rules=rules, limit=LIMIT, beams=beams)
+    found = pipeline.programs.search(heard, [prompt] * rows, start=len(prompt), rules=rules, limit=LIMIT, beams=beams)
     return [tokens[:length].tolist() for tokens, length in zip(found.tokens, found.lengths, strict=True)]
 
 
@@ -123,22 +123,22 @@ def pipeline(whisper_base) -> Iterator[WhisperPipeline]:
 @pytest.fixture(scope="module")
 def heard(pipeline, sounds) -> CrossKV:
     """All sounds in one batch."""
-    return pipeline.listener.hear(pipeline.listener.features(sounds))
+    return pipeline.programs.encode(pipeline.programs.features(sounds))
 
 
 @pytest.fixture(scope="module")
 def heard_alone(pipeline, clips) -> list[CrossKV]:
     """Clip by clip."""
-    return [pipeline.listener.hear(pipeline.listener.features([clip])) for clip in clips]
+    return [pipeline.programs.encode(pipeline.programs.features([clip])) for clip in clips]
 
 
 def test_encoder_and_first_logits(pipeline, original, clips):
-    listener = pipeline.listener
+    programs = pipeline.programs
     prompt = pipeline.vocabulary.prompt("es", "transcribe", timestamps=False)
 
     @jax.jit
     def first_step(parameters, features):
-        model = nnx.merge(listener.graph, parameters)
+        model = nnx.merge(programs.graph, parameters)
         encoded = model.encoder(features)
         tokens, padding = jnp.array([prompt], jnp.int32), jnp.zeros(1, jnp.int32)
         cache = model.decoder.empty_cache(1, len(prompt))
@@ -146,7 +146,7 @@ def test_encoder_and_first_logits(pipeline, original, clips):
         return encoded, model.decoder.logits(decoded.states)
 
     for row, clip in enumerate(clips):
-        encoded, logits = first_step(listener.parameters, listener.features([clip]))
+        encoded, logits = first_step(programs.parameters, programs.features([clip]))
         expected = original.encoded[row].numpy()
         assert np.abs(encoded[0] - expected).max() <= ENCODER_BUDGET * np.abs(expected).max()
         expected = original.decode(prompt, row).logits[0].numpy()
@@ -159,7 +159,7 @@ def test_encoder_and_first_logits(pipeline, original, clips):
 def test_tokens(pipeline, original, heard, heard_alone, search):
     """In one batch and one by one: a row's tokens do not depend on its neighbours."""
     expected = original.tokens(**search)
-    batch = pipeline.listener.pick(heard, range(CLIPS))
+    batch = pipeline.programs.select_rows(heard, range(CLIPS))
     assert tokens_of(pipeline, batch, CLIPS, **search) == expected
     assert [tokens_of(pipeline, each, 1, **search)[0] for each in heard_alone] == expected
     assert len({len(tokens) for tokens in expected}) > 1  # rows end at different steps
@@ -170,13 +170,13 @@ def test_language_and_speech(pipeline, original, sounds, heard):
     prompt, languages = vocabulary.prompt("es", "transcribe", timestamps=False), list(vocabulary.languages.values())
     logits = torch.cat([original.decode(prompt, row).logits[:, 0] for row in range(len(sounds))])
 
-    ours = pipeline.listener.detect(heard, vocabulary.start, languages)
+    ours = pipeline.programs.detect(heard, vocabulary.start, languages)
     theirs = original.model.detect_language(encoder_outputs=BaseModelOutput(original.encoded))
     assert [languages[best] for best in ours.argmax(axis=1)] == theirs.tolist()
     assert np.abs(ours - logits[:, languages].softmax(dim=-1).numpy()).max() <= PROBABILITY_BUDGET
 
     rules, prompts = vocabulary.rules(timestamps=False), [prompt] * len(sounds)
-    found = pipeline.listener.search(heard, prompts, start=len(prompt), rules=rules, limit=LIMIT)
+    found = pipeline.programs.search(heard, prompts, start=len(prompt), rules=rules, limit=LIMIT)
     no_speech = logits.softmax(dim=-1)[:, vocabulary.no_speech].numpy()
     assert np.abs(found.no_speech - no_speech).max() <= PROBABILITY_BUDGET
     assert no_speech[:CLIPS].max() < 0.6 < no_speech[CLIPS:].min()
@@ -184,10 +184,10 @@ def test_language_and_speech(pipeline, original, sounds, heard):
 
 def test_times_of_tokens(pipeline, original, clips, heard):
     """Of the same tokens, from the attention of the same heads to the same frames."""
-    listener, vocabulary = pipeline.listener, pipeline.vocabulary
+    programs, vocabulary = pipeline.programs, pipeline.vocabulary
     prompt, heads = vocabulary.prompt("es", "transcribe", timestamps=False), vocabulary.alignment_heads
     texts = [(*prompt, *tokens) for tokens in original.tokens()]
-    attention = listener.align(listener.pick(heard, range(CLIPS)), texts, heads)
+    attention = programs.align(programs.select_rows(heard, range(CLIPS)), texts, heads)
     before = len(prompt) - 1  # tokens that predict no token of the text
     for row, (text, clip) in enumerate(zip(texts, clips, strict=True)):
         frames = round(len(clip) / SAMPLE_RATE / FRAME_SECONDS)

@@ -19,8 +19,8 @@ from speech_emotion_jax.config import WhisperConfig
 from speech_emotion_jax.convert.sources import read_json
 from speech_emotion_jax.runtime.devices import select_mesh
 from speech_emotion_jax.text.tokenizer import load_tokenizer
-from speech_emotion_jax.whisper.listener import Listener
-from speech_emotion_jax.whisper.search import Transcripts
+from speech_emotion_jax.whisper.programs import WhisperPrograms
+from speech_emotion_jax.whisper.search import SearchResult
 from speech_emotion_jax.whisper.vocabulary import Vocabulary
 
 from ..checkpoints import write_whisper
@@ -85,9 +85,9 @@ class Talkers:
         self.models: dict[int, Talker] = {}
         for seed, folder in folders.items():
             checkpoint = load_whisper(str(folder), NamedSharding(mesh, PartitionSpec()), "float32")
-            self.listener = Listener(checkpoint.model, mesh)
+            self.programs = WhisperPrograms(checkpoint.model, mesh)
             original = WhisperForConditionalGeneration.from_pretrained(folder).eval()
-            self.models[seed] = Talker(original, self.listener.parameters)
+            self.models[seed] = Talker(original, self.programs.parameters)
             settings, generation = (read_json(folder / f"{name}.json") for name in ("config", "generation_config"))
             self.vocabulary = Vocabulary.read(
                 "random", load_tokenizer(folder), WhisperConfig.from_json(settings), settings, generation
@@ -97,12 +97,12 @@ class Talkers:
 
     def ours(
         self, seed: int, *, beams: int, timestamps: bool, previous: Sequence[Sequence[int]] = ((),) * RECORDINGS
-    ) -> Transcripts:
+    ) -> SearchResult:
         """`previous` are tokens that stand before each recording's prompt."""
-        self.listener.parameters = self.models[seed].parameters
+        self.programs.parameters = self.models[seed].parameters
         prompt = self.prompt(timestamps)
-        return self.listener.search(
-            self.listener.hear(self.listener.place(list(self.log_mel))),
+        return self.programs.search(
+            self.programs.encode(self.programs.place_rows(list(self.log_mel))),
             [(*each, *prompt) for each in previous],
             start=len(prompt),
             rules=self.vocabulary.rules(timestamps=timestamps),
@@ -149,7 +149,7 @@ def talkers(tmp_path_factory) -> Talkers:
     return Talkers({seed: write_talker(root / str(seed), seed) for seed in MANNERS})
 
 
-def transcripts(found: Transcripts) -> list[list[int]]:
+def transcripts(found: SearchResult) -> list[list[int]]:
     return [tokens[:length].tolist() for tokens, length in zip(found.tokens, found.lengths, strict=True)]
 
 

@@ -19,14 +19,14 @@ from jaxtyping import Array, Float
 
 from ..audio import WINDOW_SAMPLES, whisper_log_mel
 from ..models import CrossKV, Whisper
-from .rules import Rules
-from .search import Prompt, Transcripts, beam_search, greedy
+from .rules import TokenRules
+from .search import Prompt, SearchResult, beam_search, greedy_search
 
 PROMPT_LENGTHS = (1, 2, 3, 4, 32, 64, 128, 228)  # what prompts are padded to; the first ones need no padding
 ALIGNED_LENGTHS = (32, 64, 128, 256)  # the same for transcripts that are aligned
 
 
-class Listener:
+class WhisperPrograms:
     """A Whisper with its compiled programs."""
 
     def __init__(self, model: Whisper, mesh: Mesh):
@@ -36,7 +36,7 @@ class Listener:
         self.graph, self.parameters = nnx.split(model)
         # The caches of a CPU hold the activations of one recording; accelerators want them all at once.
         one_by_one = mesh.size == 1 and mesh.devices.flat[0].platform == "cpu"
-        self._hear = _compiled(_hear, self.graph, one_by_one)
+        self._encode = _compiled(_encode, self.graph, one_by_one)
         self._detect = _compiled(_detect, self.graph, static=("start", "languages"))
         self._greedy = _compiled(_greedy, self.graph, static=("start", "rules", "limit"))
         self._beams = _compiled(_beams, self.graph, static=("start", "rules", "limit", "beams"))
@@ -49,43 +49,43 @@ class Listener:
     def close(self) -> None:
         """Free the parameters and the compiled programs."""
         self.parameters = None
-        for program in (self._hear, self._detect, self._greedy, self._beams, self._align):
+        for program in (self._encode, self._detect, self._greedy, self._beams, self._align):
             program.clear_cache()
 
     def features(self, waveforms: Sequence[Float[np.ndarray, " _samples"]]) -> Float[Array, "batch frames bins"]:
         """Log-mel of windows of at most 30 s, padded with silence."""
         padded = [np.pad(waveform, (0, WINDOW_SAMPLES - len(waveform))) for waveform in waveforms]
-        return whisper_log_mel(self.place(padded), bins=self.config.num_mel_bins)
+        return whisper_log_mel(self.place_rows(padded), bins=self.config.num_mel_bins)
 
-    def place(self, rows: Sequence[np.ndarray]) -> jax.Array:
+    def place_rows(self, rows: Sequence[np.ndarray]) -> jax.Array:
         """Equal rows as a batch on the devices, filled up to `rows`."""
         return self._put(np.stack([*rows, *[rows[0]] * (self.rows(len(rows)) - len(rows))]).astype(np.float32))
 
-    def hear(self, features: Float[Array, "batch frames bins"]) -> CrossKV:
+    def encode(self, features: Float[Array, "batch frames bins"]) -> CrossKV:
         """Encode log-mel features, whose batch is `rows` of something."""
-        return self._hear(self.parameters, features)
+        return self._encode(self.parameters, features)
 
-    def detect(self, heard: CrossKV, start: int, languages: Sequence[int]) -> Float[np.ndarray, "batch languages"]:
+    def detect(self, cross_kv: CrossKV, start: int, languages: Sequence[int]) -> Float[np.ndarray, "batch languages"]:
         """How probably each of the languages' tokens follows `start`, which is <|startoftranscript|>."""
-        return np.asarray(self._detect(self.parameters, heard, start=start, languages=tuple(languages)))
+        return np.asarray(self._detect(self.parameters, cross_kv, start=start, languages=tuple(languages)))
 
-    def pick(self, heard: CrossKV, rows: Sequence[int]) -> CrossKV:
+    def select_rows(self, cross_kv: CrossKV, rows: Sequence[int]) -> CrossKV:
         """Some recordings of a batch, as a batch of their own."""
         filled = [*rows, *[rows[0]] * (self.rows(len(rows)) - len(rows))]
-        return jax.tree.map(lambda x: x[np.array(filled)], heard)
+        return jax.tree.map(lambda x: x[np.array(filled)], cross_kv)
 
     def search(
         self,
-        heard: CrossKV,
+        cross_kv: CrossKV,
         prompts: Sequence[Sequence[int]],
         *,
         start: int,
-        rules: Rules,
+        rules: TokenRules,
         limit: int | None,
         beams: int = 1,
         temperature: float = 0.0,
         seed: int = 0,
-    ) -> Transcripts:
+    ) -> SearchResult:
         """Transcripts as numpy arrays, a row for each prompt.
 
         `start` is the number of tokens of a prompt from <|startoftranscript|> on, the same in all; `limit` the most
@@ -97,7 +97,7 @@ class Listener:
         if temperature > 0:
             found = self._greedy(
                 self.parameters,
-                heard,
+                cross_kv,
                 prompt,
                 jnp.float32(temperature),
                 jax.random.key(seed),
@@ -106,13 +106,13 @@ class Listener:
                 limit=limit,
             )
         elif beams == 1:
-            found = self._greedy(self.parameters, heard, prompt, None, None, start=start, rules=rules, limit=limit)
+            found = self._greedy(self.parameters, cross_kv, prompt, None, None, start=start, rules=rules, limit=limit)
         else:
-            found = self._beams(self.parameters, heard, prompt, start=start, rules=rules, limit=limit, beams=beams)
-        return Transcripts(*(np.asarray(each)[: len(prompts)] for each in found))
+            found = self._beams(self.parameters, cross_kv, prompt, start=start, rules=rules, limit=limit, beams=beams)
+        return SearchResult(*(np.asarray(each)[: len(prompts)] for each in found))
 
     def align(
-        self, heard: CrossKV, texts: Sequence[Sequence[int]], heads: tuple[tuple[int, int], ...]
+        self, cross_kv: CrossKV, texts: Sequence[Sequence[int]], heads: tuple[tuple[int, int], ...]
     ) -> Float[np.ndarray, "batch heads tokens frames"]:
         """Attention of the alignment heads, given as (layer, head), while texts (prompts included) are written."""
         longest = max(map(len, texts))
@@ -120,7 +120,7 @@ class Listener:
         tokens = np.zeros((self.rows(len(texts)), min(fits, default=self.config.max_target_positions)), np.int32)
         for row, text in enumerate(texts):
             tokens[row, : len(text)] = text
-        return np.asarray(self._align(self.parameters, heard, self._put(tokens), heads=heads))[: len(texts)]
+        return np.asarray(self._align(self.parameters, cross_kv, self._put(tokens), heads=heads))[: len(texts)]
 
     def _prompt(self, prompts: Sequence[Sequence[int]]) -> Prompt:
         longest = max(map(len, prompts))
@@ -142,59 +142,63 @@ def _compiled(function: Any, *bound: Any, static: Any = ()) -> Any:
     return jax.jit(partial(function, *bound), static_argnames=static)
 
 
-def _hear(graph: Any, one_by_one: bool, parameters: Any, features: jax.Array) -> CrossKV:
+def _encode(graph: Any, one_by_one: bool, parameters: Any, features: jax.Array) -> CrossKV:
     model: Whisper = nnx.merge(graph, parameters)
     if not one_by_one:
         return model.listen(model.encoder(features))
-    heard = jax.lax.map(lambda each: model.listen(model.encoder(each[None])), features)
-    return jax.tree.map(lambda x: x[:, 0], heard)
+    cross_kv = jax.lax.map(lambda each: model.listen(model.encoder(each[None])), features)
+    return jax.tree.map(lambda x: x[:, 0], cross_kv)
 
 
-def _detect(graph: Any, parameters: Any, heard: CrossKV, *, start: int, languages: tuple[int, ...]) -> jax.Array:
+def _detect(graph: Any, parameters: Any, cross_kv: CrossKV, *, start: int, languages: tuple[int, ...]) -> jax.Array:
     decoder = nnx.merge(graph, parameters).decoder
-    batch = heard.keys[0].shape[0]
+    batch = cross_kv.keys[0].shape[0]
     tokens = jnp.full((batch, 1), start, jnp.int32)
     cache = decoder.empty_cache(batch, 1)
-    states = decoder(tokens, 0, jnp.zeros(batch, jnp.int32), cache, heard).states
+    states = decoder(tokens, 0, jnp.zeros(batch, jnp.int32), cache, cross_kv).states
     return jax.nn.softmax(decoder.logits(states[:, 0])[:, np.array(languages)])
 
 
 def _greedy(
     graph: Any,
     parameters: Any,
-    heard: CrossKV,
+    cross_kv: CrossKV,
     prompt: Prompt,
     temperature: jax.Array | None,
     key: jax.Array | None,
     *,
     start: int,
-    rules: Rules,
+    rules: TokenRules,
     limit: int,
-) -> Transcripts:
+) -> SearchResult:
     model = nnx.merge(graph, parameters)
-    return greedy(model, heard, prompt, start=start, rules=rules, limit=limit, temperature=temperature, key=key)
+    return greedy_search(
+        model, cross_kv, prompt, start=start, rules=rules, limit=limit, temperature=temperature, key=key
+    )
 
 
 def _beams(
     graph: Any,
     parameters: Any,
-    heard: CrossKV,
+    cross_kv: CrossKV,
     prompt: Prompt,
     *,
     start: int,
-    rules: Rules,
+    rules: TokenRules,
     limit: int,
     beams: int,
-) -> Transcripts:
-    return beam_search(nnx.merge(graph, parameters), heard, prompt, start=start, rules=rules, limit=limit, beams=beams)
+) -> SearchResult:
+    return beam_search(
+        nnx.merge(graph, parameters), cross_kv, prompt, start=start, rules=rules, limit=limit, beams=beams
+    )
 
 
 def _align(
-    graph: Any, parameters: Any, heard: CrossKV, tokens: jax.Array, *, heads: tuple[tuple[int, int], ...]
+    graph: Any, parameters: Any, cross_kv: CrossKV, tokens: jax.Array, *, heads: tuple[tuple[int, int], ...]
 ) -> jax.Array:
     decoder = nnx.merge(graph, parameters).decoder
     batch, length = tokens.shape
     cache = decoder.empty_cache(batch, length)
     padding = jnp.zeros(batch, jnp.int32)
-    attention = decoder(tokens, 0, padding, cache, heard).attention
+    attention = decoder(tokens, 0, padding, cache, cross_kv).attention
     return jnp.stack([attention[layer][:, head] for layer, head in heads], axis=1)
