@@ -147,10 +147,10 @@ def test_what_lies_before_a_cut_is_not_read(tmp_path: Path):
 def test_cuts_beyond_the_recording(source: bytes):
     name = re.escape(waveform.describe(source))
     for start, end, message in (
-        (3, 4, r"from 3 to 4 s (starts|ends) beyond the recording, which is 3\.000 s long; mend"),
-        (3, None, r"from 3 s starts beyond the recording, which is 3\.000 s"),
+        (3, 4, r"from 3 to 4 s (starts|ends) after the end of the recording, which is 3\.000 s long; correct"),
+        (3, None, r"from 3 s starts after the end of the recording, which is 3\.000 s"),
         (1e9, None, "from 1000000000 s starts beyond"),
-        (1, 3 + 1.1 * CUT_TOLERANCE, r"from 1 to 3\.11 s ends beyond the recording"),
+        (1, 3 + 1.1 * CUT_TOLERANCE, r"from 1 to 3\.11 s ends after the end of the recording"),
     ):
         with pytest.raises(InvalidInput, match=f"^{name} {message}"):
             waveform.load(Cut(source, start, end))
@@ -161,23 +161,23 @@ def test_cuts_beyond_the_recording(source: bytes):
 @pytest.mark.parametrize("name", OTHERS)
 def test_cuts_beyond_other_recordings(name: str):
     for start, end in ((4.5, None), (1, 4.5)):
-        with pytest.raises(InvalidInput, match=r"beyond the recording, which is 4\.\d+ s long"):
+        with pytest.raises(InvalidInput, match=r"after the end of the recording, which is 4\.\d+ s long"):
             waveform.load(Cut(OTHERS[name][0], start, end))
 
 
 @pytest.mark.parametrize(
     ("start", "end", "message"),
     [
-        (2, 1, "from 2 to 1 s is no part of a recording"),
+        (2, 1, "from 2 to 1 s is not a valid cut"),
         (1, 1, "no part"),
         (-0.5, 1, "no part"),
         (0, float("nan"), "no part"),
         (float("nan"), None, "no part"),
         (float("inf"), None, "no part"),
         (0, float("inf"), "no part"),
-        ("1", 2, "'1' is no number"),
-        (0, True, "True is no number"),
-        (None, 2, "None is no number"),
+        ("1", 2, "'1' is not a number"),
+        (0, True, "True is not a number"),
+        (None, 2, "None is not a number"),
         (1, 1.00001, "holds no samples"),
         (1, 1.02, "has 320 samples"),
     ],
@@ -206,7 +206,7 @@ def test_a_flac_of_unstated_length_is_cut():
     content[21] &= 0xF0
     content[22:26] = bytes(4)
     np.testing.assert_array_equal(waveform.load(Cut(bytes(content), 1, 2)), expected)
-    with pytest.raises(InvalidInput, match=r"ends beyond the recording, which is 3\.000 s long"):
+    with pytest.raises(InvalidInput, match=r"ends after the end of the recording, which is 3\.000 s long"):
         waveform.load(Cut(bytes(content), 1, 4))
 
 

@@ -229,7 +229,7 @@ def test_errors_name_shard_and_record(tmp_path: Path):
     with pytest.raises(UnreadableInput, match=r"^record 2 of .* can't be read"):
         PackedRecording(str(tmp_path), 2).read()
     for record in (5, 10**9, 10**30, -1):
-        with pytest.raises(UnreadableInput, match=f"^{re.escape(shard)} has no record {record}, it has 5; pair"):
+        with pytest.raises(UnreadableInput, match=f"^{re.escape(shard)} has no record {record}, it has 5; use"):
             PackedRecording(shard, record).read()
     assert PackedRecording(shard, 3).read() == b"\3" * 50_000
 

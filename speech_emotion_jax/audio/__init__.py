@@ -1,4 +1,4 @@
-"""Sound to what the models take: decoding, resampling, Kaldi filterbanks, Whisper's log-mel, windows, packed shards."""
+"""Decode and resample recordings, and compute the features that the models take."""
 
 from .decode import AudioSource, Cut, decode_audio
 from .fbank import (

@@ -1,13 +1,14 @@
-"""Files, bytes and arrays to samples at their own rate and number of channels.
+"""Decode files, bytes and arrays to samples at their own rate and number of channels.
 
-The content decides what a file is, never its name. libsndfile decodes WAV, RF64, AIFF, AU, CAF, FLAC, Ogg (Vorbis,
-Opus) and MPEG audio; PyAV, an optional extra, decodes m4a, WebM and others. Bytes go to an anonymous temporary file.
+The format is detected from the content, never from the file name. libsndfile decodes WAV, RF64, AIFF, AU, CAF, FLAC,
+Ogg (Vorbis, Opus) and MPEG audio. PyAV, an optional extra, decodes m4a, WebM and others. Bytes are written to an
+anonymous temporary file first.
 
-A file that holds less than it states is refused. MP3, Ogg and other streams that state no length are legal wherever
-they are cut and are read for what is there; of damage in them only a lost page of an Ogg is noticed. Where libsndfile
-would leave out the rest (joined Ogg streams, MP3 of variable rate without an index) the file is refused.
+A file that holds less than its header states is refused. MP3, Ogg and other streams state no length, so they may be cut
+anywhere, and all that is there is decoded. Damage in such a stream is only detected if an Ogg page is lost. libsndfile
+ignores the rest of joined Ogg streams and of MP3 files with a variable rate and no index. These files are refused.
 
-A part of a recording is sought where the format allows it, and decoded from the start and dropped where not.
+A part of a recording is reached by seeking where the format allows it. Otherwise the file is decoded from its start.
 """
 
 from __future__ import annotations
@@ -17,10 +18,7 @@ import io
 import math
 import os
 import re
-import shutil
 import stat
-import struct
-import tempfile
 from collections.abc import Generator, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -29,14 +27,20 @@ import soundfile
 
 from ..errors import InvalidInput, UnreadableInput
 from .packed import PackedRecording
+from .stated_length import check_stated_length, temporary_copy
 
 Recording = str | os.PathLike[str] | bytes | Mapping[str, Any] | PackedRecording
 
 
 class Cut(NamedTuple):
-    """A part of a recording, in seconds; to its end where `end` is None.
+    """A part of a recording.
 
-    Its samples are those of `librosa.load(path, offset=start, duration=end - start)`: that part is resampled alone.
+    Its samples equal those of `librosa.load(path, offset=start, duration=end - start)`: the part is resampled alone.
+
+    Attributes:
+        source: The whole recording.
+        start: Start of the part, in seconds.
+        end: End of the part, in seconds, or None for the end of the recording.
     """
 
     source: Recording
@@ -44,39 +48,62 @@ class Cut(NamedTuple):
     end: float | None = None
 
     def frames(self, rate: int) -> tuple[int, int]:
-        """The first frame at that rate and the one after the last, rounded as librosa does: the start and the length
-        each down, so that neighbours whose border falls between two frames may lack one there."""
+        """Return the cut's first frame and the one after its last.
+
+        The start and the length are each rounded down, as librosa does. Two adjacent cuts may therefore lose one frame
+        at their border.
+
+        Args:
+            rate: Frames per second.
+
+        Returns:
+            The first frame and the one after the last. The latter is a huge number if the cut has no end.
+        """
         first = int(self.start * rate)
         return first, _UNKNOWN_FRAMES if self.end is None else first + int((self.end - self.start) * rate)
 
 
 AudioSource = Recording | Cut
 
-CUT_TOLERANCE = 0.1  # seconds that a cut may end beyond its recording: tables are rounded, encoders add or lose some
+# Seconds by which a cut may end after its recording. Times in tables are rounded, and encoders change the length.
+CUT_TOLERANCE = 0.1
 
-# Bounds that only a wrong axis order or a broken header oversteps.
+# Only a wrong order of the axes or a broken header exceeds these limits.
 MAX_CHANNELS = 32
 MIN_RATE, MAX_RATE = 1_000, 1_000_000
 
-_READ_VALUES = 1 << 18  # decoded at a time, all channels together
+_READ_VALUES = 1 << 18  # samples decoded at a time, over all channels
 
-# libsndfile 1.2 seeks to the wrong place in the last page of a Vorbis stream, Opus has to settle, and MP3 comes out
-# otherwise by it. Ogg is therefore read from this many seconds before a cut, longer than pages are, and MP3 whole.
+# Seconds of Ogg that are decoded before a cut. This is longer than any page. libsndfile 1.2 seeks to a wrong position
+# in the last page of a Vorbis stream, and an Opus decoder needs time to settle. After a seek in MP3 the samples differ,
+# so MP3 is decoded from the start.
 _OGG_LEAD = 30
 
-# Writers that can't seek back state 0, or a size just below 2 or 4 GiB, or (FLAC, as libsndfile tells it) this count.
-_UNKNOWN_SIZE = 0x7F00_0000
-_UNKNOWN_FRAMES = 2**63 - 1
+_UNKNOWN_FRAMES = 2**63 - 1  # what libsndfile reports for a FLAC file that states no length
 
-_MPEG = rb"ID3|\xff[\xe2-\xe5\xf2-\xf5\xfa-\xfd]"  # a tag, or a frame of layer II or III
+_MPEG = rb"ID3|\xff[\xe2-\xe5\xf2-\xf5\xfa-\xfd]"  # an ID3 tag, or a frame of layer II or III
 _LIBSNDFILE = re.compile(rb"(RIFF|RIFX|RF64)....WAVE|FORM....AIF[FC]|\.snd|caff|fLaC|OggS|" + _MPEG, re.DOTALL)
-# What PyAV may open: nothing that opens other files (playlists), finds sound in arbitrary bytes or adds streams midway
-# (MPEG-TS, FLV: PyAV doesn't expect them), and no WAV, AIFF, AU, CAF or FLAC: what libsndfile refuses there is broken.
+# Formats that PyAV may open. Playlists are excluded because they open other files, raw formats because they accept any
+# bytes, and MPEG-TS and FLV because they add streams midway, which PyAV does not expect. WAV, AIFF, AU, CAF and FLAC
+# are excluded because a file that libsndfile refuses is broken.
 _AV_DEMUXERS = "mov,matroska,ogg,mp3,aac,ac3,eac3,amr,asf,avi,wv"
 
 
 def decode_audio(source: AudioSource, name: str) -> Iterator[tuple[int, np.ndarray]]:
-    """Pairs of the native rate and float32 samples of shape (frames, channels), never empty, of bounded size."""
+    """Decode a recording piece by piece.
+
+    Args:
+        source: A path, bytes, an array with its rate, a `PackedRecording`, or a `Cut` of any of these.
+        name: Name of the source in messages, see `describe`.
+
+    Yields:
+        Pairs of the native rate in hertz and samples of shape (frames, channels), float32, never empty. The size of a
+        piece is bounded.
+
+    Raises:
+        InvalidInput: The array, its rate or the cut is invalid.
+        UnreadableInput: The file cannot be read or decoded.
+    """
     cut = source if isinstance(source, Cut) else Cut(source, 0)
     _check(cut, name)
     end = rate = 0
@@ -97,7 +124,15 @@ def decode_audio(source: AudioSource, name: str) -> Iterator[tuple[int, np.ndarr
 
 
 def stated_frames(source: Recording) -> tuple[int, int] | None:
-    """The number of frames and the rate that a recording states; None where only decoding tells, or it has less."""
+    """Return the number of frames and the rate that a recording's header states.
+
+    Args:
+        source: A path, bytes, an array with its rate, or a `PackedRecording`.
+
+    Returns:
+        The number of frames and the rate in hertz. None if they are only known after decoding, or if the file holds
+        less than it states.
+    """
     name = "the recording"
     if isinstance(source, Mapping):
         array, rate = source.get("array"), source.get("sampling_rate")
@@ -109,7 +144,7 @@ def stated_frames(source: Recording) -> tuple[int, int] | None:
             stream.seek(0)
             if not _LIBSNDFILE.match(stream.read(12)):
                 return None
-            with _stated_length_checked(stream, name) as checked:
+            with check_stated_length(stream, name) as checked:
                 checked.seek(0)
                 with _Forward(checked.fileno(), closefd=False) as file:
                     return (file.frames, file.samplerate) if 0 < file.frames < _UNKNOWN_FRAMES else None
@@ -118,28 +153,31 @@ def stated_frames(source: Recording) -> tuple[int, int] | None:
 
 
 def _check(cut: Cut, name: str) -> None:
+    """Raise InvalidInput unless 0 <= start < end."""
     for seconds in (cut.start, math.inf if cut.end is None else cut.end):
         if not isinstance(seconds, int | float | np.integer | np.floating) or isinstance(seconds, bool):
-            raise InvalidInput(f"{name}: {seconds!r} is no number; give the start and the end of a cut in seconds")
+            raise InvalidInput(f"{name}: {seconds!r} is not a number; give the start and the end of a cut in seconds")
     if not 0 <= cut.start < (math.inf if cut.end is None else cut.end) or cut.end == math.inf:
-        raise InvalidInput(f"{name} is no part of a recording; give a start of 0 s or more and an end beyond it")
+        raise InvalidInput(f"{name} is not a valid cut; give a start of at least 0 s and a later end")
 
 
 def _check_within(cut: Cut, frames: int, rate: int, name: str) -> None:
-    """Whether a recording of so many frames reaches as far as its cut."""
+    """Raise InvalidInput if the cut starts or ends after a recording of `frames` frames."""
     first, _ = cut.frames(rate)
     beyond = cut.end is not None and cut.end > frames / rate + CUT_TOLERANCE
     if beyond or (first and first >= frames):
         raise InvalidInput(
-            f"{name} {'ends' if first < frames else 'starts'} beyond the recording, which is {frames / rate:.3f} s "
-            "long; mend its start and end"
+            f"{name} {'ends' if first < frames else 'starts'} after the end of the recording, which is "
+            f"{frames / rate:.3f} s long; correct its start and end"
         )
 
 
 def _pieces(cut: Cut, name: str) -> Generator[tuple[int, int, np.ndarray], None, None]:
-    """Triples of a position in frames, the native rate and the samples there.
+    """Decode a recording at least from the start to the end of its cut.
 
-    What lies before the cut may come or not, and of what lies behind it as little as is easy.
+    Yields:
+        Triples of a position in frames, the native rate, and the samples there. Pieces may lie before the cut, and a
+        few samples after it.
     """
     source = cut.source
     if isinstance(source, Mapping):
@@ -180,23 +218,26 @@ def _array_frames(source: Mapping[str, Any], cut: Cut, name: str) -> Iterator[tu
 
 
 def _as_float32(samples: np.ndarray) -> np.ndarray:
-    """Full scale to 1, as libsndfile has it; unsigned bytes are offset binary."""
+    """Convert samples to float32 with full scale 1, as libsndfile does. Unsigned bytes are offset binary."""
     if samples.dtype == np.uint8:
         return (samples.astype(np.float32) - 128) / 128
     if samples.dtype.kind == "i":
         return samples.astype(np.float32) / 2 ** (8 * samples.itemsize - 1)
-    with np.errstate(all="ignore"):  # float64 beyond float32 becomes infinite, and is told as such
+    with np.errstate(all="ignore"):  # float64 that overflows float32 becomes infinite and is refused later
         return samples.astype(np.float32)
 
 
 def _open(
     source: str | os.PathLike[str] | bytes | PackedRecording, name: str
 ) -> contextlib.AbstractContextManager[io.FileIO]:
-    """The source as an unbuffered regular file, whose descriptor the decoders share; bytes go to a temporary one."""
+    """Open the source as an unbuffered regular file, whose descriptor the decoders share.
+
+    Bytes are written to a temporary file.
+    """
     if isinstance(source, PackedRecording):
         source = source.read()
     if isinstance(source, bytes):
-        return _temporary_copy(io.BytesIO(source))
+        return temporary_copy(io.BytesIO(source))
     try:
         mode = os.stat(source).st_mode
         if stat.S_ISREG(mode):
@@ -210,15 +251,6 @@ def _open(
     raise UnreadableInput(f"{name} is {kind}; give a regular audio file")
 
 
-@contextlib.contextmanager
-def _temporary_copy(stream: io.BytesIO | io.FileIO) -> Iterator[io.FileIO]:
-    with tempfile.TemporaryFile() as copy:
-        shutil.copyfileobj(stream, copy)
-        copy.flush()
-        with io.FileIO(copy.fileno(), "r+", closefd=False) as unbuffered:
-            yield unbuffered
-
-
 def _file_frames(stream: io.FileIO, cut: Cut, name: str) -> Iterator[tuple[int, int, np.ndarray]]:
     stream.seek(0)
     head = stream.read(12)
@@ -226,7 +258,7 @@ def _file_frames(stream: io.FileIO, cut: Cut, name: str) -> Iterator[tuple[int, 
         raise UnreadableInput(f"{name} is empty (0 bytes); record it or copy it again")
     refusal = "its format is unknown"
     if _LIBSNDFILE.match(head):
-        with _stated_length_checked(stream, name) as checked:
+        with check_stated_length(stream, name) as checked:
             checked.seek(0)
             try:
                 file = _Forward(checked.fileno(), closefd=False)
@@ -240,20 +272,24 @@ def _file_frames(stream: io.FileIO, cut: Cut, name: str) -> Iterator[tuple[int, 
 
 
 class _Forward(soundfile.SoundFile):
-    """Reads straight on. SoundFile seeks, after every read, to where it already is; a FLAC stream of unstated length
-    can't do that, and a damaged Ogg comes out otherwise by it."""
+    """A sound file that is read without seeking.
+
+    SoundFile seeks to the current position after every read. A FLAC stream of unknown length cannot seek, and a damaged
+    Ogg stream gives other samples after a seek.
+    """
 
     def seekable(self) -> bool:
+        """Return False, so that SoundFile does not seek after a read."""
         return False
 
 
 def _libsndfile_frames(file: _Forward, stream: io.FileIO, cut: Cut, name: str) -> Iterator[tuple[int, int, np.ndarray]]:
-    mpeg = file.subtype.startswith("MPEG")  # its length is an estimate
+    mpeg = file.subtype.startswith("MPEG")  # libsndfile only estimates the length of MPEG audio
     with file:
         first, last = cut.frames(file.samplerate)
         if file.frames < _UNKNOWN_FRAMES and not mpeg:
             _check_within(cut, file.frames, file.samplerate, name)
-        last = min(last, file.frames)  # never beyond: tags may follow
+        last = min(last, file.frames)  # tags may follow the samples
         done = 0 if mpeg else _seek(file, first, name)
         step = _READ_VALUES // file.channels
         while done < last:
@@ -274,14 +310,14 @@ def _libsndfile_frames(file: _Forward, stream: io.FileIO, cut: Cut, name: str) -
             )
         if last < file.frames:
             return
-        # libsndfile ends an MP3 at its estimate of the length, and joined Ogg streams at the end of the first.
+        # libsndfile stops at its estimated length of an MP3, and at the end of the first of joined Ogg streams.
         rest = stream.read(1 << 17)
         if (mpeg and len(rest) > 4096 and re.match(_MPEG, rest)) or (file.format == "OGG" and _has_ogg_page(rest)):
-            raise UnreadableInput(f"{name} goes on where libsndfile stops, after {done} samples; convert it to WAV")
+            raise UnreadableInput(f"{name} continues after sample {done}, where libsndfile stops; convert it to WAV")
 
 
 def _seek(file: _Forward, frame: int, name: str) -> int:
-    """Go to that frame, or to one before it, as near as the format allows; which one it is."""
+    """Seek to `frame`, or as near before it as the format allows, and return the position."""
     if file.format == "OGG":
         frame = max(0, frame - _OGG_LEAD * file.samplerate)
     if not frame or file.frames >= _UNKNOWN_FRAMES or not soundfile.SoundFile.seekable(file):
@@ -296,66 +332,11 @@ def _seek(file: _Forward, frame: int, name: str) -> int:
 
 
 def _has_ogg_page(content: bytes) -> bool:
-    """Whether a whole page starts where one is first announced; the last one of a stream that was cut is not whole."""
+    """Return whether the first Ogg page in `content` is complete. The last page of a truncated stream is not."""
     start = content.find(b"OggS")
     count = sum(content[start + 26 : start + 27])
     segments = content[start + 27 :][:count]
     return start >= 0 and len(segments) == count and start + 27 + count + sum(segments) <= len(content)
-
-
-@contextlib.contextmanager
-def _stated_length_checked(stream: io.FileIO, name: str) -> Iterator[io.FileIO]:
-    """Refuses WAV, AIFF, CAF and AU with less than they state: libsndfile reads what is there and says nothing.
-
-    A WAV that states no bytes of samples, because its writer couldn't seek back, is given as a copy that states an
-    unknown number: libsndfile would read none.
-    """
-    form, riff_size = _fields(stream, 0, "<4sI")
-    size_at, start, size = _sample_chunk(stream)
-    end = stream.seek(0, os.SEEK_END)
-    if start + size > end and (size < _UNKNOWN_SIZE or form in (b"RF64", b"caff")):
-        raise UnreadableInput(
-            f"{name} is truncated: it states {size} bytes of samples and has {max(0, end - start)}; copy it again"
-        )
-    other_chunks_follow = start < 8 + riff_size <= end
-    if form in (b"RIFF", b"RF64") and size == 0 < start < end and not other_chunks_follow:
-        stream.seek(0)
-        with _temporary_copy(stream) as copy:
-            for offset, unknown in ((0, b"RIFF\xff\xff\xff\xff"), (size_at, b"\xff\xff\xff\xff")):
-                copy.seek(offset)
-                copy.write(unknown)
-            yield copy
-    else:
-        yield stream
-
-
-def _sample_chunk(stream: io.FileIO) -> tuple[int, int, int]:
-    """Where a file of chunks states the size of its samples, where they start, and that size in bytes; else zeros."""
-    (form,) = _fields(stream, 0, "<4s")
-    if form == b".snd":
-        return 8, *_fields(stream, 4, ">II")
-    layout = {b"RIFF": "<4sI", b"RF64": "<4sI", b"RIFX": ">4sI", b"FORM": ">4sI", b"caff": ">4sq"}.get(form)
-    end = stream.seek(0, os.SEEK_END)
-    position, size_beyond_4_gib = 8 if form == b"caff" else 12, 0
-    for _ in range(256):  # more chunks than any file has before its samples
-        if layout is None or not 0 < position < end:
-            break
-        tag, size = _fields(stream, position, layout)
-        content = position + struct.calcsize(layout)
-        if tag in (b"data", b"SSND"):
-            wide = form == b"RF64" and size == 0xFFFF_FFFF
-            return position + 4, content, size_beyond_4_gib if wide else size
-        if tag == b"ds64":
-            (size_beyond_4_gib,) = _fields(stream, content + 8, "<Q")
-        position = content + size + (size % 2 if form != b"caff" else 0)
-    return 0, 0, 0
-
-
-def _fields(stream: io.FileIO, offset: int, layout: str) -> tuple[Any, ...]:
-    """The fields at `offset` in `struct`'s notation; zeros where the file has ended."""
-    stream.seek(offset)
-    size = struct.calcsize(layout)
-    return struct.unpack(layout, stream.read(size).ljust(size, b"\0"))
 
 
 def _av_frames(stream: io.FileIO, name: str, refusal: str) -> Iterator[tuple[int, int, np.ndarray]]:
@@ -383,19 +364,22 @@ def _av_frames(stream: io.FileIO, name: str, refusal: str) -> Iterator[tuple[int
                     done += frame.samples
     except UnreadableInput:
         raise
-    except (av.error.FFmpegError, OSError, ValueError, LookupError) as error:  # PyAV's own, where data make no sense
+    except (av.error.FFmpegError, OSError, ValueError, LookupError) as error:  # PyAV raises all of these
         reason = getattr(error, "strerror", None) or error
         raise UnreadableInput(
             f"{name} is truncated, damaged or not audio ({refusal}; {reason} after {done} samples); "
             "copy it again or convert it to WAV"
         ) from error
-    if done < max(1, (stated - 0.25) * rate):  # some encoders count their delay, up to 0.2 s, into the length
+    if done < max(1, (stated - 0.25) * rate):  # some encoders include their delay of up to 0.2 s in the stated length
         raise UnreadableInput(f"{name} is truncated: {done} samples of {stated:.2f} s are there; copy it again")
 
 
 def _stated_seconds(track: Any) -> float:
-    """The length that a container states for a PyAV stream; 0 where it states none, whatever FFmpeg may estimate."""
-    if track.frames and track.duration:  # MP4 and its kin: a table of all frames
+    """Return the duration that the container states for a PyAV stream, in seconds, or 0 if it states none.
+
+    FFmpeg's own estimates are ignored.
+    """
+    if track.frames and track.duration:  # MP4 and related formats have a table of all frames
         return float(track.duration * track.time_base)
     clock = re.fullmatch(r"(\d+):(\d+):(\d+\.?\d*)", track.metadata.get("DURATION", ""))  # Matroska, WebM
     return sum(float(part) * unit for part, unit in zip(clock.groups(), (3600, 60, 1), strict=True)) if clock else 0.0

@@ -1,13 +1,16 @@
-"""Kaldi filterbank features as Wav2Vec2-BERT takes them (SeamlessM4TFeatureExtractor), in jitted, batched float32 JAX.
+"""Compute the Kaldi filterbank features of Wav2Vec2-BERT (SeamlessM4TFeatureExtractor) in jitted, batched JAX.
 
-80 log mel energies every 10 ms, normalised per mel bin over the clip, two neighbouring frames stacked to one of 160.
+The features are 80 log mel energies every 10 ms, normalised per mel bin over the clip. Two neighbouring frames are
+stacked to one feature frame of 160 values.
 
-The reference takes its FFT in float64, and it has to: in a band-limited recording the upper bins lie 11 digits under
-the loud ones, below the rounding errors of a float32 FFT, and the normalisation then blows those errors up to the size
-of the signal. Removing the mean, pre-emphasis, window and Fourier transform are all linear, so here they are one
-matrix, applied to each frame as an exact product: matrix and frame are cut into slices of 8 bits, the products of which
-float32 accumulates without rounding (Ozaki et al. 2012). 8-bit slices fit bfloat16 and TF32, so the products are exact
-whatever precision a TPU or GPU multiplies in; the spectrum is good to about 2^-36 of the frame's peak.
+The reference computes its FFT in float64, and float32 would not do. In a band-limited recording the upper bins are 11
+digits smaller than the loud ones, which is less than the rounding errors of a float32 FFT. The normalisation would then
+amplify these errors to the size of the signal.
+
+DC removal, pre-emphasis, window and Fourier transform are all linear, so they are one matrix here. It is applied to
+each frame as an error-free product: matrix and frame are split into slices of 8 bits, whose products float32
+accumulates without rounding (Ozaki et al. 2012). Slices of 8 bits fit bfloat16 and TF32, so the products are exact in
+every precision in which a TPU or GPU multiplies. The error of the spectrum is about 2^-36 of the frame's peak.
 """
 
 from __future__ import annotations
@@ -36,7 +39,7 @@ VARIANCE_FLOOR = 1e-7
 
 STACK_SIZE = 2  # fbank frames in one feature frame
 FEATURE_DIM = STACK_SIZE * MEL_BINS
-MAX_FBANK_FRAMES = 16_000  # the original's max_length: 160 s
+MAX_FBANK_FRAMES = 16_000  # the original truncates here: 160 s
 MAX_SAMPLES = FRAME_SAMPLES + MAX_FBANK_FRAMES * HOP_SAMPLES - 1
 MAX_SECONDS = MAX_SAMPLES / SAMPLE_RATE
 
@@ -45,17 +48,25 @@ _SLICES = 5
 
 
 class MelStatistics(NamedTuple):
-    """Mean and standard deviation of each mel bin over a clip's frames."""
+    """Statistics of each mel bin over the frames of a clip.
+
+    Attributes:
+        mean: Mean log energy, float32.
+        deviation: Standard deviation (ddof 1, variance + 1e-7), float32.
+    """
 
     mean: Float[np.ndarray | Array, "*batch 80"]
     deviation: Float[np.ndarray | Array, "*batch 80"]
 
 
 class Clip(NamedTuple):
-    """A recording as the model takes it.
+    """A recording, truncated to what the model takes.
 
-    `waveform` (samples,) float32 at 16 kHz, at most 160 s of it; `samples` how many the whole recording has. Where that
-    is more, `statistics` are those of the whole recording, by which the original normalises before it truncates.
+    Attributes:
+        waveform: Mono samples at 16 kHz, float32, at most MAX_SAMPLES (160 s).
+        samples: Number of samples of the whole recording.
+        statistics: Statistics of the whole recording if it was truncated, else None. The original normalises over the
+            whole recording before it truncates.
     """
 
     waveform: Float[np.ndarray, " samples"]
@@ -64,27 +75,34 @@ class Clip(NamedTuple):
 
     @property
     def truncated(self) -> bool:
+        """Whether the recording is longer than `waveform`."""
         return self.statistics is not None
 
 
 def fbank_frames(samples: int) -> int:
-    """Number of 25 ms frames that fit into `samples` at 16 kHz, every 10 ms, none padded."""
+    """Return the number of whole 25 ms frames, one every 10 ms, in `samples` samples at 16 kHz."""
     return max(0, 1 + (samples - FRAME_SAMPLES) // HOP_SAMPLES)
 
 
 def feature_frames(samples: int) -> int:
-    """Number of stacked frames (20 ms each) of `samples` at 16 kHz, a half-filled last one included."""
+    """Return the number of feature frames (20 ms) of `samples` samples at 16 kHz, truncated to 160 s.
+
+    A last feature frame that holds one fbank frame only counts, too.
+    """
     return -(-min(fbank_frames(samples), MAX_FBANK_FRAMES) // STACK_SIZE)
 
 
 def samples_for(frames: int) -> int:
-    """Number of samples that give exactly `frames` full feature frames."""
+    """Return the least number of samples at 16 kHz that fill `frames` feature frames."""
     return FRAME_SAMPLES + (frames * STACK_SIZE - 1) * HOP_SAMPLES
 
 
 @cache
 def _mel_filters() -> Float[np.ndarray, "257 80"]:
-    """Triangles on Kaldi's mel scale, 1127 ln(1 + f / 700), with straight sides in mel; no normalisation."""
+    """Return triangular filters on Kaldi's mel scale, 1127 ln(1 + f / 700).
+
+    The sides are straight in mel, not in hertz. The filters are not normalised.
+    """
 
     def mel(hertz: np.ndarray) -> np.ndarray:
         return 1127.0 * np.log(1.0 + hertz / 700.0)
@@ -99,11 +117,11 @@ def _mel_filters() -> Float[np.ndarray, "257 80"]:
 
 @cache
 def _spectrum_matrix() -> Float[np.ndarray, "400 514"]:
-    """Frame to spectrum: DC removal, pre-emphasis, Povey window, DFT; real parts, then imaginary parts."""
+    """Return the matrix of DC removal, pre-emphasis, Povey window and DFT: real parts, then imaginary parts."""
     n = np.arange(FRAME_SAMPLES)
     remove_mean = np.eye(FRAME_SAMPLES) - 1.0 / FRAME_SAMPLES
     preemphasise = np.eye(FRAME_SAMPLES) - PREEMPHASIS * np.eye(FRAME_SAMPLES, k=1)
-    preemphasise[0, 0] = 1.0 - PREEMPHASIS  # the first sample has no predecessor and takes itself for one
+    preemphasise[0, 0] = 1.0 - PREEMPHASIS  # the first sample is its own predecessor
     window = (0.5 - 0.5 * np.cos(2 * np.pi * n / (FRAME_SAMPLES - 1))) ** 0.85
     turns = np.outer(n, np.arange(FFT_SAMPLES // 2 + 1)) % FFT_SAMPLES / FFT_SAMPLES
     fourier = np.concatenate([np.cos(2 * np.pi * turns), -np.sin(2 * np.pi * turns)], axis=1)
@@ -111,9 +129,9 @@ def _spectrum_matrix() -> Float[np.ndarray, "400 514"]:
 
 
 def _slices(x: jax.Array | np.ndarray) -> list:
-    """Cut |x| <= 1 into integers of at most 8 bits: x = sum of slice[i] * 2^-(7 + 8 i), the rest dropped.
+    """Split |x| <= 1 into integers of at most 8 bits: x is the sum of slice[i] * 2^-(7 + 8 i), up to a small rest.
 
-    Every step is exact in x's own precision: scaling by powers of two, rounding, subtracting what was rounded off.
+    Every step is exact in the precision of x: scaling by powers of two, rounding, and subtracting the rounded value.
     """
     numpy = np if isinstance(x, np.ndarray) else jnp
     out = []
@@ -132,7 +150,7 @@ def _spectrum_slices() -> tuple[list[Float[np.ndarray, "400 514"]], float]:
 
 
 def _two_sum(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """a + b rounded, and what rounding lost (Knuth)."""
+    """Return the rounded sum a + b and its rounding error (Knuth's TwoSum)."""
     total = a + b
     virtual = total - a
     return total, (a - (total - virtual)) + (b - virtual)
@@ -140,15 +158,14 @@ def _two_sum(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 @jax.custom_jvp
 def _spectrum(frames: Float[Array, "batch frames 400"]) -> Float[Array, "batch frames 514"]:
-    """frames @ _spectrum_matrix(), as exact as if computed in 40 bits and then rounded to float32."""
+    """Compute frames @ _spectrum_matrix(), as exact as if computed in 40 bits and then rounded to float32."""
     peak = jnp.abs(frames).max(axis=-1, keepdims=True)
     _, exponent = jnp.frexp(peak)
     cut = _slices(jnp.ldexp(frames, -exponent))
     matrix, matrix_scale = _spectrum_slices()
     total = lost = jnp.float32(0)
-    for order in range(
-        _SLICES
-    ):  # all products of slices i and j with i + j == order share one scale, 2^-(14 + 8 order)
+    for order in range(_SLICES):
+        # All products of slices i and j with i + j == order have the same scale, 2^-(14 + 8 order).
         left = jnp.concatenate(cut[: order + 1], axis=-1)
         right = jnp.concatenate([jnp.asarray(part) for part in matrix[order::-1]])
         product = jnp.einsum("bfi,io->bfo", left, right, preferred_element_type=jnp.float32)
@@ -159,14 +176,21 @@ def _spectrum(frames: Float[Array, "batch frames 400"]) -> Float[Array, "batch f
 
 @_spectrum.defjvp
 def _spectrum_change(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
-    """The map is linear; slice by slice its derivative would be that of rounding, zero."""
+    """Apply the matrix to the tangents. Differentiating through the slices would give the derivative of rounding, 0."""
     matrix = jnp.asarray(_spectrum_matrix(), jnp.float32)
     return _spectrum(*primals), jnp.einsum("bfi,io->bfo", *tangents, matrix, precision="highest")
 
 
 @jax.jit
 def fbank_energies(waveforms: Float[Array, "batch samples"]) -> Float[Array, "batch frames 80"]:
-    """Log mel energies of waveforms at 16 kHz in [-1, 1]: (batch, 1 + (samples - 400) // 160, 80), natural log."""
+    """Compute log mel energies.
+
+    Args:
+        waveforms: Samples at 16 kHz in [-1, 1].
+
+    Returns:
+        Natural logarithms of the energies, (batch, 1 + (samples - 400) // 160, 80), float32.
+    """
     batch, samples = waveforms.shape
     count = fbank_frames(samples)
     padded = jnp.pad(waveforms * WAVEFORM_SCALE, ((0, 0), (0, max(0, (count + 2) * HOP_SAMPLES - samples))))
@@ -179,11 +203,11 @@ def fbank_energies(waveforms: Float[Array, "batch samples"]) -> Float[Array, "ba
 
 
 def _statistics(mel: Float[Array, "batch frames 80"], valid: Bool[Array, "batch frames"]) -> MelStatistics:
-    """Mean and deviation (ddof 1, variance + 1e-7) over the valid frames."""
+    """Compute the mean and the deviation (ddof 1, variance + 1e-7) over the valid frames."""
     weight = valid[..., None].astype(jnp.float32)
     count = weight.sum(axis=1)
-    # The mean of what the first mean leaves over takes the rounding error out of the first: a constant bin has
-    # deviation sqrt(1e-7), and an error of one unit in the last place of its mean would be seen.
+    # The second pass removes the rounding error of the first mean. A constant bin has the deviation sqrt(1e-7), so an
+    # error in the last digit of its mean would be visible.
     mean = (mel * weight).sum(axis=1) / count
     mean = mean + ((mel - mean[:, None]) * weight).sum(axis=1) / count
     variance = ((mel - mean[:, None]) ** 2 * weight).sum(axis=1) / (count - 1)
@@ -198,12 +222,19 @@ def features(
     padding_value: float,
     statistics: MelStatistics | None = None,
 ) -> tuple[Float[Array, "batch frames 160"], Bool[Array, "batch frames"]]:
-    """Features and their mask of a padded batch of waveforms at 16 kHz.
+    """Compute the features of a padded batch of waveforms.
 
-    `lengths` are the numbers of real samples, at least 560 (two frames; one alone has no variance). Each clip is
-    normalised over its own frames, or by `statistics` where they were taken over a longer recording. `padding_value`
-    fills what lies behind a clip (the checkpoint's preprocessor_config.json has it). A feature frame is real, and its
-    mask true, where the second of its two fbank frames is.
+    Args:
+        waveforms: Samples at 16 kHz in [-1, 1].
+        lengths: Number of valid samples in each row, at least 560. These are two frames; one frame has no variance.
+        padding_value: Value of the features after the end of a clip, from the checkpoint's preprocessor_config.json
+            (static).
+        statistics: Statistics to normalise by, for truncated recordings. By default each clip is normalised over its
+            own frames.
+
+    Returns:
+        The features, (batch, frames, 160), float32, and their mask, (batch, frames). A feature frame is valid if the
+        second of its two fbank frames is, as in the original.
     """
     mel = fbank_energies(waveforms)
     mel = jnp.pad(mel, ((0, 0), (0, mel.shape[1] % STACK_SIZE), (0, 0)))
@@ -219,7 +250,15 @@ def features(
 def read_clip(source: AudioSource) -> Clip:
     """Read a recording for the model, in memory that does not grow with its length.
 
-    Raises what `audio.blocks` raises for input that is missing, broken, silent or too short.
+    Args:
+        source: A recording, as for `waveform.blocks`.
+
+    Returns:
+        The recording, truncated to 160 s.
+
+    Raises:
+        InvalidInput: The recording is silent, too short or otherwise unusable.
+        UnreadableInput: The file is missing or broken.
     """
     stream = blocks(source, MAX_SAMPLES)
     first = next(stream)
@@ -237,7 +276,16 @@ def read_clip(source: AudioSource) -> Clip:
 def pad_clips(
     clips: Sequence[Clip], frames: int
 ) -> tuple[Float[np.ndarray, "batch samples"], Int[np.ndarray, " batch"], MelStatistics | None]:
-    """Clips as `features` takes them, padded to the samples of so many frames. All are over 160 s, or none is."""
+    """Pad clips to a batch for `features`.
+
+    Args:
+        clips: The clips. Either all or none of them are truncated.
+        frames: Feature frames to pad to.
+
+    Returns:
+        The waveforms, zero-padded, float32; the number of valid samples of each, int32; and the statistics of
+        truncated clips, else None.
+    """
     waveforms = np.zeros((len(clips), samples_for(frames)), np.float32)
     for row, clip in enumerate(clips):
         waveforms[row, : len(clip.waveform)] = clip.waveform[: waveforms.shape[1]]
@@ -247,10 +295,10 @@ def pad_clips(
 
 
 class _RunningStatistics:
-    """Mean and variance of the mel bins over blocks of one recording (Chan et al. 1979), in float64."""
+    """Accumulates the mean and variance of the mel bins over blocks of a recording (Chan et al. 1979) in float64."""
 
     def __init__(self) -> None:
-        self.tail = np.zeros(0, np.float32)  # samples from which the next frame starts
+        self.tail = np.zeros(0, np.float32)  # samples of the next, still incomplete frames
         self.count = 0
         self.mean = np.zeros(MEL_BINS)
         self.squares = np.zeros(MEL_BINS)
@@ -261,7 +309,7 @@ class _RunningStatistics:
         self.tail = waveform[count * HOP_SAMPLES :]
         if count == 0:
             return
-        padded = np.zeros((1, MAX_SAMPLES + FRAME_SAMPLES), np.float32)  # one shape, compiled once
+        padded = np.zeros((1, MAX_SAMPLES + FRAME_SAMPLES), np.float32)  # a single shape, so that it is compiled once
         padded[0, : len(waveform)] = waveform
         mel = np.asarray(fbank_energies(padded))[0, :count].astype(np.float64)
         mean = mel.mean(axis=0)

@@ -1,8 +1,8 @@
-"""Log-mel energies as Whisper takes them (Radford et al. 2022, section 2.2), in jitted, batched float32 JAX.
+"""Compute Whisper's log-mel energies (Radford et al. 2022, section 2.2) in jitted, batched float32 JAX.
 
-80 or 128 mel bins every 10 ms of 30 s: Hann window of 25 ms, power spectrum, triangles on Slaney's mel scale with equal
-area, log10, cut 8 below the clip's maximum. The spectrum is a product with a Fourier matrix: the lowest energies kept
-are 80 dB below the highest, well within what float32 resolves.
+Every 10 ms: a Hann window of 25 ms, the power spectrum, 80 or 128 triangles of equal area on Slaney's mel scale, log10,
+clipped to 8 below the clip's maximum. The spectrum is a product with a Fourier matrix. float32 suffices, since energies
+more than 80 dB below the highest are clipped.
 """
 
 from __future__ import annotations
@@ -24,14 +24,20 @@ HOP_SAMPLES = 160
 WINDOW_FRAMES = WINDOW_SAMPLES // HOP_SAMPLES  # 3,000
 HIGHEST_HZ = SAMPLE_RATE / 2
 POWER_FLOOR = 1e-10
-DYNAMIC_RANGE = 8.0  # decades of power
+DYNAMIC_RANGE = 8.0  # decades of power, that is 80 dB
 
 
 @partial(jax.jit, static_argnames="bins")
 def whisper_log_mel(waveforms: Float[Array, "batch samples"], *, bins: int) -> Float[Array, "batch frames bins"]:
-    """Log-mel energies of waveforms at 16 kHz in [-1, 1], a multiple of 160 samples: (batch, samples / 160, bins).
+    """Compute the log-mel energies that Whisper's encoder takes.
 
-    Whisper takes windows of 480,000 samples, shorter clips padded with zeros. Values are about -1.5 to 1.5.
+    Args:
+        waveforms: Samples at 16 kHz in [-1, 1], a multiple of 160 per row. Whisper takes 480,000 samples (30 s);
+            shorter clips are padded with zeros by the caller.
+        bins: Mel bins, 80 or 128 (static).
+
+    Returns:
+        Energies of shape (batch, samples / 160, bins), float32, about -1.5 to 1.5.
     """
     samples = waveforms.shape[1]
     padded = jnp.pad(waveforms, ((0, 0), (HALF, HALF)), mode="reflect")
@@ -39,7 +45,7 @@ def whisper_log_mel(waveforms: Float[Array, "batch samples"], *, bins: int) -> F
     hops = padded[:, : samples + 3 * HOP_SAMPLES].reshape(len(padded), -1, HOP_SAMPLES)
     rest = FRAME_SAMPLES - 2 * HOP_SAMPLES
     frames = jnp.concatenate([hops[:, :-3], hops[:, 1:-2], hops[:, 2:-1, :rest]], axis=-1)
-    # The window is the same from both ends, a cosine too, a sine but for its sign: half as many products to add up.
+    # The window and the cosines are symmetric and the sines antisymmetric. Folding the frame halves the products.
     first, last = frames[..., 1:HALF], frames[..., :HALF:-1]
     even = jnp.concatenate([first + last, frames[..., HALF : HALF + 1]], axis=-1)
     cosines, sines = map(jnp.asarray, _fourier_matrices())
@@ -53,7 +59,10 @@ def whisper_log_mel(waveforms: Float[Array, "batch samples"], *, bins: int) -> F
 
 @cache
 def _fourier_matrices() -> tuple[Float[np.ndarray, "200 201"], Float[np.ndarray, "199 201"]]:
-    """Hann window and DFT: cosines of samples 1 to 200, sines of samples 1 to 199; of sample 0 the window is 0."""
+    """Return the Hann window times the DFT: cosines for samples 1 to 200 and sines for samples 1 to 199.
+
+    Sample 0 is left out because the window is 0 there.
+    """
     n = np.arange(1, HALF + 1)
     window = 0.5 - 0.5 * np.cos(2 * np.pi * n / FRAME_SAMPLES)
     turns = np.outer(n, np.arange(HALF + 1)) % FRAME_SAMPLES / FRAME_SAMPLES
@@ -63,7 +72,16 @@ def _fourier_matrices() -> tuple[Float[np.ndarray, "200 201"], Float[np.ndarray,
 
 @cache
 def mel_filters(bins: int) -> Float[np.ndarray, "201 bins"]:
-    """Triangles on Slaney's mel scale (linear below 1 kHz, logarithmic above), each of the same area."""
+    """Return triangular filters of equal area on Slaney's mel scale.
+
+    The scale (Slaney 1998, Auditory Toolbox) is linear below 1 kHz and logarithmic above.
+
+    Args:
+        bins: Mel bins.
+
+    Returns:
+        The weight of each of the 201 frequencies (0 to 8,000 Hz) in each bin.
+    """
     linear_hz, linear_mels, step = 1000.0, 15.0, np.log(6.4) / 27
 
     def hertz(mel: np.ndarray) -> np.ndarray:

@@ -1,6 +1,7 @@
-"""Recordings in ArrayRecord shards: a record is the content of one file, byte for byte.
+"""Read recordings from ArrayRecord shards.
 
-One file of a corpus holds thousands of recordings, and any of them is read without those before it.
+A shard holds thousands of recordings. Each record is the content of one audio file, byte for byte, and can be read
+without the records before it.
 """
 
 from __future__ import annotations
@@ -12,22 +13,31 @@ from typing import Any, NamedTuple
 
 from ..errors import UnreadableInput
 
-_OPEN_SHARDS = 64  # each holds a descriptor and its index, 8 bytes a record
+_OPEN_SHARDS = 64  # an open shard costs a file descriptor and its index, 8 bytes per record
 
-_readers: OrderedDict[tuple[str, int, int], Any] = OrderedDict()  # by path, inode and time of change; least used first
+_readers: OrderedDict[tuple[str, int, int], Any] = OrderedDict()  # key: path, inode, mtime; least recently used first
 _lock = Lock()
 
 
 class PackedRecording(NamedTuple):
-    """A recording in a shard."""
+    """A recording in an ArrayRecord shard.
 
-    shard: str  # path of an ArrayRecord file
-    record: int  # its number there, from 0
+    Attributes:
+        shard: Path of the ArrayRecord file.
+        record: Number of the recording in the shard, from 0.
+    """
+
+    shard: str
+    record: int
 
     def read(self) -> bytes:
-        """The bytes of the recording; any number of threads may read.
+        """Read the recording. Any number of threads may call this at the same time.
 
-        Raises UnreadableInput for a shard that is missing or broken, and for a record that it does not have.
+        Returns:
+            The content of the audio file.
+
+        Raises:
+            UnreadableInput: The shard is missing or broken, or it has no such record.
         """
         try:
             status = os.stat(self.shard)
@@ -36,13 +46,14 @@ class PackedRecording(NamedTuple):
         try:
             reader = _reader(self.shard, status)
             records = reader.num_records() if reader.ok() else None
-            # A reader that could not open tells why when it reads.
+            # A reader that failed to open reports the reason only when it reads.
             if records is not None and not 0 <= self.record < records:
                 raise UnreadableInput(
-                    f"{self.shard} has no record {self.record}, it has {records}; pair the manifest with its own shards"
+                    f"{self.shard} has no record {self.record}, it has {records}; "
+                    "use the manifest that was written with these shards"
                 )
             return reader.read([self.record])[0]
-        except (RuntimeError, ValueError, TypeError, IndexError) as error:  # ArrayRecord's own
+        except (RuntimeError, ValueError, TypeError, IndexError) as error:  # raised by ArrayRecord
             raise self._unreadable(str(error).splitlines()[0]) from error
 
     def _unreadable(self, reason: str) -> UnreadableInput:
@@ -50,14 +61,14 @@ class PackedRecording(NamedTuple):
 
 
 def _reader(shard: str, status: os.stat_result) -> Any:
-    """An open reader, which threads may share; the one used longest ago is let go of."""
+    """Return an open ArrayRecordReader, which threads may share. Too many open readers drop the least used one."""
     from array_record.python.array_record_module import ArrayRecordReader
 
     key = (shard, status.st_ino, status.st_mtime_ns)
     with _lock:
         reader = _readers.get(key)
         if reader is None:
-            # For random access, as ArrayRecord recommends: nothing is read ahead, by no threads of its own.
+            # ArrayRecord recommends these settings for random access: no read-ahead and no threads of its own.
             reader = ArrayRecordReader(
                 shard, "readahead_buffer_size:0,max_parallelism:0", file_reader_buffer_size=1 << 15
             )
@@ -66,5 +77,5 @@ def _reader(shard: str, status: os.stat_result) -> Any:
             _readers[key] = reader
         _readers.move_to_end(key)
         while len(_readers) > _OPEN_SHARDS:
-            _readers.popitem(last=False)  # closed when the last thread that reads from it has done so
+            _readers.popitem(last=False)  # it closes when the last thread has finished reading
     return reader

@@ -1,11 +1,12 @@
-"""Recordings as the models hear them: mono float32 at 16 kHz, block by block.
+"""Read recordings as mono float32 at 16 kHz, block by block.
 
     file, bytes, array ─ decode ─► (frames, channels) ─ mean ─► mono ─ soxr HQ ─► 16 kHz ─► blocks
 
-The samples are those of `librosa.load(path, sr=16000)`, without librosa, whose first use takes seconds: the mean of the
-channels, resampled by soxr's HQ filter, cut or padded with zeros to ceil(frames · 16000 / rate). soxr's stream gives
-the same bits as its one-shot call, so neither the size of a block nor that of a read ever changes a sample. Memory
-is bounded by the block asked for, whatever the length of the recording.
+The samples equal those of `librosa.load(path, sr=16000)`: the mean of the channels, resampled by soxr's HQ filter, cut
+or padded with zeros to ceil(frames · 16000 / rate). librosa itself is not used because its first call takes seconds.
+
+soxr's stream gives the same bits as its one-shot call. The block size therefore never changes a sample. Memory is
+bounded by the block size, not by the length of the recording.
 """
 
 from __future__ import annotations
@@ -23,30 +24,50 @@ from .decode import MAX_CHANNELS, MAX_RATE, MIN_RATE, AudioSource, Cut, decode_a
 from .packed import PackedRecording
 
 SAMPLE_RATE = 16_000
-MIN_SAMPLES = 560  # two fbank windows; the original returns NaN for fewer
+MIN_SAMPLES = 560  # two fbank frames; with one frame the original returns NaN
 
-MAX_AMPLITUDE = 1e10  # full scale is 1; louder still, the fbank's power overflows float32
+MAX_AMPLITUDE = 1e10  # full scale is 1; louder samples would overflow float32 in the fbank's power spectrum
 
 
 def load(source: AudioSource) -> Float[np.ndarray, " samples"]:
-    """The whole recording: mono float32 at 16 kHz, full scale 1. Sources and errors are those of `blocks`."""
+    """Load a whole recording.
+
+    Args:
+        source: A recording, as for `blocks`.
+
+    Returns:
+        Mono samples at 16 kHz, float32, full scale 1.
+
+    Raises:
+        InvalidInput: As `blocks`.
+        UnreadableInput: As `blocks`.
+    """
     return np.concatenate(list(_resampled(source, silence=False)))
 
 
 def blocks(
     source: AudioSource, block_samples: int, *, silence: bool = False
 ) -> Iterator[Float[np.ndarray, " samples"]]:
-    """The recording in blocks of `block_samples` (the last may be shorter), mono float32 at 16 kHz.
+    """Read a recording in blocks.
 
-    `source` is a path, the bytes of a file, {"array": ndarray, "sampling_rate": hertz}, a Packed recording or a Cut of
-    any of these. Arrays are (samples,) or (channels, samples); floats are taken as they are, int8, int16, int32 and
-    uint8 (offset binary) scaled to [-1, 1). The blocks together are `load(source)` to the bit.
+    The concatenated blocks equal `load(source)` bit for bit. All errors but ValueError are raised while iterating.
 
-    Raises, while iterating, UnreadableInput for a file that is missing, not a regular file, empty, truncated, damaged
-    or not audio, and InvalidInput for sound that can't be used: a wrong array or rate, a cut that is none or that ends
-    more than CUT_TOLERANCE beyond its recording, NaN, infinite or absurdly loud samples and, known only at the end, no
-    samples, fewer than MIN_SAMPLES, or digital silence (all samples equal): features of either are undefined. With
-    `silence` the last two are no errors, for those who can do with them.
+    Args:
+        source: A path, the bytes of a file, {"array": ndarray, "sampling_rate": hertz}, a `PackedRecording`, or a `Cut`
+            of any of these. Arrays have shape (samples,) or (channels, samples). Float samples are used unchanged;
+            int8, int16, int32 and uint8 (offset binary) samples are scaled to [-1, 1).
+        block_samples: Samples per block at 16 kHz. The last block may be shorter.
+        silence: Accept digital silence and recordings of fewer than MIN_SAMPLES. Features of both are undefined.
+
+    Yields:
+        Mono samples at 16 kHz, float32, full scale 1.
+
+    Raises:
+        UnreadableInput: The file is missing, not a regular file, empty, truncated, damaged or not audio.
+        InvalidInput: The array or its rate is invalid, the cut is invalid or ends more than CUT_TOLERANCE after its
+            recording, or samples are NaN, infinite or absurdly large. At the end of the recording also if it has no
+            samples or, unless `silence`, fewer than MIN_SAMPLES or only equal samples.
+        ValueError: `block_samples` is less than 1.
     """
     if block_samples < 1:
         raise ValueError(f"block_samples is {block_samples}; it must be at least 1")
@@ -66,7 +87,14 @@ def blocks(
 
 
 def stated_seconds(source: AudioSource) -> float | None:
-    """How long a recording says that it is, or that a cut of it will be; None where only decoding tells."""
+    """Return the duration that a recording's header states.
+
+    Args:
+        source: A recording, as for `blocks`. For a `Cut` the result is the duration of the cut.
+
+    Returns:
+        The duration in seconds, or None if it is only known after decoding.
+    """
     cut = source if isinstance(source, Cut) else Cut(source, 0)
     stated = stated_frames(cut.source)
     if stated is None:
@@ -77,8 +105,15 @@ def stated_seconds(source: AudioSource) -> float | None:
 
 
 def describe(source: object) -> str:
-    """How messages name a source: its path (escaped if unprintable), or the size of the bytes, or the array's shape;
-    a cut with its bounds, a packed recording with its shard."""
+    """Return the name of a source for messages.
+
+    Args:
+        source: A recording, as for `blocks`, or any other object that was passed as one.
+
+    Returns:
+        The path (escaped if it is not printable), the size of the bytes, or the shape of the array. A cut is named with
+        its bounds, a packed recording with its shard.
+    """
     if isinstance(source, str | os.PathLike):
         path = os.fsdecode(source)
         return path if path and path.isprintable() else repr(path)
@@ -100,7 +135,10 @@ def _seconds(value: object) -> str:
 
 
 def _resampled(source: AudioSource, silence: bool) -> Iterator[np.ndarray]:
-    """Pieces of any length of the mono signal at 16 kHz; checks the samples and, at the end, the whole."""
+    """Yield the mono signal at 16 kHz in pieces of any length, and check it.
+
+    Each piece is checked for invalid samples. The length and silence are checked at the end.
+    """
     name = describe(source)
     rate, taken, given = 0, 0, 0
     lowest, highest = math.inf, -math.inf
@@ -108,14 +146,14 @@ def _resampled(source: AudioSource, silence: bool) -> Iterator[np.ndarray]:
     for piece_rate, frames in decode_audio(source, name):
         if not MIN_RATE <= piece_rate <= MAX_RATE or frames.shape[1] > MAX_CHANNELS:
             raise UnreadableInput(
-                f"{name} states {piece_rate} Hz and {frames.shape[1]} channels, which is beyond {MIN_RATE} to "
+                f"{name} states {piece_rate} Hz and {frames.shape[1]} channels, which is outside {MIN_RATE} to "
                 f"{MAX_RATE} Hz and {MAX_CHANNELS} channels; convert it to WAV"
             )
         if not rate and piece_rate != SAMPLE_RATE:
             resampler = soxr.ResampleStream(piece_rate, SAMPLE_RATE, 1, dtype="float32", quality="HQ")
         rate = piece_rate
 
-        with np.errstate(all="ignore"):  # a sum past float32 is infinite, and told as such
+        with np.errstate(all="ignore"):  # a sum that overflows float32 becomes infinite and is refused below
             mono = frames.mean(axis=1)
         if not (np.abs(mono) <= MAX_AMPLITUDE).all():
             raise InvalidInput(
@@ -127,13 +165,13 @@ def _resampled(source: AudioSource, silence: bool) -> Iterator[np.ndarray]:
         given += len(piece)
         yield piece
 
-    # librosa's float expression: at rare rates (12,347 Hz) it is one sample longer than exact arithmetic.
+    # This is librosa's expression. At rare rates (12,347 Hz) it gives one sample more than exact arithmetic.
     total = math.ceil(taken * (SAMPLE_RATE / rate)) if taken else 0
     if not total:
         raise InvalidInput(f"{name} holds no samples; record or export it again")
     if total < MIN_SAMPLES and not silence:
         raise InvalidInput(
-            f"{name} has {total} samples at 16 kHz and {MIN_SAMPLES} (35 ms) are needed; give a longer recording"
+            f"{name} has {total} samples at 16 kHz but {MIN_SAMPLES} (35 ms) are needed; give a longer recording"
         )
     if lowest == highest and not silence:
         raise InvalidInput(f"{name} is digital silence: every sample is {lowest:g}; check the microphone or the export")
