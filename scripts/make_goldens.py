@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from speech_emotion_jax.checkpoints.load import Request
 from speech_emotion_jax.parity.check import ParityConfig, parity, render_parity
-from tests.checkpoints import write_golden_checkpoint
+from tests.support.checkpoints import write_golden_checkpoint
 
 ROOT = Path(__file__).parent.parent
 GOLDENS = ROOT / "tests" / "goldens"

@@ -88,7 +88,7 @@ def main() -> None:
 
 def make(folder: Path) -> None:
     sys.path.insert(0, str(Path(__file__).parent.parent))
-    from tests.checkpoints import FULL, write_audio_checkpoint, write_bert
+    from tests.support.checkpoints import FULL, write_audio_checkpoint, write_bert
 
     start = time.perf_counter()
     write_audio_checkpoint(folder / "model", "concat", "es", size=FULL)

@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from speech_emotion_jax import EmotionPipeline, SpeechEmotionError
 from speech_emotion_jax.audio.waveform import load
 from speech_emotion_jax.parity.original import TorchOriginal
-from tests.checkpoints import SMALL, write_audio_checkpoint
+from tests.support.checkpoints import SMALL, write_audio_checkpoint
 
 
 def main() -> int:

@@ -1,7 +1,4 @@
-"""Shape checks for every annotated function, and the parity budgets.
-
-The budgets are stated once, here. They are not loosened to make a test pass: a breach has a cause, and that is mended.
-"""
+"""Check the shapes of every annotated function, and hand out checkpoints and caches."""
 
 from jaxtyping import install_import_hook
 
@@ -16,14 +13,6 @@ import pytest  # noqa: E402
 from jax.experimental.compilation_cache import compilation_cache  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
-
-# Against the PyTorch classes, float32 on the CPU.
-FEATURE_BUDGET = 1e-3  # absolute, on features of standard deviation 1; see test_features for what limits it
-LAYER_BUDGET = 1e-5  # relative to the layer's largest value, from identical features
-LOGIT_BUDGET = 1e-4  # absolute, at full size, from identical features
-PROBABILITY_BUDGET = 1e-3  # absolute, from the waveform
-# Against ourselves: a clip alone, and the same clip in a padded batch.
-BATCH_BUDGET = 1e-5  # absolute, on probabilities
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -49,7 +38,7 @@ def _programs_are_let_go() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def published(tmp_path_factory: pytest.TempPathFactory):
     """Folders of tiny random checkpoints in the published layout, by mode and language, made once."""
-    from .checkpoints import write_audio_checkpoint, write_bert, write_roberta
+    from .support.checkpoints import write_audio_checkpoint, write_bert, write_roberta
 
     root = tmp_path_factory.mktemp("published")
     made: dict[tuple[str, str], object] = {}
@@ -72,7 +61,7 @@ def published(tmp_path_factory: pytest.TempPathFactory):
 @pytest.fixture(scope="session")
 def whisper_tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny random Whisper in the published layout; its tokenizer works."""
-    from .checkpoints import write_whisper
+    from .support.checkpoints import write_whisper
 
     return write_whisper(tmp_path_factory.mktemp("whisper") / "tiny", seed=6)
 

@@ -26,8 +26,8 @@ from speech_emotion_jax.errors import InvalidInput
 from speech_emotion_jax.models.parameters import parameter_shapes
 from speech_emotion_jax.registry import FUSION_MODES, LABELS, LANGUAGES, MODES
 
-from .checkpoints import FULL, audio_config, audio_shapes, shapes_of
-from .folders import (
+from .support.checkpoints import FULL, audio_config, audio_shapes, shapes_of
+from .support.folders import (
     WEIGHTS,
     Folders,
     Tensors,

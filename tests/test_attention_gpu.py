@@ -21,7 +21,7 @@ from speech_emotion_jax.models.kernels import attention_gpu
 from speech_emotion_jax.models.kernels.attention_gpu import attend_gpu, can_be_made, work
 from speech_emotion_jax.models.kernels.pallas import Work
 
-from .attention_definition import EXACT, by_rows, drawn, flops
+from .support.attention_definition import EXACT, by_rows, drawn, flops
 
 PLUGIN = importlib.util.find_spec("jax_cuda12_plugin") is not None  # JAX's compiler for NVIDIA GPUs
 ROUNDED = 0.03  # of bfloat16: scores of some 4 are off by up to 2^-7, values and weights by 2^-9

@@ -14,7 +14,7 @@ from speech_emotion_jax.models.attention import attend_in_blocks
 from speech_emotion_jax.models.kernels import attention_gpu, attention_tpu
 from speech_emotion_jax.models.kernels.pallas import SWITCH
 
-from .attention_definition import EXACT, FLOAT32, by_rows, drawn
+from .support.attention_definition import EXACT, FLOAT32, by_rows, drawn
 
 KERNELS = {  # with settings that make several blocks of 600 frames
     "gpu": (attention_gpu, attention_gpu.attend_gpu, {}),

@@ -18,7 +18,7 @@ from jax.experimental.pallas import tpu as pltpu
 from speech_emotion_jax.models.kernels import attention_tpu
 from speech_emotion_jax.models.kernels.attention_tpu import Work, attend_tpu, work
 
-from .attention_definition import EXACT, by_rows, drawn, flops
+from .support.attention_definition import EXACT, by_rows, drawn, flops
 
 ROUNDED = (
     0.03  # of bfloat16: scores of some 4 are off by up to 2^-7 before, values and weights by 2^-9 after the softmax

@@ -25,7 +25,7 @@ from speech_emotion_jax.models.parameters import parameters_of
 from speech_emotion_jax.registry import PUBLISHED, Registry
 from speech_emotion_jax.runtime.cache_folder import cache_folder
 
-from .loopback_hub import LoopbackHub, hub_environment, loopback_hub
+from .support.loopback_hub import LoopbackHub, hub_environment, loopback_hub
 
 AUDIO = PUBLISHED.model_id("es", "audio")
 CONCAT = PUBLISHED.model_id("es", "concat")

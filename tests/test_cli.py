@@ -26,7 +26,7 @@ from speech_emotion_jax.cli.main import chart, main
 from speech_emotion_jax.runtime.progress import progress
 from speech_emotion_jax.whisper.transcribe import TranscriptionOptions, WhisperPipeline
 
-from .bad_input import AUDIO, CASES, CONCAT, RATE, TEXT, Case, furnish, noise
+from .support.bad_input import AUDIO, CASES, CONCAT, RATE, TEXT, Case, furnish, noise
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
 

@@ -29,8 +29,8 @@ from speech_emotion_jax.parity.original import TorchOriginal
 from speech_emotion_jax.registry import FUSION_MODES, LABELS, LANGUAGES, MODES
 from speech_emotion_jax.runtime.orbax_arrays import load_parameters, save_parameters
 
-from .checkpoints import write_audio_checkpoint, write_bert
-from .folders import (
+from .support.checkpoints import write_audio_checkpoint, write_bert
+from .support.folders import (
     WEIGHTS,
     Folders,
     Tensors,

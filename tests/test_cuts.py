@@ -17,7 +17,7 @@ from speech_emotion_jax.audio.fbank import read_clip
 from speech_emotion_jax.audio.waveform import Cut
 from speech_emotion_jax.errors import InvalidInput, UnreadableInput
 
-from .test_audio import encode, encode_with_av, librosa_load, tones
+from .support.recordings import encode, encode_with_av, librosa_load, tones
 
 SECONDS = 3.0
 FORMATS = {

@@ -32,9 +32,9 @@ from speech_emotion_jax.errors import InvalidInput, UnreadableInput
 from speech_emotion_jax.models.parameters import parameter_shapes
 from speech_emotion_jax.registry import MODES
 
-from .checkpoints import write_bert, write_roberta
-from .folders import WEIGHTS, Folders, Tensors, copied, opened, pickled, refusal, rewrite, rewrite_json
-from .loopback_hub import LoopbackHub, loopback_hub
+from .support.checkpoints import write_bert, write_roberta
+from .support.folders import WEIGHTS, Folders, Tensors, copied, opened, pickled, refusal, rewrite, rewrite_json
+from .support.loopback_hub import LoopbackHub, loopback_hub
 
 AUDIO_SIZES = {
     "hidden_size": 32,

@@ -30,7 +30,7 @@ from speech_emotion_jax.evaluation.run import EvaluateConfig, evaluate
 from speech_emotion_jax.inference.pipeline import EmotionPipeline
 from speech_emotion_jax.runtime.storage import Folder
 
-from .conftest import BATCH_BUDGET
+from .support.budgets import BATCH_BUDGET
 
 LABELS = ("anger", "disgust", "fear", "joy", "neutral", "sadness")
 CLIPS = 30

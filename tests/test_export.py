@@ -22,8 +22,8 @@ from speech_emotion_jax.exporting.run import ExportConfig, export, render_export
 from speech_emotion_jax.exporting.standalone import Emotions, recording
 from speech_emotion_jax.text.tokenizer import load_cached_tokenizer
 
-from .bad_input import RATE, noise
-from .folders import refusal
+from .support.bad_input import RATE, noise
+from .support.folders import refusal
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
 

@@ -19,7 +19,7 @@ from speech_emotion_jax.training import folds
 from speech_emotion_jax.training.folds import cross_validate
 from speech_emotion_jax.training.run import TrainConfig
 
-from .training_data import LABELS, WORDS, recipe, write_recipe
+from .support.training_data import LABELS, WORDS, recipe, write_recipe
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
 

@@ -28,7 +28,7 @@ from speech_emotion_jax.convert.hub import (
 )
 from speech_emotion_jax.errors import InvalidInput, UnreadableInput
 
-from .loopback_hub import Fault, LoopbackHub, hub_environment, loopback_hub
+from .support.loopback_hub import Fault, LoopbackHub, hub_environment, loopback_hub
 
 ID = "UMUTeam/tiny-es"
 INFO = f"GET /api/models/{ID}"

@@ -1,4 +1,4 @@
-"""Bulk runs that are killed from outside, by the functions of scripts/kill_runs.py, which does it twenty times."""
+"""Bulk runs that are killed from outside, once each; scripts/kill_runs.py does it twenty times."""
 
 import csv
 import random
@@ -10,7 +10,8 @@ import pytest
 import soundfile
 
 import speech_emotion_jax
-from scripts.kill_runs import Runs, Span, digest, interrupted, kill, seconds_of_work
+
+from .support.kill_runs import Runs, Span, digest, interrupted, kill, seconds_of_work
 
 DEMO = Path(speech_emotion_jax.__file__).parent / "demo_data" / "checkpoint"
 CLIPS = 48

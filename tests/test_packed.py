@@ -25,7 +25,7 @@ from speech_emotion_jax.audio.waveform import Cut
 from speech_emotion_jax.corpus.packing import MANIFEST, SHARD_BYTES, PackSummary, pack
 from speech_emotion_jax.errors import InvalidInput, UnreadableInput
 
-from .test_audio import encode, encode_with_av, tones
+from .support.recordings import encode, encode_with_av, tones
 
 FILES = {
     "a.wav": encode(tones(1, 16_000), 16_000),

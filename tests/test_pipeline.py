@@ -24,9 +24,9 @@ from speech_emotion_jax.inference.batching import FRAME_BUCKETS, TOKEN_BUCKETS
 from speech_emotion_jax.models.parameters import parameter_shapes
 from speech_emotion_jax.parity.original import TorchOriginal
 
-from .bad_input import RATE, noise
-from .checkpoints import Size, write_audio_checkpoint, write_bert, write_roberta
-from .conftest import BATCH_BUDGET, PROBABILITY_BUDGET
+from .support.bad_input import RATE, noise
+from .support.budgets import BATCH_BUDGET, PROBABILITY_BUDGET
+from .support.checkpoints import Size, write_audio_checkpoint, write_bert, write_roberta
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
 

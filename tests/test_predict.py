@@ -22,8 +22,8 @@ from speech_emotion_jax.registry import LABELS, MODES
 from speech_emotion_jax.runtime.devices import select_device
 from speech_emotion_jax.whisper.transcribe import TranscriptionOptions, WhisperPipeline
 
-from .bad_input import AUDIO, CASES, CONCAT, RATE, TEXT, Case, furnish, noise
-from .conftest import PROBABILITY_BUDGET
+from .support.bad_input import AUDIO, CASES, CONCAT, RATE, TEXT, Case, furnish, noise
+from .support.budgets import PROBABILITY_BUDGET
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
 
@@ -188,7 +188,7 @@ def test_truncation_is_told():
 
 
 def test_a_multi_label_checkpoint_has_a_sigmoid_for_each_label(tmp_path: Path):
-    from .checkpoints import write_roberta
+    from .support.checkpoints import write_roberta
 
     folder = write_roberta(tmp_path / "several", "es", problem_type="multi_label_classification")
     scores = predict_emotion(**TEXT | {"model_id": folder})["scores"]  # pyright: ignore[reportArgumentType]

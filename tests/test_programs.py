@@ -17,7 +17,7 @@ from speech_emotion_jax.checkpoints.load import Request
 from speech_emotion_jax.inference.warmup import warm_up
 from speech_emotion_jax.runtime.compile_cache import kept_programs
 
-from .folders import refusal
+from .support.folders import refusal
 
 LISTENING = """
 import json, sys

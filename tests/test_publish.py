@@ -26,8 +26,8 @@ from speech_emotion_jax.registry import FUSION_MODES, LABELS, MODES
 from speech_emotion_jax.text.tokenizer import TextTokenizer
 from speech_emotion_jax.text.word_vocabulary import SPECIAL_TOKENS, write_word_tokenizer
 
-from .checkpoints import write_bert, write_roberta
-from .folders import WEIGHTS, Folders, opened, predict, refusal
+from .support.checkpoints import write_bert, write_roberta
+from .support.folders import WEIGHTS, Folders, opened, predict, refusal
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
 

@@ -20,8 +20,8 @@ from speech_emotion_jax.convert.record import read_record
 from speech_emotion_jax.errors import InvalidInput, UnreadableInput
 from speech_emotion_jax.registry import FUSION_MODES, LABELS, MODES
 
-from .checkpoints import TINY, write_bert
-from .folders import (
+from .support.checkpoints import TINY, write_bert
+from .support.folders import (
     WEIGHTS,
     Folders,
     Tensors,

@@ -16,7 +16,7 @@ from orbax.checkpoint import v1 as ocp
 from speech_emotion_jax.errors import UnreadableInput
 from speech_emotion_jax.runtime.orbax_arrays import load_parameters, quiet_orbax, save_parameters
 
-from .folders import refusal
+from .support.folders import refusal
 
 
 @given(

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from speech_emotion_jax.errors import InvalidInput, UnreadableInput
 from speech_emotion_jax.text.tokenizer import FastTokenizer, TextTokenizer, load_cached_tokenizer
 
-from .folders import rewrite_json
+from .support.folders import rewrite_json
 
 KINDS = [("text_encoder", "es"), ("text_encoder", "en"), ("text", "es")]
 

@@ -15,15 +15,15 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from scripts.kill_runs import Runs, kill
-from scripts.kill_training import interrupted, outcome, seconds_of_training
 from speech_emotion_jax import EmotionPipeline
 from speech_emotion_jax.cli.main import main
 from speech_emotion_jax.errors import InvalidInput
 from speech_emotion_jax.training import saving
 from speech_emotion_jax.training.run import TrainConfig, train
 
-from .training_data import LABELS, QUIET, recipe, write_corpus, write_recipe
+from .support.kill_runs import Runs, kill
+from .support.kill_training import interrupted, outcome, seconds_of_training
+from .support.training_data import LABELS, QUIET, recipe, write_corpus, write_recipe
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
 
@@ -204,7 +204,7 @@ import jax, numpy as np
 from jax.sharding import Mesh
 from speech_emotion_jax.training import run as verb
 from speech_emotion_jax.runtime import sharding
-from tests.training_data import QUIET, recipe
+from tests.support.training_data import QUIET, recipe
 
 folder, corpus = Path(sys.argv[1]), sys.argv[2]
 for devices, fsdp in ((1, 1), (2, 2), (4, 1), (8, 4)):

@@ -15,7 +15,7 @@ from speech_emotion_jax import UnreadableInput
 from speech_emotion_jax.whisper.transcribe import Transcript
 from speech_emotion_jax.whisper.transcript_cache import cached_transcripts
 
-from .bad_input import RATE, noise
+from .support.bad_input import RATE, noise
 
 SETTINGS = {"whisper": "openai/whisper-base", "language": "es", "stride": (5.0, 5.0), "no_speech": None}
 

@@ -27,9 +27,9 @@ from speech_emotion_jax.convert.record import read_record
 from speech_emotion_jax.errors import UnreadableInput
 from speech_emotion_jax.models.parameters import parameters_of
 
-from .checkpoints import write_whisper
-from .folders import WEIGHTS, Folders, Tensors, assert_same, copied, pickled, refusal, rewrite, rewrite_json
-from .loopback_hub import LoopbackHub, hub_environment, loopback_hub
+from .support.checkpoints import write_whisper
+from .support.folders import WEIGHTS, Folders, Tensors, assert_same, copied, pickled, refusal, rewrite, rewrite_json
+from .support.loopback_hub import LoopbackHub, hub_environment, loopback_hub
 
 TURBO = "openai/whisper-large-v3-turbo"
 EMOTION = "someone/emotion"

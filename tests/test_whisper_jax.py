@@ -27,7 +27,7 @@ from speech_emotion_jax import (
 )
 from speech_emotion_jax.audio.waveform import load
 
-from .bad_input import RATE
+from .support.bad_input import RATE
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
 

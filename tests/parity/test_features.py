@@ -18,7 +18,7 @@ from speech_emotion_jax.audio.fbank import (
     samples_for,
 )
 
-from ..conftest import FEATURE_BUDGET
+from ..support.budgets import FEATURE_BUDGET
 
 ORIGINAL = {value: SeamlessM4TFeatureExtractor(padding_value=value) for value in (0.0, 1.0)}
 

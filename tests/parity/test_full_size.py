@@ -16,8 +16,8 @@ from speech_emotion_jax.config import EmotionConfig
 from speech_emotion_jax.models.parameters import parameter_shapes
 from speech_emotion_jax.parity.original import TorchOriginal
 
-from ..checkpoints import FULL, write_audio_checkpoint, write_bert, write_roberta
-from ..conftest import LAYER_BUDGET, LOGIT_BUDGET, PROBABILITY_BUDGET
+from ..support.budgets import LAYER_BUDGET, LOGIT_BUDGET, PROBABILITY_BUDGET
+from ..support.checkpoints import FULL, write_audio_checkpoint, write_bert, write_roberta
 
 pytestmark = pytest.mark.full_size
 TEXT = "No me lo puedo creer, ¡qué alegría!"

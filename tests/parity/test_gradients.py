@@ -21,7 +21,7 @@ from speech_emotion_jax.training.optimizer import make_optimizer
 from speech_emotion_jax.training.recipe import Optimizer
 from speech_emotion_jax.training.step import Method
 
-from ..checkpoints import write_audio_checkpoint, write_bert, write_roberta
+from ..support.checkpoints import write_audio_checkpoint, write_bert, write_roberta
 
 LENGTHS = (61, 50, 41, 8)  # of the clips of a batch, in frames
 LONG = (97, 70, 41, 8)  # more than one block of attention

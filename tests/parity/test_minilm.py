@@ -15,8 +15,8 @@ from speech_emotion_jax.checkpoints.load import Request, load_checkpoint, open_r
 from speech_emotion_jax.convert.engine import convert, write_safetensors
 from speech_emotion_jax.text.tokenizer import TextTokenizer
 
-from ..checkpoints import write_audio_checkpoint
-from ..conftest import LAYER_BUDGET
+from ..support.budgets import LAYER_BUDGET
+from ..support.checkpoints import write_audio_checkpoint
 
 TEXTS = [
     "I can't believe it, what a wonderful surprise!",

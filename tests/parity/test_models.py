@@ -20,8 +20,16 @@ from speech_emotion_jax.models.parameters import parameters_of
 from speech_emotion_jax.models.wav2vec2_bert import Wav2Vec2Bert
 from speech_emotion_jax.parity.original import TorchOriginal
 
-from ..checkpoints import SMALL, TINY, random_tensors, shapes_of, write_audio_checkpoint, write_bert, write_roberta
-from ..conftest import BATCH_BUDGET, LAYER_BUDGET, LOGIT_BUDGET, PROBABILITY_BUDGET
+from ..support.budgets import BATCH_BUDGET, LAYER_BUDGET, LOGIT_BUDGET, PROBABILITY_BUDGET
+from ..support.checkpoints import (
+    SMALL,
+    TINY,
+    random_tensors,
+    shapes_of,
+    write_audio_checkpoint,
+    write_bert,
+    write_roberta,
+)
 
 MODES = ("text", "audio", "concat", "mean", "multihead")
 TEXT = "No me lo puedo creer, ¡qué alegría!"

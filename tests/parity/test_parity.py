@@ -34,8 +34,8 @@ from speech_emotion_jax.parity.reference_activations import Slice, Whole
 from speech_emotion_jax.parity.stages import FUSED, PREDICTION, Stages, layer
 from speech_emotion_jax.parity.verdict import Verdict, judge
 
-from ..checkpoints import TINY, write_audio_checkpoint, write_golden_checkpoint
-from .faults import damaged
+from ..support.checkpoints import TINY, write_audio_checkpoint, write_golden_checkpoint
+from ..support.faults import damaged
 
 ROOT = Path(__file__).parent.parent.parent
 GOLDENS = ROOT / "tests" / "goldens"

@@ -22,7 +22,7 @@ from speech_emotion_jax.parity.original import TorchOriginal
 from speech_emotion_jax.registry import MODES
 from speech_emotion_jax.text.word_vocabulary import write_word_tokenizer
 
-from ..conftest import LOGIT_BUDGET
+from ..support.budgets import LOGIT_BUDGET
 
 TEXT = "estoy muy triste hoy"
 

@@ -15,7 +15,8 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 from transformers import Wav2Vec2BertForSequenceClassification as TransformersClassifier
 
 from speech_emotion_jax.parity.original import MAX_TOKENS, TorchOriginal, attention, read_tensors
-from tests.checkpoints import (
+
+from ..support.checkpoints import (
     FULL,
     LABELS,
     SMALL,

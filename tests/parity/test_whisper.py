@@ -16,8 +16,8 @@ from speech_emotion_jax.checkpoints.load import load_whisper
 from speech_emotion_jax.models.layers import scan_layers
 from speech_emotion_jax.models.whisper import Cache, CrossKV, Decoded
 
-from ..checkpoints import write_whisper
-from ..conftest import LAYER_BUDGET, LOGIT_BUDGET
+from ..support.budgets import LAYER_BUDGET, LOGIT_BUDGET
+from ..support.checkpoints import write_whisper
 
 # Relative to the largest value: a bfloat16 has 8 bits, and these models are a few layers deep.
 BFLOAT16_BUDGET = 3e-2

@@ -22,8 +22,8 @@ from speech_emotion_jax.convert.layouts import whisper
 from speech_emotion_jax.convert.published import MODEL, tables_of
 from speech_emotion_jax.convert.rules import TensorInfo, match
 
-from ..checkpoints import shapes_of
-from ..conftest import LAYER_BUDGET, LOGIT_BUDGET
+from ..support.budgets import LAYER_BUDGET, LOGIT_BUDGET
+from ..support.checkpoints import shapes_of
 
 # As OpenAI names them, in millions, the positions of the encoder included; and exactly, from transformers' class.
 PUBLISHED = {

@@ -23,7 +23,7 @@ from speech_emotion_jax.whisper.programs import WhisperPrograms
 from speech_emotion_jax.whisper.search import SearchResult
 from speech_emotion_jax.whisper.vocabulary import Vocabulary
 
-from ..checkpoints import write_whisper
+from ..support.checkpoints import write_whisper
 
 LIMIT = 14  # tokens
 RECORDINGS = 3
