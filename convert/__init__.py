@@ -1,6 +1,6 @@
 """Published checkpoints to converted folders, and back."""
 
-from .cache import Wanted, cached
+from .cache import ConversionKey, cached_conversion
 from .emotion import fitting_modes, open_emotion
 from .encoder import Encoder, check_encoder, open_encoder
 from .engine import convert, write_safetensors
@@ -16,12 +16,12 @@ __all__ = [
     "MODEL",
     "SCHEMA",
     "TEXT_ENCODER",
+    "ConversionKey",
     "Encoder",
     "Origin",
     "Published",
     "TensorSource",
-    "Wanted",
-    "cached",
+    "cached_conversion",
     "check_encoder",
     "check_text_encoder",
     "check_whisper",

@@ -1,4 +1,4 @@
-"""Converted forms of hub checkpoints, kept in a folder of this user and keyed by the commits they came from."""
+"""A cache of converted hub checkpoints in the user's cache folder, under the commits they came from."""
 
 from __future__ import annotations
 
@@ -17,33 +17,45 @@ from .record import SCHEMA, is_converted
 
 
 @dataclass(frozen=True)
-class Wanted:
+class ConversionKey:
     """A revision of a hub id, converted with some settings.
 
-    text_encoder: the hub id of the frozen text encoder that comes along, where there is one
-    own_text_encoder: whether one in the repository itself takes its place
+    Attributes:
+        model_id: The hub id.
+        revision: A branch, tag or commit. None selects the main branch.
+        settings: The settings, as part of a folder's name.
+        text_encoder: The hub id of the frozen text encoder that is converted with the model, if any.
+        prefers_own_text_encoder: Whether a text encoder inside the repository itself takes its place.
     """
 
     model_id: str
     revision: str | None
-    settings: str  # part of a folder's name
+    settings: str
     text_encoder: str | None = None
-    own_text_encoder: bool = False
+    prefers_own_text_encoder: bool = False
 
 
-def cached(wanted: Wanted, open_source: Callable[[], Published]) -> Path:
-    """The converted form of a hub checkpoint, made from the source where the cache lacks it.
+def cached_conversion(key: ConversionKey, open_source: Callable[[], Published]) -> Path:
+    """Return the converted form of a hub checkpoint. Convert the source if the cache does not hold it.
 
-    Where the hub can't be reached, the one that answered last for the revision.
+    If the hub can't be reached, return the conversion that was last used for this revision.
+
+    Args:
+        key: What to look for.
+        open_source: Downloads and opens the published checkpoint. Called only if a conversion is needed.
+
+    Raises:
+        UnreadableInput: The hub can't be reached and nothing is cached, or the download failed.
+        InvalidInput: The checkpoint can't be converted.
     """
-    home = cache_folder() / f"{wanted.model_id.replace('/', '--')}-{wanted.settings}-{SCHEMA}"
-    last = home / f"{(wanted.revision or 'main').replace('/', '--')}.txt"
-    commit = hub.current_revision(wanted.model_id, wanted.revision)
+    home = cache_folder() / f"{key.model_id.replace('/', '--')}-{key.settings}-{SCHEMA}"
+    last_used = home / f"{(key.revision or 'main').replace('/', '--')}.txt"
+    commit = hub.current_revision(key.model_id, key.revision)
     if commit is None:
-        if last.is_file() and is_converted(folder := home / last.read_text()):
+        if last_used.is_file() and is_converted(folder := home / last_used.read_text()):
             return folder
-    elif (folder := _kept(home, commit, wanted)) is not None:
-        _remember(folder, last)
+    elif (folder := _find_conversion(home, commit, key)) is not None:
+        _write_last_used(folder, last_used)
         return folder
     try:
         published = open_source()
@@ -59,29 +71,30 @@ def cached(wanted: Wanted, open_source: Callable[[], Published]) -> Path:
         try:
             convert(published, folder)
         except InvalidInput:
-            if not is_converted(folder):  # else another process was quicker, with the same result
+            # The destination may exist by now: another process converted the same checkpoint.
+            if not is_converted(folder):
                 raise
-    _remember(folder, last)
+    _write_last_used(folder, last_used)
     return folder
 
 
-def _kept(home: Path, commit: str, wanted: Wanted) -> Path | None:
-    """The conversion of a commit and of the text encoder's newest: any one, where the hub does not tell.
+def _find_conversion(home: Path, commit: str, key: ConversionKey) -> Path | None:
+    """Return the conversion of a commit together with the newest commit of its text encoder.
 
-    A folder is called "commit" where the repository holds all there is, else "commit-text encoder's commit".
+    If the hub does not tell the newest commit, any conversion will do. A folder is named "commit" where the repository
+    holds everything, and "commit-text encoder's commit" otherwise.
     """
-    own = wanted.text_encoder is None or wanted.own_text_encoder
-    kept = [folder for folder in home.glob(commit[:12] + ("*" if own else "-*")) if is_converted(folder)]
-    if wanted.text_encoder is not None and any("-" in folder.name for folder in kept):
-        newest = hub.current_revision(wanted.text_encoder) or ""
-        kept = [folder for folder in kept if folder.name.endswith(newest[:12])]
-    return max(kept, key=lambda folder: folder.stat().st_mtime, default=None)
+    complete = key.text_encoder is None or key.prefers_own_text_encoder
+    folders = [folder for folder in home.glob(commit[:12] + ("*" if complete else "-*")) if is_converted(folder)]
+    if key.text_encoder is not None and any("-" in folder.name for folder in folders):
+        newest = hub.current_revision(key.text_encoder) or ""
+        folders = [folder for folder in folders if folder.name.endswith(newest[:12])]
+    return max(folders, key=lambda folder: folder.stat().st_mtime, default=None)
 
 
-def _remember(folder: Path, last: Path) -> None:
-    """Note which folder answered last."""
-    with suppress(OSError):  # a shared cache may be read-only
-        if not last.is_file() or last.read_text() != folder.name:
-            partial = last.with_name(f"{last.name}.{os.getpid()}")
+def _write_last_used(folder: Path, last_used: Path) -> None:
+    with suppress(OSError):  # A shared cache may be read-only.
+        if not last_used.is_file() or last_used.read_text() != folder.name:
+            partial = last_used.with_name(f"{last_used.name}.{os.getpid()}")
             partial.write_text(folder.name)
-            partial.replace(last)
+            partial.replace(last_used)

@@ -26,7 +26,7 @@ from flax import nnx
 
 from speech_emotion_jax.audio.fbank import Clip, read_clip
 from speech_emotion_jax.audio.waveform import SAMPLE_RATE
-from speech_emotion_jax.checkpoints.load import Checkpoint
+from speech_emotion_jax.checkpoints import Checkpoint
 from speech_emotion_jax.config import EmotionConfig
 from speech_emotion_jax.corpus.manifest import Row, locate
 from speech_emotion_jax.corpus.manifest_files import read_manifest

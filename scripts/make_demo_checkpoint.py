@@ -30,7 +30,7 @@ import numpy as np
 import soundfile
 
 from speech_emotion_jax import EmotionPipeline
-from speech_emotion_jax.checkpoints.load import Request, load_checkpoint
+from speech_emotion_jax.checkpoints import Request, load_checkpoint
 from speech_emotion_jax.convert.publication import publish
 from speech_emotion_jax.models.parameters import parameters_of
 from speech_emotion_jax.registry import LABELS

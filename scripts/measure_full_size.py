@@ -22,10 +22,10 @@ from pathlib import Path
 STEPS = {
     "convert": """
 from pathlib import Path
-from speech_emotion_jax.checkpoints.load import Request, open_request
+from speech_emotion_jax.checkpoints import Request, open_published
 from speech_emotion_jax.convert.engine import convert
 request = Request(sys.argv[1] + "/model", mode="concat", language="es", text_encoder=sys.argv[1] + "/text")
-convert(open_request(request), Path(sys.argv[1] + "/converted"))
+convert(open_published(request), Path(sys.argv[1] + "/converted"))
 """,
     "load": """
 from speech_emotion_jax import EmotionPipeline

@@ -16,7 +16,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from speech_emotion_jax import close, predict_emotion
-from speech_emotion_jax.checkpoints.load import Request, find, load_checkpoint, open_request
+from speech_emotion_jax.checkpoints import Request, load_checkpoint, open_published, resolve_emotion
 from speech_emotion_jax.convert.engine import convert, write_safetensors
 from speech_emotion_jax.convert.published import MODEL, TEXT_ENCODER
 from speech_emotion_jax.convert.record import Record, is_converted, read_record
@@ -58,7 +58,7 @@ def hub(published: Folders, tmp_path: Path, cache: Path) -> Iterator[LoopbackHub
 def refusal(request: Request, error: type[Exception] = InvalidInput) -> str:
     """The message with which a request is refused; one sentence."""
     with pytest.raises(error) as caught:
-        find(request)
+        resolve_emotion(request)
     message = str(caught.value)
     assert "\n" not in message
     assert not message.endswith(".")
@@ -66,14 +66,14 @@ def refusal(request: Request, error: type[Exception] = InvalidInput) -> str:
 
 
 def found(request: Request) -> Path:
-    folder = find(request)
+    folder = resolve_emotion(request).source
     assert isinstance(folder, Path)
     assert is_converted(folder)
     return folder
 
 
 def converted(model: Path, mode: str, destination: Path, text_encoder: Path | None = None) -> Path:
-    convert(open_request(Request(str(model), mode, "es", text_encoder and str(text_encoder))), destination)
+    convert(open_published(Request(str(model), mode, "es", text_encoder and str(text_encoder))), destination)
     return destination
 
 
@@ -126,10 +126,10 @@ def test_the_text_encoder_in_the_folder_or_another(published: Folders, tmp_path:
     """An exported folder has its own; one that is named comes first."""
     beto = published("text_encoder", "es")
     write_safetensors(converted(published("mean", "es"), "mean", tmp_path / "converted", beto), tmp_path / "exported")
-    own = open_request(Request(str(tmp_path / "exported"), "mean", "es")).parts[TEXT_ENCODER].origin
+    own = open_published(Request(str(tmp_path / "exported"), "mean", "es")).parts[TEXT_ENCODER].origin
     assert (own.folder, own.id) == (tmp_path / "exported" / "text_encoder", f"{tmp_path / 'exported'}/text_encoder")
     other = changed(beto, tmp_path / "other")
-    named = open_request(Request(str(tmp_path / "exported"), "mean", "es", str(other))).parts[TEXT_ENCODER].origin
+    named = open_published(Request(str(tmp_path / "exported"), "mean", "es", str(other))).parts[TEXT_ENCODER].origin
     assert named.folder == other
 
 
@@ -144,13 +144,13 @@ def test_a_record_that_says_otherwise(published: Folders, tmp_path: Path) -> Non
     assert "has the labels anger" in refusal(Request(folder, labels=("a", "b", "c", "d", "e", "f")))
     assert "the mode 'video' is unknown" in refusal(Request(folder, "video"))
     for request in (Request(folder), Request(folder, "AUDIO", "ES"), Request(folder, text_encoder="not/used")):
-        assert find(request) == Path(folder)
+        assert resolve_emotion(request).source == Path(folder)
 
 
 def test_a_converted_folder_keeps_its_text_encoder(published: Folders, tmp_path: Path) -> None:
     beto = published("text_encoder", "es")
     folder = str(converted(published("mean", "es"), "mean", tmp_path / "converted", beto))
-    assert find(Request(folder, text_encoder=str(beto))) == Path(folder)
+    assert resolve_emotion(Request(folder, text_encoder=str(beto))).source == Path(folder)
     assert f"holds the text encoder {beto}" in refusal(Request(folder, text_encoder="someone/else"))
 
 
@@ -276,8 +276,8 @@ def test_settings_have_conversions_of_their_own(hub: LoopbackHub) -> None:
 
 
 def test_a_local_text_encoder_is_read_in_place(hub: LoopbackHub, cache: Path, published: Folders) -> None:
-    opened = find(Request(CONCAT, "concat", "es", str(published("text_encoder", "es"))))
-    assert not isinstance(opened, Path)
+    checkpoint = resolve_emotion(Request(CONCAT, "concat", "es", str(published("text_encoder", "es"))))
+    assert not isinstance(checkpoint.source, Path)
     assert not cache.exists()
 
 
@@ -355,9 +355,9 @@ def test_the_cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_two_processes_at_once(hub: LoopbackHub, cache: Path) -> None:
     script = f"""
-from speech_emotion_jax.checkpoints.load import Request, find
+from speech_emotion_jax.checkpoints import Request, resolve_emotion
 input()
-print(find(Request({CONCAT!r}, "concat", "es")))
+print(resolve_emotion(Request({CONCAT!r}, "concat", "es")).source)
 """
     command = [sys.executable, "-c", script]
     pipe = subprocess.PIPE

@@ -18,7 +18,7 @@ import torch
 from jax.sharding import SingleDeviceSharding
 from safetensors.torch import load_file, save_file
 
-from speech_emotion_jax.checkpoints.load import Request, load_checkpoint
+from speech_emotion_jax.checkpoints import Request, load_checkpoint
 from speech_emotion_jax.config import EmotionConfig
 from speech_emotion_jax.convert.engine import convert, write_safetensors
 from speech_emotion_jax.convert.published import MODEL, TOKENIZER_FILES

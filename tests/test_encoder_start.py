@@ -23,7 +23,7 @@ from transformers import (
     Wav2Vec2BertModel,
 )
 
-from speech_emotion_jax.checkpoints.load import encoder_parameters
+from speech_emotion_jax.checkpoints import load_encoder
 from speech_emotion_jax.config import BertConfig, EmotionConfig, Wav2Vec2BertConfig
 from speech_emotion_jax.convert.encoder import Encoder, open_encoder
 from speech_emotion_jax.convert.engine import convert, write_safetensors
@@ -230,7 +230,7 @@ def test_half_a_projector(tmp_path: Path, name: str) -> None:
 def test_a_value_that_is_not_finite_stops_the_reading(tmp_path: Path) -> None:
     folder = write_audio(tmp_path / "w2v")
     rewrite(folder, lambda tensors: tensors["masked_spec_embed"].fill_(torch.inf))
-    assert "masked_spec_embed is not finite" in refusal(lambda: encoder_parameters(str(folder), "audio"))
+    assert "masked_spec_embed is not finite" in refusal(lambda: load_encoder(str(folder), "audio"))
 
 
 # By name: any of the three kinds of folder, and hub ids
@@ -239,7 +239,7 @@ def test_a_value_that_is_not_finite_stops_the_reading(tmp_path: Path) -> None:
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_what_is_read_is_float32(tmp_path: Path, dtype: str) -> None:
     folder = write_bert(tmp_path / "text", "es", dtype=dtype)
-    config, parameters, place = encoder_parameters(str(folder), "text")
+    config, parameters, place = load_encoder(str(folder), "text")
     assert {array.dtype for array in parameters.values()} == {np.dtype(np.float32)}
     assert place == folder
     assert config == BertConfig.from_json(json.loads((folder / "config.json").read_text()))
@@ -261,10 +261,10 @@ def test_the_encoders_of_an_emotion_checkpoint(published: Folders, tmp_path: Pat
     taken = {"audio": ("audio_encoder.", "projector."), "text": ("text_encoder.",)}
     for kind in ("audio", "text"):
         if kind not in held:
-            message = refusal(lambda kind=kind: encoder_parameters(str(folder), kind))
+            message = refusal(lambda kind=kind: load_encoder(str(folder), kind))
             assert str(folder) in message
             continue
-        start = encoder_parameters(str(folder), kind)
+        start = load_encoder(str(folder), kind)
         equal(start.parameters, {path: array for path, array in whole.items() if path.startswith(taken[kind])})
         inside = kind == "text" and mode != "text"
         assert start.folder == (folder / "text_encoder" if inside else folder)
@@ -272,20 +272,20 @@ def test_the_encoders_of_an_emotion_checkpoint(published: Folders, tmp_path: Pat
 
 @pytest.mark.parametrize("kind", ["audio", "text"])
 def test_a_whisper_is_refused(whisper_tiny: Path, kind: str) -> None:
-    message = refusal(lambda: encoder_parameters(str(whisper_tiny), kind))
+    message = refusal(lambda: load_encoder(str(whisper_tiny), kind))
     assert "'whisper'" in message
     assert "name one such as" in message
 
 
 def test_an_encoder_of_the_other_kind_is_refused(tmp_path: Path) -> None:
     audio = write_audio(tmp_path / "w2v")
-    message = refusal(lambda: encoder_parameters(str(write_bert(tmp_path / "beto", "es")), "audio"))
+    message = refusal(lambda: load_encoder(str(write_bert(tmp_path / "beto", "es")), "audio"))
     assert "of model_type 'bert', and the encoder of audio has to be wav2vec2-bert" in message
-    assert "holds no text encoder" in refusal(lambda: encoder_parameters(str(audio), "text"))
+    assert "holds no text encoder" in refusal(lambda: load_encoder(str(audio), "text"))
 
 
 def test_a_path_that_does_not_exist() -> None:
-    assert "./nowhere does not exist" in refusal(lambda: encoder_parameters("./nowhere", "audio"), UnreadableInput)
+    assert "./nowhere does not exist" in refusal(lambda: load_encoder("./nowhere", "audio"), UnreadableInput)
 
 
 @pytest.fixture
@@ -299,19 +299,19 @@ def hub(published: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_hub_id(hub: LoopbackHub, tmp_path: Path) -> None:
-    start = encoder_parameters("facebook/w2v", "audio")
+    start = load_encoder("facebook/w2v", "audio")
     equal(start.parameters, read(tmp_path / "w2v", "audio")[1])
     assert (start.folder / "preprocessor_config.json").is_file()
     sent = hub.files_sent()
     assert sent.count("model.safetensors") == 1
     hub.stop()
-    equal(encoder_parameters("facebook/w2v", "audio").parameters, start.parameters)
+    equal(load_encoder("facebook/w2v", "audio").parameters, start.parameters)
     assert hub.files_sent() == sent
     assert not (tmp_path / "cache").exists()
 
 
 def test_the_text_encoder_inside_a_repository(hub: LoopbackHub, published: Folders) -> None:
-    start = encoder_parameters("someone/mean", "text")
+    start = load_encoder("someone/mean", "text")
     equal(start.parameters, read(published("text_encoder", "es"), "text")[1])
     assert start.folder.name == "text_encoder"
 
@@ -319,7 +319,7 @@ def test_the_text_encoder_inside_a_repository(hub: LoopbackHub, published: Folde
 def test_nothing_large_is_downloaded_of_the_wrong_kind(hub: LoopbackHub, tmp_path: Path) -> None:
     hub.commit("someone/bert", write_bert(tmp_path / "bert", "es"))
     with pytest.raises(InvalidInput, match="someone/bert is of model_type 'bert'"):
-        encoder_parameters("someone/bert", "audio")
+        load_encoder("someone/bert", "audio")
     assert hub.files_sent() == ["config.json"]
 
 
@@ -327,4 +327,4 @@ def test_a_converted_whisper_is_refused(whisper_tiny: Path, tmp_path: Path) -> N
     from speech_emotion_jax.convert.whisper import open_whisper
 
     convert(open_whisper(Origin.local(copied(whisper_tiny, tmp_path / "whisper"))), tmp_path / "converted")
-    assert "is a Whisper checkpoint" in refusal(lambda: encoder_parameters(str(tmp_path / "converted"), "audio"))
+    assert "is a Whisper checkpoint" in refusal(lambda: load_encoder(str(tmp_path / "converted"), "audio"))

@@ -18,7 +18,7 @@ import pytest
 import soundfile
 
 from speech_emotion_jax.audio.waveform import Cut
-from speech_emotion_jax.checkpoints.load import Request
+from speech_emotion_jax.checkpoints import Request
 from speech_emotion_jax.cli.main import main
 from speech_emotion_jax.corpus.manifest_files import read_manifest
 from speech_emotion_jax.corpus.packing import pack
@@ -340,7 +340,7 @@ def test_results_do_not_depend_on_the_number_of_devices(job: EvaluateConfig):
     evaluate(job)
     script = f"""
 from speech_emotion_jax.evaluation.run import EvaluateConfig, evaluate
-from speech_emotion_jax.checkpoints.load import Request
+from speech_emotion_jax.checkpoints import Request
 import jax
 assert len(jax.devices()) == 4
 evaluate(EvaluateConfig({job.manifest!r}, {job.output + "-4"!r}, Request{_fields(job.request)}, batch_size=4))

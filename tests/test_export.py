@@ -16,7 +16,7 @@ from jax import export as jax_export
 
 from speech_emotion_jax import EmotionPipeline, InvalidInput
 from speech_emotion_jax.audio.fbank import samples_for
-from speech_emotion_jax.checkpoints.load import Request
+from speech_emotion_jax.checkpoints import Request
 from speech_emotion_jax.cli.main import main
 from speech_emotion_jax.exporting.run import ExportConfig, export, render_export
 from speech_emotion_jax.exporting.standalone import Emotions, recording

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from speech_emotion_jax.checkpoints.load import Request
+from speech_emotion_jax.checkpoints import Request
 from speech_emotion_jax.cli.main import main
 from speech_emotion_jax.errors import InvalidInput
 from speech_emotion_jax.parity.precisions import (

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from speech_emotion_jax.checkpoints.load import Request
+from speech_emotion_jax.checkpoints import Request
 from speech_emotion_jax.inference.warmup import warm_up
 from speech_emotion_jax.runtime.compile_cache import kept_programs
 
@@ -54,7 +54,7 @@ def recordings(tmp_path: Path) -> Path:
 
 
 WARM = """
-from speech_emotion_jax.checkpoints.load import Request
+from speech_emotion_jax.checkpoints import Request
 from speech_emotion_jax.inference.warmup import render_warmup, warm_up
 model, encoder = arguments
 warmed = warm_up(Request(model, "concat", "es", encoder), seconds=1.2, batch_size=2)
@@ -66,7 +66,7 @@ model, encoder, folder = arguments
 predict_emotion(folder + "/a.wav", "hola", model, "concat", "es", text_encoder_id=encoder)
 heavy = [name for name in ("transformers", "torch", "orbax", "sklearn", "grain") if name in sys.modules]
 from speech_emotion_jax.evaluation.run import EvaluateConfig, evaluate
-from speech_emotion_jax.checkpoints.load import Request
+from speech_emotion_jax.checkpoints import Request
 request = Request(model, "concat", "es", encoder)
 evaluate(EvaluateConfig(folder + "/manifest.csv", folder + "/out", request, batch_size=2))
 report(heavy=heavy)
@@ -88,7 +88,7 @@ def test_after_a_warm_up_nothing_is_compiled(published, recordings: Path, tmp_pa
 
 def test_nor_after_that_of_a_transcriber(published, whisper_tiny: Path, recordings: Path, tmp_path: Path):
     warm = """
-from speech_emotion_jax.checkpoints.load import Request
+from speech_emotion_jax.checkpoints import Request
 from speech_emotion_jax.inference.warmup import warm_up
 warm_up(Request(arguments[0], "text", "es"), whisper=arguments[1])
 report()
@@ -186,7 +186,7 @@ def test_a_warm_up_that_can_not_be(published, settings: dict[str, Any], said: st
 
 def test_a_warm_up_for_nothing_is_refused(published, tmp_path: Path):
     code = """
-from speech_emotion_jax.checkpoints.load import Request
+from speech_emotion_jax.checkpoints import Request
 from speech_emotion_jax.errors import InvalidInput
 from speech_emotion_jax.inference.warmup import warm_up
 try:

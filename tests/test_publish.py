@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
-from speech_emotion_jax.checkpoints.load import Request, find
+from speech_emotion_jax.checkpoints import Request, resolve_emotion
 from speech_emotion_jax.config import EmotionConfig
 from speech_emotion_jax.convert.publication import publish, publish_and_convert
 from speech_emotion_jax.convert.record import read_record
@@ -124,7 +124,7 @@ def test_published_and_converted(words: Path, tmp_path: Path, mode: str) -> None
     publish_and_convert(config, "es", parameters, published, converted, **assets(config, words))
     record = read_record(converted)
     assert (record.config, record.language) == (config, "es")
-    assert find(Request(str(converted))) == converted
+    assert resolve_emotion(Request(str(converted))).source == converted
     scores = predict(converted)
     assert tuple(scores) == config.labels
     assert scores == predict(published, mode=mode, language="es", labels=config.labels)

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 
 from scripts.whisper_base import make_whisper_base
 from speech_emotion_jax import EmotionPipeline, predict_emotion
-from speech_emotion_jax.checkpoints.load import Request, WhisperCheckpoint, load_checkpoint, load_whisper, open_request
+from speech_emotion_jax.checkpoints import Request, WhisperCheckpoint, load_checkpoint, load_whisper, open_published
 from speech_emotion_jax.cli.main import main
 from speech_emotion_jax.convert.engine import convert, write_safetensors
 from speech_emotion_jax.convert.published import MODEL, TOKENIZER_FILES
@@ -38,7 +38,7 @@ EMBEDDING = "model.decoder.embed_tokens.weight"
 
 def there_and_back(source: Path, home: Path) -> Path:
     """The folder that comes back from conversion, by way of home / "converted"."""
-    convert(open_request(Request(str(source))), home / "converted")
+    convert(open_published(Request(str(source))), home / "converted")
     write_safetensors(home / "converted", home / "exported")
     return home / "exported"
 
@@ -124,7 +124,7 @@ def test_safetensors_come_before_a_pickle_that_differs(whisper: Path, tmp_path: 
     """As in transformers, and with no comparison that would need torch."""
     pickled(whisper, "pytorch_model.bin", {"other": torch.ones(1)})
     assert_same(there_and_back(whisper, tmp_path) / WEIGHTS, whisper / WEIGHTS)
-    assert "other is unknown" in refusal(lambda: open_request(Request(str(whisper), weights="bin")))
+    assert "other is unknown" in refusal(lambda: open_published(Request(str(whisper), weights="bin")))
 
 
 @pytest.mark.parametrize("name", ["generation_config.json", "preprocessor_config.json"])
@@ -140,7 +140,7 @@ def test_a_tied_output_is_carried_along(whisper: Path, tmp_path: Path, dtype: to
     rewrite(whisper, lambda tensors: tensors.update({EMBEDDING: tensors[EMBEDDING].half()}))
     rewrite(whisper, lambda tensors: tensors.update({"proj_out.weight": tensors[EMBEDDING].to(dtype, copy=True)}))
     assert_same(there_and_back(whisper, tmp_path) / WEIGHTS, whisper / WEIGHTS)
-    assert list(open_request(Request(str(whisper))).parts[MODEL].matching.unused) == ["proj_out.weight"]
+    assert list(open_published(Request(str(whisper))).parts[MODEL].matching.unused) == ["proj_out.weight"]
 
 
 def test_whisper_base(whisper_base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -185,7 +185,7 @@ LAYER = "model.decoder.layers.2"
 )
 def test_tensors_that_do_not_fit_are_named(whisper: Path, change: Callable[[Tensors], object], said: str) -> None:
     rewrite(whisper, change)
-    message = refusal(lambda: open_request(Request(str(whisper))))
+    message = refusal(lambda: open_published(Request(str(whisper))))
     assert said in message
     assert str(whisper) in message
     assert message == refusal(lambda: load(whisper))
@@ -209,7 +209,7 @@ def test_all_of_them_at_once(whisper: Path) -> None:
 
 def test_a_value_that_is_not_finite(whisper: Path, tmp_path: Path) -> None:
     rewrite(whisper, put(f"{LAYER}.fc2.bias", lambda _: torch.full((32,), torch.inf)))
-    message = refusal(lambda: convert(open_request(Request(str(whisper))), tmp_path / "converted"))
+    message = refusal(lambda: convert(open_published(Request(str(whisper))), tmp_path / "converted"))
     assert f"{LAYER}.fc2.bias is not finite" in message
     assert not (tmp_path / "converted").exists()
 
@@ -271,7 +271,7 @@ ON_TWO_DEVICES = """
 import sys
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from speech_emotion_jax.checkpoints.load import load_whisper
+from speech_emotion_jax.checkpoints import load_whisper
 from speech_emotion_jax.models.parameters import parameters_of
 sharding = NamedSharding(Mesh(jax.devices(), "batch"), PartitionSpec())
 for name in sys.argv[1:]:
@@ -308,7 +308,7 @@ def test_whisper_where_an_emotion_checkpoint_is_needed(whisper_tiny: Path, tmp_p
 
 def test_an_emotion_checkpoint_where_whisper_is_needed(published: Folders, tmp_path: Path) -> None:
     emotion = published("audio", "es")
-    convert(open_request(Request(str(emotion), "audio", "es")), tmp_path / "converted")
+    convert(open_published(Request(str(emotion), "audio", "es")), tmp_path / "converted")
     message = refusal(lambda: load(tmp_path / "converted"))
     assert f"{tmp_path / 'converted'} is an emotion checkpoint of mode 'audio'" in message
     assert f"{emotion} is no Whisper checkpoint" in refusal(lambda: load(emotion))
@@ -323,7 +323,7 @@ def test_a_path_that_does_not_exist(model_id: str) -> None:
 
 
 def test_a_record_of_before_there_were_kinds(published: Folders, tmp_path: Path) -> None:
-    convert(open_request(Request(str(published("audio", "es")), "audio", "es")), tmp_path / "converted")
+    convert(open_published(Request(str(published("audio", "es")), "audio", "es")), tmp_path / "converted")
     record = read_record(tmp_path / "converted")
     file = tmp_path / "converted" / "record.json"
     assert json.loads(file.read_text())["kind"] == "emotion"
@@ -459,7 +459,7 @@ def test_never_downloaded_and_no_hub(hub: LoopbackHub) -> None:
     hub.stop()
     message = refusal(lambda: load(TURBO), UnreadableInput)
     assert f"{TURBO} is not completely in the cache" in message
-    message = refusal(lambda: open_request(Request(TURBO)), UnreadableInput)
+    message = refusal(lambda: open_published(Request(TURBO)), UnreadableInput)
     assert f"{TURBO} is not completely in the cache" in message
 
 

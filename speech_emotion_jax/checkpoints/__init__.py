@@ -1,42 +1,36 @@
-"""Find a checkpoint by what the user calls it, load it, and describe it."""
+"""Checkpoints by hub id, published folder or converted folder: resolve, describe and load them."""
 
+from .encoders import PretrainedEncoder, encoder_digests, load_encoder
 from .info import describe_checkpoint, describe_installation
-from .load import (
-    Checkpoint,
-    EncoderStart,
-    Request,
-    WhisperCheckpoint,
-    described,
-    digests,
-    encoder_digests,
-    encoder_parameters,
-    find,
-    find_whisper,
-    load_checkpoint,
-    load_found,
-    load_whisper,
-    open_request,
-    outlined,
-    transcribes,
+from .load import Checkpoint, WhisperCheckpoint, abstract_checkpoint, load_checkpoint, load_resolved, load_whisper
+from .request import Request, names_whisper
+from .resolve import (
+    EmotionCheckpointInfo,
+    WhisperCheckpointInfo,
+    open_published,
+    resolve_checkpoint,
+    resolve_emotion,
+    resolve_whisper,
 )
 
 __all__ = [
     "Checkpoint",
-    "EncoderStart",
+    "EmotionCheckpointInfo",
+    "PretrainedEncoder",
     "Request",
     "WhisperCheckpoint",
+    "WhisperCheckpointInfo",
+    "abstract_checkpoint",
     "describe_checkpoint",
     "describe_installation",
-    "described",
-    "digests",
     "encoder_digests",
-    "encoder_parameters",
-    "find",
-    "find_whisper",
     "load_checkpoint",
-    "load_found",
+    "load_encoder",
+    "load_resolved",
     "load_whisper",
-    "open_request",
-    "outlined",
-    "transcribes",
+    "names_whisper",
+    "open_published",
+    "resolve_checkpoint",
+    "resolve_emotion",
+    "resolve_whisper",
 ]

@@ -205,7 +205,7 @@ def _rendered(audio: str, transcript: Transcript, format: str) -> str:
 
 
 def _convert(options: argparse.Namespace) -> None:
-    from ..checkpoints import Request, open_request
+    from ..checkpoints import Request, open_published
     from ..convert import convert, is_converted, write_safetensors
 
     source, destination = Path(options.source), Path(options.destination)
@@ -229,7 +229,7 @@ def _convert(options: argparse.Namespace) -> None:
         )
         if destination.exists():  # said here too, before a download
             raise InvalidInput(f"{destination} exists already; name another destination or remove it")
-        convert(open_request(request), destination)
+        convert(open_published(request), destination)
     else:
         raise InvalidInput(f"unknown target {options.to!r}; choose --to orbax or --to safetensors")
     show(f"wrote {destination}")

@@ -24,7 +24,7 @@ import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
 from ..audio import describe
-from ..checkpoints import Request, described, digests, find, find_whisper, load_found
+from ..checkpoints import EmotionCheckpointInfo, Request, load_resolved, resolve_emotion, resolve_whisper
 from ..config import EmotionConfig
 from ..corpus import Manifest, read_manifest, validate
 from ..errors import InvalidInput, SpeechEmotionError
@@ -115,10 +115,8 @@ def evaluate(job: EvaluateConfig) -> EvaluateResult:
     names = manifest.table.column_names
     if job.group_by not in (None, *names):
         raise InvalidInput(f"{job.manifest} has no column {job.group_by!r} to group by; it has {', '.join(names)}")
-    found = find(job.request)
-    config, language, *_ = described(found)
-    assert isinstance(config, EmotionConfig)
-    assert language is not None
+    checkpoint = resolve_emotion(job.request)
+    config = checkpoint.config
     with progress("Checking the manifest"):
         validate(
             manifest,
@@ -128,7 +126,7 @@ def evaluate(job: EvaluateConfig) -> EvaluateResult:
             labels=config.labels,
         )
     if config.text is not None and job.whisper is not None:
-        find_whisper(Request(job.whisper))  # said here if it is missing, and not when the first row needs it
+        resolve_whisper(Request(job.whisper))  # Fails now if it is missing, not when the first row needs it.
     mesh = select_mesh(job.device)
     platform = mesh.devices.flat[0].platform
     batch_size = clips_at_once(config, platform) if job.batch_size is None else job.batch_size
@@ -137,7 +135,7 @@ def evaluate(job: EvaluateConfig) -> EvaluateResult:
         "labels": list(config.labels),
         "columns": dict(manifest.columns),
         "label_map": dict(manifest.label_map),
-        "settings": _settings(job, batch_size, manifest, config, language, digests(found), mesh.devices.flat[0]),
+        "settings": _settings(job, batch_size, manifest, checkpoint, mesh.devices.flat[0]),
     }
     claim(folder, RECORD, record)
     shared = share(folder)
@@ -150,7 +148,7 @@ def evaluate(job: EvaluateConfig) -> EvaluateResult:
         mine = _share(len(batches), parts)
         if mine:
             place = NamedSharding(mesh, PartitionSpec())
-            scorer = Scorer(load_found(found, place, job.precision), mesh)
+            scorer = Scorer(load_resolved(checkpoint, place, job.precision), mesh)
             _score(job, manifest, batches, mine, scorer, parts)
             scorer.close()
         if not shared:
@@ -169,9 +167,7 @@ def _settings(
     job: EvaluateConfig,
     batch_size: int,
     manifest: Manifest,
-    config: EmotionConfig,
-    language: str,
-    weights: Mapping[str, Mapping[str, str]],
+    checkpoint: EmotionCheckpointInfo,
     device: jax.Device,
 ) -> dict[str, Any]:
     """All that the numbers depend on: a run that was begun with others is not continued."""
@@ -182,9 +178,9 @@ def _settings(
         "time_unit": job.time_unit,
         "limit": job.limit,
         "model": job.request.model_id,
-        "mode": config.mode,
-        "language": language,
-        "weights": {part: dict(files) for part, files in weights.items()},
+        "mode": checkpoint.config.mode,
+        "language": checkpoint.language,
+        "weights": checkpoint.weight_digests(),
         "whisper": job.whisper,
         "precision": job.precision,
         "batch_size": batch_size,

@@ -31,7 +31,7 @@ from jax import export as jax_export
 from safetensors.numpy import save_file
 
 from ..audio import MIN_SAMPLES, SAMPLE_RATE, features, samples_for
-from ..checkpoints import Checkpoint, Request, digests, find, load_found
+from ..checkpoints import Checkpoint, Request, load_resolved, resolve_emotion
 from ..config import BertConfig, EmotionConfig
 from ..errors import InvalidInput
 from ..inference import FRAME_BUCKETS, TOKEN_BUCKETS
@@ -115,9 +115,9 @@ def export(job: ExportConfig) -> Report:
     and of tracing and lowering a program, which it does anew in each process. Compiling comes after, for both. Raises
     InvalidInput or UnreadableInput; nothing is left behind then.
     """
-    found = find(job.request)
+    info = resolve_emotion(job.request)
     started = time.perf_counter()
-    checkpoint = load_found(found, select_device("cpu"), job.precision)
+    checkpoint = load_resolved(info, select_device("cpu"), job.precision)
     parameters = {path: np.asarray(array) for path, array in parameters_of(checkpoint.model).items()}
     package = {"parameters.safetensors": time.perf_counter() - started}
     with whole_folder(Path(job.output)) as folder:
@@ -125,7 +125,9 @@ def export(job: ExportConfig) -> Report:
         _write_programs(folder / "programs", checkpoint, parameters, job, package)
         if checkpoint.config.text is not None:
             _write_tokenizer(folder / "tokenizer.json", checkpoint.text_folder, checkpoint.config.text.max_tokens)
-        settings = _settings(checkpoint, job) | {"source": {"model": job.request.model_id, "sha256": digests(found)}}
+        settings = _settings(checkpoint, job) | {
+            "source": {"model": job.request.model_id, "sha256": info.weight_digests()}
+        }
         content = json.dumps(settings, indent=1, ensure_ascii=False) + "\n"
         (folder / "export.json").write_text(content, encoding="utf-8")
         shutil.copyfile(standalone.__file__, folder / "run.py")

@@ -18,7 +18,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from ..audio import FRAME_SAMPLES, MAX_SAMPLES, MAX_SECONDS, SAMPLE_RATE, fbank_energies, feature_frames
-from ..checkpoints import Request, find, outlined
+from ..checkpoints import Request, abstract_checkpoint, resolve_emotion
 from ..errors import InvalidInput
 from ..runtime.compile_cache import keep_programs, kept_programs, programs_folder
 from ..runtime.devices import select_device, select_mesh
@@ -68,9 +68,11 @@ def warm_up(
     if not keep_programs():
         raise InvalidInput(f"no program can be kept in {folder}; let SPEECH_EMOTION_JAX_CACHE name another folder")
     started, before = time.perf_counter(), kept_programs(folder)
-    found = find(request)
+    info = resolve_emotion(request)
     meshes = {select_mesh(select_device(device)), select_mesh(device)}
-    scorers = [Scorer(outlined(found, NamedSharding(mesh, PartitionSpec()), precision), mesh) for mesh in meshes]
+    scorers = [
+        Scorer(abstract_checkpoint(info, NamedSharding(mesh, PartitionSpec()), precision), mesh) for mesh in meshes
+    ]
     steps = [step for scorer in scorers for step in _steps(scorer, seconds, batch_size)]
     with progress(f"Compiling {len(steps)} shapes", len(steps)) as advance, ThreadPoolExecutor(os.cpu_count()) as pool:
         try:

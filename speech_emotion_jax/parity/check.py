@@ -20,15 +20,13 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from ..audio import SAMPLE_RATE, AudioSource, read_clip
 from ..checkpoints import (
+    EmotionCheckpointInfo,
     Request,
-    described,
-    digests,
-    find,
-    find_whisper,
-    load_found,
+    WhisperCheckpointInfo,
+    load_resolved,
     load_whisper,
-    open_request,
-    transcribes,
+    open_published,
+    resolve_checkpoint,
 )
 from ..config import Architecture, EmotionConfig, WhisperConfig
 from ..convert import MODEL, TEXT_ENCODER, Published, read_record
@@ -138,19 +136,19 @@ def parity(job: ParityConfig) -> Parity:
     if job.record is not None:
         place_of(job.record)
     golden = None if job.against is None else read_golden(job.against)
-    found = find_whisper(job.request) if transcribes(job.request) else find(job.request)
-    config = described(found).config
+    checkpoint = resolve_checkpoint(job.request)
+    config = checkpoint.config
     if golden is not None:
-        _check_weights(job, golden, digests(found))
-        ours, own = _loaded(job, found, config)
+        _check_weights(job, golden, checkpoint.weight_digests())
+        ours, own = _loaded(job, checkpoint)
         verdicts = list(_against(job, golden, ours))
         expected = {**golden.tensors[job.precision], **golden.constants}
         original = f"the golden {job.against}"
     else:
         examples = _examples(job, config)
-        reference = _reference(job, found)
+        reference = _reference(job, checkpoint.source)
         theirs = _original(job, config, reference)
-        ours, own = _loaded(job, found, config)
+        ours, own = _loaded(job, checkpoint)
         with progress(
             "Taking checksums", sum(len(part.source.tensors) for part in reference.parts.values())
         ) as advance:
@@ -226,24 +224,24 @@ def _examples(job: ParityConfig, config: Architecture) -> list[Pair]:
     )
 
 
-def _reference(job: ParityConfig, found: Path | Published) -> Published:
+def _reference(job: ParityConfig, source: Path | Published) -> Published:
     """The published checkpoint that PyTorch runs."""
-    if isinstance(found, Published) and job.reference is None:
-        return found
+    if isinstance(source, Published) and job.reference is None:
+        return source
     asked = job.request
     mode, language, text_encoder, revision = asked.mode, asked.language, asked.text_encoder, asked.revision
-    source = job.reference or asked.model_id
-    if isinstance(found, Path):
-        record = read_record(found)
-        source = job.reference or record.parts[MODEL].id
+    reference = job.reference or asked.model_id
+    if isinstance(source, Path):
+        record = read_record(source)
+        reference = job.reference or record.parts[MODEL].id
         revision = None if job.reference else record.parts[MODEL].revision
         if isinstance(record.config, EmotionConfig):
             mode, language = record.config.mode, record.language
-            if mode in FUSION_MODES and text_encoder is None and not (Path(source) / TEXT_ENCODER).is_dir():
+            if mode in FUSION_MODES and text_encoder is None and not (Path(reference) / TEXT_ENCODER).is_dir():
                 text_encoder = record.parts[TEXT_ENCODER].id
     try:
-        return open_request(
-            Request(source, mode, language, text_encoder, revision, asked.weights, asked.labels, asked.registry)
+        return open_published(
+            Request(reference, mode, language, text_encoder, revision, asked.weights, asked.labels, asked.registry)
         )
     except UnreadableInput as error:
         raise UnreadableInput(
@@ -271,16 +269,18 @@ def _original(job: ParityConfig, config: Architecture, reference: Published) -> 
     return TorchOriginal(folders[MODEL], config.mode, folders.get(TEXT_ENCODER))
 
 
-def _loaded(job: ParityConfig, found: Path | Published, config: Architecture) -> tuple[_Side, dict[str, str | float]]:
+def _loaded(
+    job: ParityConfig, info: EmotionCheckpointInfo | WhisperCheckpointInfo
+) -> tuple[_Side, dict[str, str | float]]:
     """Our side, on one device, and the digests of its tensors and its constants."""
     mesh = select_mesh(select_device(job.device))
     place = NamedSharding(mesh, PartitionSpec())
-    if isinstance(config, WhisperConfig):
+    if isinstance(info, WhisperCheckpointInfo):
         whisper = load_whisper(job.request.model_id, place, job.precision, revision=job.request.revision)
-        own = _stage_0(config, whisper.model, job.precision)
+        own = _stage_0(info.config, whisper.model, job.precision)
         return OursWhisper(WhisperPipeline(whisper, mesh), job.language), own
-    checkpoint = load_found(found, place, job.precision)
-    return Ours(checkpoint), _stage_0(config, checkpoint.model, job.precision)
+    checkpoint = load_resolved(info, place, job.precision)
+    return Ours(checkpoint), _stage_0(info.config, checkpoint.model, job.precision)
 
 
 def _stage_0(config: Architecture, model: nnx.Module, precision: str) -> dict[str, str | float]:

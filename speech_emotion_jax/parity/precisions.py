@@ -15,7 +15,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Float
 from scipy.special import kl_div
 
-from ..checkpoints import Request, find, load_found
+from ..checkpoints import Request, load_resolved, resolve_emotion
 from ..runtime.console import aligned
 from ..runtime.devices import select_device, select_mesh
 from ..runtime.plots import BLUE, GREEN, GREY, ORANGE, SKY, drawn
@@ -107,9 +107,9 @@ def measure_precisions(job: PrecisionsConfig) -> Study:
     """
     output = None if job.output is None else Folder.open(job.output)
     device = select_device(job.device)
-    found = find(job.request)
+    checkpoint = resolve_emotion(job.request)
     place = NamedSharding(select_mesh(device), PartitionSpec())
-    loaded = {precision: load_found(found, place, precision) for precision in ("float32", "bfloat16")}
+    loaded = {precision: load_resolved(checkpoint, place, precision) for precision in ("float32", "bfloat16")}
     config = loaded["float32"].config
     pairs = paired(job.recordings, job.texts, hears=config.audio is not None, reads=config.text is not None)
     sides = {name: Ours(loaded[precision], products) for name, (precision, products) in VARIANTS.items()}

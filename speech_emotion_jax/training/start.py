@@ -13,14 +13,12 @@ import numpy as np
 from flax import nnx
 
 from ..checkpoints import (
-    EncoderStart,
+    PretrainedEncoder,
     Request,
-    described,
-    digests,
     encoder_digests,
-    encoder_parameters,
-    find,
-    load_found,
+    load_encoder,
+    load_resolved,
+    resolve_emotion,
 )
 from ..config import BertConfig, EmotionConfig, Wav2Vec2BertConfig
 from ..convert import check_text_encoder, read_json
@@ -56,15 +54,13 @@ def checkpoint_labels(recipe: Recipe) -> tuple[str, ...] | None:
     """The labels of the emotion checkpoint that a recipe starts from; None where it starts from none."""
     if recipe.start.checkpoint is None:
         return None
-    config = described(find(_request(recipe))).config
-    assert isinstance(config, EmotionConfig)
-    return config.labels
+    return resolve_emotion(_request(recipe)).config.labels
 
 
 def sources(recipe: Recipe) -> dict[str, Any]:
     """The digests of what a recipe starts from."""
     if recipe.start.checkpoint is not None:
-        return dict(digests(find(_request(recipe))))
+        return dict(resolve_emotion(_request(recipe)).weight_digests())
     return {kind: encoder_digests(name, kind) for kind, name in _encoders(recipe).items()}
 
 
@@ -111,8 +107,7 @@ def _from_scratch(
 
 
 def _from_checkpoint(recipe: Recipe, labels: tuple[str, ...]) -> Beginning:
-    found = find(_request(recipe))
-    checkpoint = load_found(found, jax.devices("cpu")[0], "float32")
+    checkpoint = load_resolved(resolve_emotion(_request(recipe)), jax.devices("cpu")[0], "float32")
     parameters = {path: np.asarray(array) for path, array in parameters_of(checkpoint.model).items()}
     if recipe.start.head == "fresh":
         parameters = {path: array for path, array in parameters.items() if not path.startswith(HEAD)}
@@ -154,7 +149,7 @@ def _encoders(recipe: Recipe) -> dict[str, str]:
 
 def _from_encoders(recipe: Recipe, labels: tuple[str, ...]) -> Beginning:
     mode = recipe.model.mode
-    found = {kind: encoder_parameters(name, kind) for kind, name in _encoders(recipe).items()}
+    found = {kind: load_encoder(name, kind) for kind, name in _encoders(recipe).items()}
     audio, text = found.get("audio"), found.get("text")
     heard, read = audio and audio.config, text and text.config
     assert not isinstance(heard, BertConfig)
@@ -175,7 +170,7 @@ def _from_encoders(recipe: Recipe, labels: tuple[str, ...]) -> Beginning:
     )
 
 
-def _projection(recipe: Recipe, audio: EncoderStart | None) -> int | None:
+def _projection(recipe: Recipe, audio: PretrainedEncoder | None) -> int | None:
     """The width that the recipe says, else that of a projector that came with the encoder."""
     if recipe.model.projection_width is not None or audio is None or "projector.kernel" not in audio.parameters:
         return recipe.model.projection_width

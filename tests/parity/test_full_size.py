@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from speech_emotion_jax.checkpoints.load import Request, load_checkpoint
+from speech_emotion_jax.checkpoints import Request, load_checkpoint
 from speech_emotion_jax.config import EmotionConfig
 from speech_emotion_jax.models.parameters import parameter_shapes
 from speech_emotion_jax.parity.original import TorchOriginal

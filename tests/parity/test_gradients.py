@@ -11,7 +11,7 @@ import optax
 import pytest
 import torch
 
-from speech_emotion_jax.checkpoints.load import Request, load_checkpoint
+from speech_emotion_jax.checkpoints import Request, load_checkpoint
 from speech_emotion_jax.config import EmotionConfig
 from speech_emotion_jax.convert.published import tables_of
 from speech_emotion_jax.models import wav2vec2_bert

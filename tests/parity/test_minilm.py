@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoTokenizer, BertModel
 
-from speech_emotion_jax.checkpoints.load import Request, load_checkpoint, open_request
+from speech_emotion_jax.checkpoints import Request, load_checkpoint, open_published
 from speech_emotion_jax.convert.engine import convert, write_safetensors
 from speech_emotion_jax.text.tokenizer import TextTokenizer
 
@@ -38,7 +38,7 @@ def minilm() -> Path:
 def converted(minilm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("minilm")
     model = write_audio_checkpoint(home / "model", "concat", "en", text_width=384)
-    convert(open_request(Request(str(model), "concat", "en", str(minilm))), home / "converted")
+    convert(open_published(Request(str(model), "concat", "en", str(minilm))), home / "converted")
     return home / "converted"
 
 

@@ -12,7 +12,7 @@ from transformers import Wav2Vec2BertModel
 
 from speech_emotion_jax import EmotionPipeline
 from speech_emotion_jax.audio.waveform import load as load_audio
-from speech_emotion_jax.checkpoints.load import Request, load_checkpoint
+from speech_emotion_jax.checkpoints import Request, load_checkpoint
 from speech_emotion_jax.config import Wav2Vec2BertConfig
 from speech_emotion_jax.convert.layouts import wav2vec2_bert as layout
 from speech_emotion_jax.convert.rules import Layout, TensorInfo, match

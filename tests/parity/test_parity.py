@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scripts.make_goldens import TEXT
-from speech_emotion_jax.checkpoints.load import Checkpoint, Request, load_checkpoint
+from speech_emotion_jax.checkpoints import Checkpoint, Request, load_checkpoint
 from speech_emotion_jax.cli.main import main
 from speech_emotion_jax.convert.emotion import open_emotion
 from speech_emotion_jax.convert.engine import convert

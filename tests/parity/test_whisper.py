@@ -12,7 +12,7 @@ from flax import nnx
 from jax.sharding import SingleDeviceSharding
 from transformers import WhisperForConditionalGeneration
 
-from speech_emotion_jax.checkpoints.load import load_whisper
+from speech_emotion_jax.checkpoints import load_whisper
 from speech_emotion_jax.models.layers import scan_layers
 from speech_emotion_jax.models.whisper import Cache, CrossKV, Decoded
 

@@ -16,7 +16,7 @@ from jax.sharding import SingleDeviceSharding
 from transformers import WhisperConfig as TorchWhisperConfig
 from transformers import WhisperForConditionalGeneration
 
-from speech_emotion_jax.checkpoints.load import load_whisper
+from speech_emotion_jax.checkpoints import load_whisper
 from speech_emotion_jax.config import WHISPER_SIZES, WhisperConfig
 from speech_emotion_jax.convert.layouts import whisper
 from speech_emotion_jax.convert.published import MODEL, tables_of

@@ -14,7 +14,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from safetensors.torch import load_file, save_file
 from transformers import WhisperForConditionalGeneration
 
-from speech_emotion_jax.checkpoints.load import load_whisper
+from speech_emotion_jax.checkpoints import load_whisper
 from speech_emotion_jax.config import WhisperConfig
 from speech_emotion_jax.convert.sources import read_json
 from speech_emotion_jax.runtime.devices import select_mesh
