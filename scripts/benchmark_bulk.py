@@ -30,10 +30,10 @@ from speech_emotion_jax.checkpoints import Checkpoint
 from speech_emotion_jax.config import EmotionConfig
 from speech_emotion_jax.corpus.manifest import Row, locate
 from speech_emotion_jax.corpus.manifest_files import read_manifest
-from speech_emotion_jax.evaluation.batches import Batches
-from speech_emotion_jax.evaluation.mesh import Scored, score
-from speech_emotion_jax.evaluation.parts import Effort, Parts
-from speech_emotion_jax.evaluation.reading import Read, read_ahead
+from speech_emotion_jax.evaluation.batches import BatchPlan
+from speech_emotion_jax.evaluation.mesh import ScoredBatch, score_batches
+from speech_emotion_jax.evaluation.parts import ResultParts, Throughput
+from speech_emotion_jax.evaluation.reading import ClipBatch, read_ahead
 from speech_emotion_jax.inference.scorer import Scorer
 from speech_emotion_jax.models.emotion import EmotionModel
 from speech_emotion_jax.runtime.devices import select_mesh
@@ -52,7 +52,7 @@ def random_scorer(layers: int, folder: Path) -> Scorer:
 class Model:
     """The compiled encoder and head on the features of batches that were read before."""
 
-    def __init__(self, scorer: Scorer, reads: list[Read], batch_size: int):
+    def __init__(self, scorer: Scorer, reads: list[ClipBatch], batch_size: int):
         self.scorer = scorer
         self.heard: list[tuple[jax.Array, jax.Array]] = []
         run = scorer._run
@@ -64,7 +64,7 @@ class Model:
             return result
 
         scorer._run = keep  # the batches as the run itself puts them together
-        for _ in score(reads, scorer, batch_size, lambda readings: None):
+        for _ in score_batches(reads, scorer, batch_size, lambda readings: None):
             pass
         scorer._run = run
 
@@ -121,8 +121,8 @@ def main() -> None:
         scorer = random_scorer(options.layers, Path(temporary))
         folder = Folder.open(Path(temporary, "out"))
         folder.make()
-        parts = Parts(folder, scorer.config.labels)
-        batches = Batches(manifest, options.batch_size, source, hears=True)
+        parts = ResultParts(folder, scorer.config.labels)
+        batches = BatchPlan(manifest, options.batch_size, source, has_audio=True)
         ahead = partial(read_ahead, batches, range(len(batches)), scorer, source, ahead=4)
         reads = list(ahead())
         clips = [each.clip for read in reads for each in read.readings if each.clip is not None]
@@ -131,14 +131,14 @@ def main() -> None:
         reading_rates([source(row) for batch in batches for row in batch], audio)
 
         def bulk() -> None:
-            pending: list[Scored] = []
-            for scored in score(ahead(), scorer, options.batch_size, lambda readings: None):
+            pending: list[ScoredBatch] = []
+            for scored in score_batches(ahead(), scorer, options.batch_size, lambda readings: None):
                 pending.append(scored)
                 if len(pending) == 16:
-                    parts.save(pending, Effort())
+                    parts.save(pending, Throughput())
                     pending = []
             if pending:
-                parts.save(pending, Effort())
+                parts.save(pending, Throughput())
 
         started = time.perf_counter()
         model = Model(scorer, reads, options.batch_size)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import softmax
 
-from speech_emotion_jax.evaluation.metrics import Outcome, bootstrap, group_codes, intervals, measure
+from speech_emotion_jax.evaluation.metrics import LabelledScores, bootstrap, confidence_intervals, group_codes, measure
 
 LABELS = ("anger", "disgust", "fear", "joy", "neutral", "sadness")
 PRIOR = (0.12, 0.14, 0.05, 0.20, 0.37, 0.12)
@@ -49,9 +49,9 @@ def coverage(world: World, *, by_group: bool, sets: int = 400, resamples: int = 
     held = dict.fromkeys(SHOWN, 0)
     for number in range(sets):
         truth, probabilities, group = world.draw(1 + number, world.groups)
-        outcome = Outcome.of(truth, probabilities, LABELS)
+        outcome = LabelledScores.of(truth, probabilities, LABELS)
         drawn = bootstrap(outcome, group_codes(group if by_group else None, len(truth)), resamples, seed=number)
-        for name, (low, high) in intervals(outcome, drawn).items():
+        for name, (low, high) in confidence_intervals(outcome, drawn).items():
             if name in held:
                 held[name] += low <= true_values[name] <= high
     return {name: count / sets for name, count in held.items()}

@@ -15,7 +15,14 @@ from hypothesis import strategies as st
 
 from speech_emotion_jax.corpus.manifest_files import read_manifest
 from speech_emotion_jax.errors import InvalidInput, UnreadableInput
-from speech_emotion_jax.evaluation.leakage import Scores, Shared, audit, render_audit, render_split, split_by_group
+from speech_emotion_jax.evaluation.leakage import (
+    SplitOverlap,
+    SubsetScores,
+    audit,
+    render_audit,
+    render_split,
+    split_by_group,
+)
 
 # (video, label, split). Video a: sadness and joy tie in training, so the rule says joy. Of d only the test has clips.
 CLIPS = [
@@ -63,16 +70,16 @@ def write_run(folder: Path, top: dict[str, str | None], truth: dict[str, str]) -
 def test_figures_worked_out_by_hand(tmp_path: Path):
     found = audit(write(tmp_path, CLIPS), group_by="video")
     assert found.shared == [
-        Shared(("train", "test"), 2, (3, 3), (4, 3), (5, 4)),
-        Shared(("train", "dev"), 1, (3, 2), (1, 1), (5, 2)),
-        Shared(("test", "dev"), 0, (3, 2), (0, 0), (4, 2)),
+        SplitOverlap(("train", "test"), 2, (3, 3), (4, 3), (5, 4)),
+        SplitOverlap(("train", "dev"), 1, (3, 2), (1, 1), (5, 2)),
+        SplitOverlap(("test", "dev"), 0, (3, 2), (0, 0), (4, 2)),
     ]
     # anger and joy tie in training: what is not in training is anger. Test: a gets joy, b anger twice, d anger.
     assert found.fallback == "anger"
     assert found.rule is not None
-    assert found.rule["all"] == Scores(4, 0.75, 0.5)  # anger F1 1, sadness 0
+    assert found.rule["all"] == SubsetScores(4, 0.75, 0.5)  # anger F1 1, sadness 0
     assert astuple(found.rule["shared"]) == pytest.approx((3, 2 / 3, 0.5))
-    assert found.rule["unshared"] == Scores(1, 1.0, 1.0)
+    assert found.rule["unshared"] == SubsetScores(1, 1.0, 1.0)
     # Groups of two or more: a (3 clips, mixed), b (4, pure), c (2, pure). Labels: anger 5, joy 4, sadness 2 of 11.
     three, four, two = (60 + 24) / 990, (120 + 24) / 7920, (20 + 12 + 2) / 110
     assert (found.repeated, found.pure) == (3, 2)
@@ -97,11 +104,11 @@ def test_a_model_beside_the_rule(tmp_path: Path):
     beside = audit(path, group_by="video", predictions=run).beside
     assert beside is not None
     assert astuple(beside.model["all"]) == pytest.approx((3, 2 / 3, (2 / 3 + 1) / 2))
-    assert beside.model["shared"] == Scores(2, 1.0, 1.0)
-    assert beside.model["unshared"] == Scores(1, 0.0, 0.0)
+    assert beside.model["shared"] == SubsetScores(2, 1.0, 1.0)
+    assert beside.model["unshared"] == SubsetScores(1, 0.0, 0.0)
     assert astuple(beside.rule["all"])[:2] == pytest.approx((3, 2 / 3))
     assert astuple(beside.rule["shared"])[:2] == (2, 0.5)
-    assert beside.rule["unshared"] == Scores(1, 1.0, 1.0)
+    assert beside.rule["unshared"] == SubsetScores(1, 1.0, 1.0)
     assert "model accuracy" in render_audit(audit(path, group_by="video", predictions=run))
 
 
@@ -135,7 +142,7 @@ def test_clips_without_a_group_or_a_label(tmp_path: Path):
     clips = [("", "joy", "train"), ("", "anger", "test"), ("a", "", "train"), ("a", "joy", "test"), ("a", "", "test")]
     found = audit(write(tmp_path, clips), group_by="video")
     assert found.groups == 3
-    assert found.shared == [Shared(("train", "test"), 1, (2, 2), (1, 2), (2, 3))]
+    assert found.shared == [SplitOverlap(("train", "test"), 1, (2, 2), (1, 2), (2, 3))]
     assert found.rule is not None
     assert astuple(found.rule["all"]) == pytest.approx((2, 0.5, 1 / 3))
 

@@ -14,14 +14,14 @@ from scipy.special import softmax
 
 from speech_emotion_jax import InvalidInput
 from speech_emotion_jax.evaluation.calibration import (
-    at_temperature,
+    apply_temperature,
     calibrate,
     fit_temperature,
     render_calibration,
     write_calibration,
 )
 from speech_emotion_jax.evaluation.metrics import measure
-from speech_emotion_jax.evaluation.results import Run
+from speech_emotion_jax.evaluation.results import EvaluationRun
 
 LABELS = ("angry", "happy", "sad")
 
@@ -37,7 +37,7 @@ def scores(seed: int, clips: int, temperature: float = 1.0) -> tuple[list[str], 
 
 def run(
     truth: list[str | None], probabilities: np.ndarray, *, name: str = "run", first: int = 0, **columns: list[Any]
-) -> Run:
+) -> EvaluationRun:
     """A finished run; a clip whose scores are NaN has an error."""
     table = {"name": [f"clip {first + number}" for number in range(len(truth))], "label": truth, **columns}
     for label, column in zip(LABELS, probabilities.T, strict=True):
@@ -45,15 +45,15 @@ def run(
     table["error"] = pa.array(["broken" if np.isnan(row).any() else None for row in probabilities], pa.string())
     fields = {"id": "name", "label": "label"} | ({"split": "part"} if "part" in columns else {})
     record = {"schema": 1, "labels": list(LABELS), "columns": fields, "label_map": {}, "settings": {}}
-    return Run(name, record, pa.table(table))
+    return EvaluationRun(name, record, pa.table(table))
 
 
-def written(made: Run, folder: Path) -> Run:
+def written(made: EvaluationRun, folder: Path) -> EvaluationRun:
     """The same, from disk."""
     folder.mkdir()
     (folder / "run.json").write_text(json.dumps(made.record), encoding="utf-8")
     pq.write_table(made.table, folder / "predictions.parquet")
-    return Run.read(str(folder))
+    return EvaluationRun.read(str(folder))
 
 
 @pytest.mark.parametrize("temperature", [0.4, 1.0, 2.5, 7.0])
@@ -67,7 +67,7 @@ def test_the_temperature_is_the_least_loss():
     best = fit_temperature(truth, probabilities, LABELS)
 
     def loss(temperature: float) -> float:
-        return measure(truth, at_temperature(probabilities, temperature), LABELS, resamples=1)["log_loss"]
+        return measure(truth, apply_temperature(probabilities, temperature), LABELS, resamples=1)["log_loss"]
 
     assert loss(best) < min(loss(best * 0.99), loss(best * 1.01), loss(1.0))
 
@@ -76,7 +76,7 @@ def test_the_temperature_is_the_least_loss():
 @given(seed=st.integers(0, 2**32 - 1), temperature=st.floats(0.05, 50))
 def test_no_label_changes(seed: int, temperature: float):
     truth, probabilities = scores(seed, 30)
-    calibrated = at_temperature(probabilities, temperature)
+    calibrated = apply_temperature(probabilities, temperature)
     assert calibrated.sum(axis=1) == pytest.approx(np.ones(30))
     assert (calibrated.argmax(axis=1) == probabilities.argmax(axis=1)).all()
     before, after = (measure(truth, each, LABELS, resamples=1) for each in (probabilities, calibrated))
@@ -86,12 +86,12 @@ def test_no_label_changes(seed: int, temperature: float):
 
 def test_temperature_1_changes_nothing():
     _, probabilities = scores(2, 50)
-    assert at_temperature(probabilities, 1.0) == pytest.approx(probabilities, abs=1e-6)
+    assert apply_temperature(probabilities, 1.0) == pytest.approx(probabilities, abs=1e-6)
 
 
 def test_a_score_of_zero_is_no_infinity():
     probabilities = np.array([[1.0, 0.0, 0.0], [1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
-    assert np.isfinite(at_temperature(probabilities, 3.0)).all()
+    assert np.isfinite(apply_temperature(probabilities, 3.0)).all()
     assert 1 < fit_temperature(["angry", "sad", "happy"], probabilities, LABELS) < 100
 
 
@@ -134,7 +134,7 @@ def test_one_split_calibrates_another(tmp_path: Path):
     assert table.column("id").to_pylist() == [f"clip {number}" for number in range(2000, 3000)]
     assert table.column("score_angry").null_count == 1
     [middle] = table.slice(500, 1).select([1, 2, 3]).to_pylist()
-    expected = at_temperature(probabilities[2500:2501], done.temperature)[0]
+    expected = apply_temperature(probabilities[2500:2501], done.temperature)[0]
     assert list(middle.values()) == pytest.approx(expected, abs=1e-6)
 
     text = render_calibration(done)
@@ -181,6 +181,6 @@ def test_what_can_not_be_calibrated_is_refused():
         calibrate(run([*truth], probabilities, part=["dev"] * 40), bare, fit_split="dav")
     with pytest.raises(InvalidInput, match="no column 'speaker'"):
         calibrate(made, run([*truth], probabilities, first=40), group_by="speaker")
-    other = Run("other", {**bare.record, "labels": ["angry", "happy"]}, bare.table)
+    other = EvaluationRun("other", {**bare.record, "labels": ["angry", "happy"]}, bare.table)
     with pytest.raises(InvalidInput, match="angry, happy, sad and other has angry, happy;"):
         calibrate(made, other)

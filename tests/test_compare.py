@@ -15,9 +15,9 @@ from scipy.special import softmax
 from scipy.stats import binom
 
 from speech_emotion_jax import InvalidInput
-from speech_emotion_jax.evaluation.comparison import COMPARED, compare, render_comparison, write_comparison
+from speech_emotion_jax.evaluation.comparison import COMPARISON_METRICS, compare, render_comparison, write_comparison
 from speech_emotion_jax.evaluation.metrics import measure
-from speech_emotion_jax.evaluation.results import Run
+from speech_emotion_jax.evaluation.results import EvaluationRun
 
 LABELS = ("angry", "happy", "sad")
 
@@ -30,7 +30,7 @@ def run(
     labels: tuple[str, ...] = LABELS,
     settings: dict[str, Any] | None = None,
     **columns: list[Any],
-) -> Run:
+) -> EvaluationRun:
     """A finished run; a clip whose scores are NaN has an error."""
     table = {"name": [f"clip {number}" for number in range(len(truth))], "label": truth, **columns}
     for label, column in zip(labels, probabilities.T, strict=True):
@@ -38,11 +38,11 @@ def run(
     table["error"] = pa.array(["broken" if np.isnan(row).any() else None for row in probabilities], pa.string())
     fields = {"id": "name"} if set(truth) == {None} else {"id": "name", "label": "label"}
     record = {"schema": 1, "labels": list(labels), "columns": fields, "label_map": {}, "settings": settings or {}}
-    return Run(name, record, pa.table(table))
+    return EvaluationRun(name, record, pa.table(table))
 
 
-def rearranged(made: Run, order: list[int]) -> Run:
-    return Run(made.name, made.record, made.table.take(order))
+def rearranged(made: EvaluationRun, order: list[int]) -> EvaluationRun:
+    return EvaluationRun(made.name, made.record, made.table.take(order))
 
 
 def scores(seed: int, clips: int, right: float = 1.0) -> tuple[list[str | None], np.ndarray]:
@@ -67,7 +67,7 @@ def test_the_other_way_round_the_signs_change(seed: int, clips: int, grouped: bo
     there, back = compare(a, b, **how), compare(b, a, **how)
     assert there.metrics is not None
     assert back.metrics is not None
-    for name in COMPARED:
+    for name in COMPARISON_METRICS:
         one, other = there.metrics[name], back.metrics[name]
         assert (one["a"], one["b"], one["difference"]) == (other["b"], other["a"], -other["difference"])
         if one["interval"] is None:
@@ -100,7 +100,7 @@ def test_values_are_those_of_each_runs_own_metrics():
     assert done.metrics is not None
     for side, probabilities in (("a", of_a), ("b", of_b)):
         alone = measure([*map(str, truth)], probabilities.astype(np.float32), LABELS, resamples=1)
-        for name in COMPARED:
+        for name in COMPARISON_METRICS:
             assert done.metrics[name][side] == pytest.approx(alone[name], abs=1e-12)
 
 
@@ -150,7 +150,7 @@ def test_a_worked_example(tmp_path: Path):
         (tmp_path / name).mkdir()
         (tmp_path / name / "run.json").write_text(json.dumps(made.record), encoding="utf-8")
         pq.write_table(made.table, tmp_path / name / "predictions.parquet")
-        runs.append(Run.read(str(tmp_path / name)))
+        runs.append(EvaluationRun.read(str(tmp_path / name)))
     done = compare(*runs, resamples=50)
     assert (done.clips, done.left_out, done.labelled) == (7, 1, 7)
     assert done.mcnemar == {"only_a_right": 2, "only_b_right": 1, "p": 1.0}  # two of three, two-sided
@@ -240,7 +240,7 @@ def test_runs_that_do_not_match_are_refused():
     truth, probabilities = scores(8, 10)
     a = run(truth, probabilities)
     with pytest.raises(InvalidInput, match=r"10 only in A \(clip 0, clip 1, clip 2, …\), 1 only in B \(other\)"):
-        compare(a, Run("B", a.record, a.table.slice(0, 1).set_column(0, "name", [["other"]])))
+        compare(a, EvaluationRun("B", a.record, a.table.slice(0, 1).set_column(0, "name", [["other"]])))
     changed = [*truth]
     changed[3] = "happy" if truth[3] != "happy" else "sad"
     with pytest.raises(InvalidInput, match=rf"1 clips have another label.*\(clip 3: {truth[3]} and {changed[3]}\)"):

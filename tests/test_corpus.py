@@ -13,8 +13,15 @@ from hypothesis import strategies as st
 
 from speech_emotion_jax.corpus.manifest import FIELDS, Manifest
 from speech_emotion_jax.errors import InvalidInput
-from speech_emotion_jax.training.corpus import Corpus, by_group, divide, folds, label_set, with_validation
-from speech_emotion_jax.training.recipe import Data
+from speech_emotion_jax.training.corpus import (
+    Corpus,
+    add_validation,
+    assign_roles,
+    choose_labels,
+    rows_by_group,
+    split_into_folds,
+)
+from speech_emotion_jax.training.recipe import DataConfig
 
 LABELS = st.sampled_from(["anger", "disgust", "fear", "joy", "neutral", "sadness"])
 SEEDS = st.integers(0, 5)
@@ -40,7 +47,7 @@ def counts(labels: Sequence[str | None], rows: Sequence[int]) -> Counter[str | N
 @given(st.lists(LABELS, min_size=2, max_size=60), st.integers(2, 10), SEEDS)
 def test_folds_of_rows_have_each_label_in_proportion(labels: list[str], count: int, seed: int):
     count = min(count, len(labels))
-    parts = folds(manifest(labels), range(len(labels)), count, None, seed)
+    parts = split_into_folds(manifest(labels), range(len(labels)), count, None, seed)
     assert sorted(row for part in parts for row in part) == list(range(len(labels)))
     assert all(part == sorted(part) for part in parts)
     sizes = [len(part) for part in parts]
@@ -59,9 +66,9 @@ def test_folds_share_no_group_and_none_is_empty(clips: list[tuple[str, int]], co
     groups = [speaker or row for row, speaker in enumerate(speakers)]
     if len(set(groups)) < count:
         with pytest.raises(InvalidInput, match=f"fewer than {count} folds"):
-            folds(found, range(len(labels)), count, "speaker", seed)
+            split_into_folds(found, range(len(labels)), count, "speaker", seed)
         return
-    parts = folds(found, range(len(labels)), count, "speaker", seed)
+    parts = split_into_folds(found, range(len(labels)), count, "speaker", seed)
     assert sorted(row for part in parts for row in part) == list(range(len(labels)))
     assert all(len(part) for part in parts)
     held = [{groups[row] for row in part} for part in parts]
@@ -73,13 +80,13 @@ def test_folds_of_even_speakers_are_even():
     labels = ["anger", "joy", "fear"] * 40
     speakers = [f"s{row // 12}" for row in range(120)]
     for seed in range(5):
-        parts = folds(manifest(labels, speaker=speakers), range(120), 5, "speaker", seed)
+        parts = split_into_folds(manifest(labels, speaker=speakers), range(120), 5, "speaker", seed)
         assert [len({speakers[row] for row in part}) for part in parts] == [2] * 5
 
 
 def test_a_rare_label_does_not_end_the_proportions_of_the_others():
     labels = ["joy"] * 60 + ["anger"] * 20 + ["fear"] * 2
-    for part in folds(manifest(labels), range(82), 10, None, 0):
+    for part in split_into_folds(manifest(labels), range(82), 10, None, 0):
         found = counts(labels, part)
         assert (found["joy"], found["anger"]) == (6, 2)
         assert found["fear"] <= 1
@@ -87,22 +94,22 @@ def test_a_rare_label_does_not_end_the_proportions_of_the_others():
 
 def test_folds_follow_the_seed_alone():
     found = manifest(["joy", "anger"] * 20)
-    first, again, other = (folds(found, range(40), 4, None, seed) for seed in (0, 0, 1))
+    first, again, other = (split_into_folds(found, range(40), 4, None, seed) for seed in (0, 0, 1))
     assert first == again
     assert first != other
 
 
 def test_folds_are_of_the_rows_asked_for():
     labels = ["joy", None] * 10
-    parts = folds(manifest(labels), range(0, 20, 2), 5, None, 0)
+    parts = split_into_folds(manifest(labels), range(0, 20, 2), 5, None, 0)
     assert sorted(row for part in parts for row in part) == list(range(0, 20, 2))
 
 
 def test_groups_are_in_the_order_of_the_manifest_and_of_every_row():
     found = manifest(["joy"] * 5, speaker=["b", "a", "b", "10", None])
-    assert by_group(found, [0, 1, 2, 3], "speaker") == {"b": [0, 2], "a": [1], "10": [3]}
+    assert rows_by_group(found, [0, 1, 2, 3], "speaker") == {"b": [0, 2], "a": [1], "10": [3]}
     with pytest.raises(InvalidInput, match=r"row 5 of m.csv has nothing in 'speaker'"):
-        by_group(found, range(5), "speaker")
+        rows_by_group(found, range(5), "speaker")
 
 
 # Roles
@@ -115,13 +122,13 @@ def test_groups_are_in_the_order_of_the_manifest_and_of_every_row():
 )
 def test_the_validation_shares_no_group_with_the_training(clips: list[tuple[str, int]], share: float, seed: int):
     labels, speakers = [label for label, _ in clips], [f"s{group}" for _, group in clips]
-    data = Data(valid_share=share, group_by="speaker")
+    data = DataConfig(valid_share=share, group_by="speaker")
     found = manifest(labels, speaker=speakers)
     if len(set(speakers)) == 1:
         with pytest.raises(InvalidInput, match="no second group in 'speaker'"):
-            divide(found, data, seed)
+            assign_roles(found, data, seed)
         return
-    corpus = divide(found, data, seed)
+    corpus = assign_roles(found, data, seed)
     train, valid = ({speakers[row] for row in corpus.rows(role)} for role in ("train", "valid"))
     assert train
     assert valid
@@ -132,7 +139,7 @@ def test_the_validation_shares_no_group_with_the_training(clips: list[tuple[str,
 @pytest.mark.parametrize("share", [0.05, 0.1, 0.25, 0.4, 0.7, 0.9])
 def test_the_validation_is_as_large_as_asked_for(share: float):
     labels = ["joy"] * 200 + ["anger"] * 100 + ["fear"] * 20
-    corpus = divide(manifest(labels), Data(valid_share=share), 0)
+    corpus = assign_roles(manifest(labels), DataConfig(valid_share=share), 0)
     for label, clips in counts(labels, corpus.rows("valid")).items():
         assert clips == pytest.approx(share * labels.count(str(label)), abs=1)
 
@@ -143,40 +150,40 @@ def test_splits_decide_and_what_has_no_label_or_no_split_has_no_role():
         {"calm": ""},
         split=["train", "dev", "test", "train", "train", None, "", "other"],
     )
-    corpus = divide(found, Data(valid="dev"), 0)
+    corpus = assign_roles(found, DataConfig(valid="dev"), 0)
     assert corpus.roles == ("train", "valid", "test", None, None, None, None, None)
     assert corpus.used().table.column("id").to_pylist() == ["clip 0", "clip 1", "clip 2"]
     assert corpus.used().file_rows.tolist() == [1, 2, 3]
-    assert divide(found, Data(valid="dev", test=None), 0).rows("test") == []
+    assert assign_roles(found, DataConfig(valid="dev", test=None), 0).rows("test") == []
 
 
-@pytest.mark.parametrize("data", [Data(), Data(test=None), Data(valid="dev", test=None)])
-def test_rows_without_a_split_are_in_no_role(data: Data):
+@pytest.mark.parametrize("data", [DataConfig(), DataConfig(test=None), DataConfig(valid="dev", test=None)])
+def test_rows_without_a_split_are_in_no_role(data: DataConfig):
     """Not even in that of a split that the recipe does not name."""
     found = manifest(["joy", "anger"] * 10, split=["train"] * 12 + ["dev"] * 4 + [None] * 4)
-    assert divide(found, data, 0).roles[16:] == (None,) * 4
+    assert assign_roles(found, data, 0).roles[16:] == (None,) * 4
 
 
 def test_without_splits_all_is_for_training():
-    corpus = divide(manifest(["joy", "anger"] * 10), Data(), 0)
+    corpus = assign_roles(manifest(["joy", "anger"] * 10), DataConfig(), 0)
     assert (len(corpus.rows("train")), len(corpus.rows("valid")), len(corpus.rows("test"))) == (18, 2, 0)
 
 
 @pytest.mark.parametrize(
     ("data", "sentence"),
     [
-        (Data(train="learn"), "no labelled rows of the split 'learn'; there are dev, test, train"),
-        (Data(valid="test", test=None), "no labelled rows of the split 'test'"),
-        (Data(valid="train"), "are train, train, test; name each split once"),
-        (Data(test="train"), "name each split once"),
-        (Data(train="dev"), "no second row to learn from"),
-        (Data(group_by="nobody"), "no column 'nobody' to group by; there are id, label, split"),
+        (DataConfig(train="learn"), "no labelled rows of the split 'learn'; there are dev, test, train"),
+        (DataConfig(valid="test", test=None), "no labelled rows of the split 'test'"),
+        (DataConfig(valid="train"), "are train, train, test; name each split once"),
+        (DataConfig(test="train"), "name each split once"),
+        (DataConfig(train="dev"), "no second row to learn from"),
+        (DataConfig(group_by="nobody"), "no column 'nobody' to group by; there are id, label, split"),
     ],
 )
-def test_splits_that_cannot_be_used(data: Data, sentence: str):
+def test_splits_that_cannot_be_used(data: DataConfig, sentence: str):
     found = manifest(["joy", "anger", "joy", None], split=["train", "train", "dev", "test"])
     with pytest.raises(InvalidInput, match=sentence):
-        divide(found, data, 0)
+        assign_roles(found, data, 0)
 
 
 def test_a_role_stands_beside_the_manifest_and_takes_the_place_of_an_earlier_one():
@@ -190,7 +197,7 @@ def test_a_role_stands_beside_the_manifest_and_takes_the_place_of_an_earlier_one
 
 def test_a_validation_leaves_the_other_roles_alone():
     corpus = Corpus(manifest(["joy"] * 12), ("train",) * 8 + ("test",) * 3 + (None,))
-    divided = with_validation(corpus, Data(valid_share=0.25), 0)
+    divided = add_validation(corpus, DataConfig(valid_share=0.25), 0)
     assert divided.roles[8:] == corpus.roles[8:]
     assert Counter(divided.roles[:8]) == {"train": 6, "valid": 2}
 
@@ -203,31 +210,31 @@ def labels_of(
     *,
     named: tuple[str, ...] = (),
     checkpoint: Sequence[str] | None = None,
-    kept: bool = False,
+    keep_head: bool = False,
 ) -> tuple[str, ...]:
     corpus = Corpus(manifest(own), ("train",) * len(own))
-    return label_set(corpus, replace(Data(), labels=named), checkpoint, kept=kept)
+    return choose_labels(corpus, replace(DataConfig(), labels=named), checkpoint, keep_head=keep_head)
 
 
 def test_the_labels_are_the_corpus_own_sorted():
     """Those of all clips that have a role: few clips may leave a label to the validation alone."""
     assert labels_of(["joy", "anger", None, "joy"]) == ("anger", "joy")
     corpus = Corpus(manifest(["joy", "anger", "fear", "disgust"]), ("train", "train", "valid", None))
-    assert label_set(corpus, Data(), None, kept=False) == ("anger", "fear", "joy")
+    assert choose_labels(corpus, DataConfig(), None, keep_head=False) == ("anger", "fear", "joy")
 
 
 def test_the_labels_are_those_of_a_checkpoint_that_has_them():
     assert labels_of(["joy", "anger"], checkpoint=["joy", "fear", "anger"]) == ("joy", "fear", "anger")
     assert labels_of(["joy", "anger"], checkpoint=["joy", "fear"]) == ("anger", "joy")
-    assert labels_of(["joy", "anger"], checkpoint=["joy", "fear"], kept=True) == ("joy", "fear")
+    assert labels_of(["joy", "anger"], checkpoint=["joy", "fear"], keep_head=True) == ("joy", "fear")
 
 
 def test_the_labels_are_those_the_recipe_names():
     named = ("joy", "fear", "anger")
     assert labels_of(["joy", "anger"], named=named, checkpoint=["joy", "anger"]) == named
-    assert labels_of(["joy", "anger"], named=named, checkpoint=named, kept=True) == named
+    assert labels_of(["joy", "anger"], named=named, checkpoint=named, keep_head=True) == named
     with pytest.raises(InvalidInput, match=r"leave data.labels out, or start with a fresh head"):
-        labels_of(["joy", "anger"], named=named, checkpoint=["joy", "anger"], kept=True)
+        labels_of(["joy", "anger"], named=named, checkpoint=["joy", "anger"], keep_head=True)
 
 
 def test_one_label_is_nothing_to_learn():

@@ -24,8 +24,8 @@ from speech_emotion_jax.corpus.manifest_files import read_manifest
 from speech_emotion_jax.corpus.packing import pack
 from speech_emotion_jax.errors import InvalidInput, SpeechEmotionError
 from speech_emotion_jax.evaluation import batches as planning
-from speech_emotion_jax.evaluation.batches import Batches
-from speech_emotion_jax.evaluation.results import Run
+from speech_emotion_jax.evaluation.batches import BatchPlan
+from speech_emotion_jax.evaluation.results import EvaluationRun
 from speech_emotion_jax.evaluation.run import EvaluateConfig, evaluate
 from speech_emotion_jax.inference.pipeline import EmotionPipeline
 from speech_emotion_jax.runtime.storage import Folder
@@ -96,7 +96,7 @@ def files(folder: str | Path) -> dict[str, tuple[bytes, int]]:
 def test_a_run(job: EvaluateConfig, corpus: Path):
     outcome = evaluate(replace(job, group_by="speaker", embeddings=True))
     assert (outcome.finished, outcome.clips, outcome.errors) == (True, CLIPS, len(BROKEN))
-    rows, run = rows_of(corpus), Run.read(job.output)
+    rows, run = rows_of(corpus), EvaluationRun.read(job.output)
     assert run.labels == LABELS
     assert run.column("filename") == [row["filename"] for row in rows]
     assert run.column("speaker") == [row["speaker"] for row in rows]
@@ -179,7 +179,7 @@ def test_a_folder_with_something_else_is_refused(job: EvaluateConfig):
 def test_without_labels_there_are_predictions_alone(job: EvaluateConfig, corpus: Path, published: Callable[..., Path]):
     bare = write_csv(corpus / "bare.csv", [{"filename": row["filename"]} for row in rows_of(corpus)])
     outcome = evaluate(replace(job, manifest=str(bare), request=request(published, "audio")))
-    run = Run.read(job.output)
+    run = EvaluationRun.read(job.output)
     assert outcome.clips == CLIPS
     assert run.column("text") == [None] * CLIPS
     assert not (Path(job.output) / "metrics.json").exists()
@@ -192,7 +192,7 @@ def test_where_no_clip_can_be_read(job: EvaluateConfig, corpus: Path):
     job = replace(job, manifest=str(manifest))
     assert evaluate(job).errors == 2
     assert evaluate(job).errors == 2
-    assert Run.read(job.output).column("top_label") == [None, None]
+    assert EvaluationRun.read(job.output).column("top_label") == [None, None]
     assert not (Path(job.output) / "metrics.json").exists()
 
 
@@ -204,15 +204,15 @@ def test_sizes_of_nothing_are_refused(job: EvaluateConfig, change: dict[str, int
 
 def break_off(job: EvaluateConfig, failure: type[BaseException]) -> None:
     """A run that fails while it reads ahead, at the sixth batch."""
-    read = Batches.__getitem__
+    read = BatchPlan.__getitem__
 
-    def broken(batches: Batches, number: int) -> Any:
+    def broken(batches: BatchPlan, number: int) -> Any:
         if number == 5:
             raise failure
         return read(batches, number)
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(Batches, "__getitem__", broken)
+        patched.setattr(BatchPlan, "__getitem__", broken)
         with pytest.raises(failure):
             evaluate(job)
 
@@ -254,7 +254,7 @@ def test_cuts_and_packed_recordings_give_what_files_give(job: EvaluateConfig, co
     manifest = write_csv(corpus / "cuts.csv", cuts)
     of_files = replace(job, manifest=str(manifest), time_unit="ms")
     evaluate(of_files)
-    loose = Run.read(job.output)
+    loose = EvaluationRun.read(job.output)
     assert loose.column("duration") == pytest.approx([end - start for start, end in bounds], abs=1e-3)
 
     pack(str(manifest), str(corpus), str(tmp_path / "packed"), time_unit="ms")
@@ -262,7 +262,7 @@ def test_cuts_and_packed_recordings_give_what_files_give(job: EvaluateConfig, co
         of_files, manifest=str(tmp_path / "packed" / "manifest.parquet"), output=str(tmp_path / "from-shards")
     )
     evaluate(packed)
-    assert np.array_equal(Run.read(packed.output).probabilities, loose.probabilities)
+    assert np.array_equal(EvaluationRun.read(packed.output).probabilities, loose.probabilities)
 
     pipeline = EmotionPipeline.from_pretrained(
         job.request.model_id, mode="concat", language="es", text_encoder=job.request.text_encoder
@@ -280,7 +280,7 @@ def test_rows_without_text_are_transcribed(
     with pytest.raises(InvalidInput, match=r"(?s)text.*4\b"):
         evaluate(replace(job, manifest=manifest))
     evaluate(replace(job, manifest=manifest, whisper=str(whisper_tiny), output=str(tmp_path / "whisper")))
-    run = Run.read(str(tmp_path / "whisper"))
+    run = EvaluationRun.read(str(tmp_path / "whisper"))
     for number in range(8):
         if number == BROKEN[0] or (number % 2 == 0 and run.column("error")[number]):
             assert run.column("error")[number]
@@ -295,7 +295,7 @@ def test_rows_without_text_are_transcribed(
 def test_a_bucket_for_manifest_output_and_checkpoint(job: EvaluateConfig, corpus: Path, monkeypatch, tmp_path: Path):
     monkeypatch.setenv("SPEECH_EMOTION_JAX_CACHE", str(tmp_path / "cache"))
     evaluate(job)
-    here = Run.read(job.output)
+    here = EvaluationRun.read(job.output)
     bucket = Folder.open("memory://corpus")
     bucket.make()
     with bucket.files.open(bucket.path("manifest.csv"), "wb") as file:
@@ -309,7 +309,7 @@ def test_a_bucket_for_manifest_output_and_checkpoint(job: EvaluateConfig, corpus
         request=replace(job.request, model_id="memory://corpus/model"),
     )
     evaluate(there)
-    assert Run.read("memory://corpus/out").table.equals(here.table)
+    assert EvaluationRun.read("memory://corpus/out").table.equals(here.table)
     assert not Folder.open("memory://corpus/out").holds("part-00000000-00000007.parquet")
 
 
@@ -363,7 +363,7 @@ def test_every_row_is_in_one_batch(tmp_path: Path, monkeypatch, count: int, batc
     path = tmp_path / "m.csv"
     write_csv(path, [{"filename": f"{number}.wav", "seconds": each} for number, each in enumerate(seconds)])
     manifest = read_manifest(str(path))
-    batches = Batches(manifest, batch_size, lambda row: row.filename, hears=True)
+    batches = BatchPlan(manifest, batch_size, lambda row: row.filename, has_audio=True)
     numbers = [[row.number for row in batch] for batch in batches]
     assert sorted(number for batch in numbers for number in batch) == list(range(count))
     assert all(1 <= len(batch) <= batch_size for batch in numbers)
@@ -376,5 +376,5 @@ def test_every_row_is_in_one_batch(tmp_path: Path, monkeypatch, count: int, batc
         lengths = [seconds[row] for row in rows]
         assert all(after > before - 60 for before, after in pairwise(lengths))
     # Found alone as in the row of all: what is left to do changes nothing.
-    again = Batches(manifest, batch_size, lambda row: row.filename, hears=True)
+    again = BatchPlan(manifest, batch_size, lambda row: row.filename, has_audio=True)
     assert [row.number for row in again[len(again) - 1]] == numbers[-1]

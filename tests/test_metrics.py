@@ -14,7 +14,7 @@ from sklearn import metrics as reference
 
 from scripts.interval_coverage import World, coverage
 from speech_emotion_jax import InvalidInput
-from speech_emotion_jax.evaluation.metrics import Outcome, bootstrap, group_codes, interval, measure
+from speech_emotion_jax.evaluation.metrics import LabelledScores, bootstrap, group_codes, measure, percentile_interval
 
 ES = ("anger", "disgust", "fear", "joy", "neutral", "sadness")
 EXACT = {"rel": 0, "abs": 1e-12}
@@ -147,7 +147,7 @@ def test_a_resample_has_the_metrics_of_the_clips_drawn(grouped: bool):
     truth, probabilities, labels = predictions(5, 40, 4, 3)
     groups = [number // 3 for number in range(40)] if grouped else list(range(40))
     codes = group_codes(groups, 40)
-    drawn = bootstrap(Outcome.of(truth, probabilities, labels), codes, 25, seed=9).metrics
+    drawn = bootstrap(LabelledScores.of(truth, probabilities, labels), codes, 25, seed=9).metrics
     rng = np.random.default_rng(9)
     for number in range(25):
         chosen = rng.integers(max(groups) + 1, size=max(groups) + 1)
@@ -195,7 +195,7 @@ def test_the_seed_decides():
 
 
 def test_the_interval_holds_95_of_100():
-    low, high = interval(np.arange(1001.0))
+    low, high = percentile_interval(np.arange(1001.0))
     assert (low, high) == pytest.approx((25, 975))
 
 
@@ -221,7 +221,7 @@ def test_intervals_that_do_not_know_the_groups_cover_too_little():
 
 def test_many_clips_take_seconds_and_little_memory():
     truth, probabilities, labels = predictions(8, 100_000, 6, 6)
-    outcome, codes = Outcome.of(truth, probabilities, labels), np.arange(100_000)
+    outcome, codes = LabelledScores.of(truth, probabilities, labels), np.arange(100_000)
     tracemalloc.start()
     started = time.process_time()
     bootstrap(outcome, codes, 200)

@@ -13,27 +13,29 @@ from speech_emotion_jax import InvalidInput
 from speech_emotion_jax.config import EmotionConfig, Wav2Vec2BertConfig
 from speech_emotion_jax.models.parameters import parameter_shapes
 from speech_emotion_jax.training.optimizer import (
-    decays,
     frozen_layers,
+    has_weight_decay,
     layer_count,
+    learning_rates,
     make_optimizer,
-    rates,
     schedule,
-    trainable,
+    trainable_paths,
 )
-from speech_emotion_jax.training.recipe import Optimizer
+from speech_emotion_jax.training.recipe import OptimizerConfig
 
 MULTIHEAD = EmotionConfig.tiny("es", "multihead")
 assert MULTIHEAD.audio is not None
 SHAPES = parameter_shapes(replace(MULTIHEAD, audio=replace(MULTIHEAD.audio, num_hidden_layers=4)))
 KERNEL = "audio_encoder.layers.ffn1.output_dense.kernel"
-FLAT = Optimizer(learning_rate=0.1, warmup=0.0, schedule="constant", clip_norm=None, weight_decay=0.0)
+FLAT = OptimizerConfig(learning_rate=0.1, warmup=0.0, schedule="constant", clip_norm=None, weight_decay=0.0)
 
 
-def steps_of(settings: Optimizer, shapes: Mapping[str, Any], gradients: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def steps_of(
+    settings: OptimizerConfig, shapes: Mapping[str, Any], gradients: list[dict[str, Any]]
+) -> list[dict[str, Any]]:
     """The updates of one step after the other, of parameters that start at 1."""
     optimizer = make_optimizer(settings, shapes, len(gradients))
-    parameters = {path: jnp.ones(shapes[path]) for path in trainable(shapes, settings.freeze)}
+    parameters = {path: jnp.ones(shapes[path]) for path in trainable_paths(shapes, settings.freeze)}
     state: Any = optimizer.init(parameters)
     step, updates = jax.jit(optimizer.update), []
     for gradient in gradients:
@@ -50,15 +52,15 @@ def gradients_of(shapes: Mapping[str, Any], seed: int = 0) -> dict:
 
 
 def test_encoder_and_head_have_rates_of_their_own() -> None:
-    found = rates(Optimizer(learning_rate=1e-5, head_learning_rate=1e-3), SHAPES)
+    found = learning_rates(OptimizerConfig(learning_rate=1e-5, head_learning_rate=1e-3), SHAPES)
     assert found.keys() == SHAPES.keys()
     for path, rate in found.items():
         np.testing.assert_allclose(rate, 1e-5 if path.split(".")[0].endswith("_encoder") else 1e-3, rtol=1e-6)
-    assert {float(rate.max()) for rate in rates(Optimizer(learning_rate=0.5), SHAPES).values()} == {0.5}
+    assert {float(rate.max()) for rate in learning_rates(OptimizerConfig(learning_rate=0.5), SHAPES).values()} == {0.5}
 
 
 def test_rates_fall_from_the_highest_layer_to_what_is_under_the_lowest() -> None:
-    found = rates(Optimizer(learning_rate=1.0, layer_decay=0.5, head_learning_rate=3.0), SHAPES)
+    found = learning_rates(OptimizerConfig(learning_rate=1.0, layer_decay=0.5, head_learning_rate=3.0), SHAPES)
     np.testing.assert_allclose(found[KERNEL], [1 / 8, 1 / 4, 1 / 2, 1])
     np.testing.assert_allclose(found["text_encoder.layers.query.bias"], [1 / 2, 1])
     assert found["audio_encoder.feature_projection.kernel"] == 1 / 16
@@ -71,7 +73,7 @@ def test_an_adapter_stands_above_the_layers() -> None:
     audio = EmotionConfig.tiny("es", "audio")
     assert isinstance(audio.audio, Wav2Vec2BertConfig)
     shapes = parameter_shapes(replace(audio, audio=replace(audio.audio, add_adapter=True)))
-    found = rates(Optimizer(learning_rate=1.0, layer_decay=0.5), shapes)
+    found = learning_rates(OptimizerConfig(learning_rate=1.0, layer_decay=0.5), shapes)
     assert {float(rate) for path, rate in found.items() if path.startswith("audio_encoder.adapter.")} == {1.0}
 
 
@@ -80,9 +82,9 @@ def test_norms_and_biases_do_not_decay() -> None:
     (updates,) = steps_of(replace(FLAT, weight_decay=0.25), SHAPES, [zero])
     for path, update in updates.items():
         free = "norm" in path or path.endswith(".bias")
-        assert decays(path) != free
+        assert has_weight_decay(path) != free
         np.testing.assert_allclose(update, 0 if free else -0.1 * 0.25, rtol=1e-6)
-    assert decays("audio_encoder.layers.self_attn.distance_embedding")
+    assert has_weight_decay("audio_encoder.layers.self_attn.distance_embedding")
 
 
 @pytest.mark.parametrize(
@@ -96,7 +98,7 @@ def test_norms_and_biases_do_not_decay() -> None:
     ],
 )
 def test_what_is_frozen_has_nothing_to_learn(freeze: str, frozen: str, free: str) -> None:
-    learning = trainable(SHAPES, [freeze])
+    learning = trainable_paths(SHAPES, [freeze])
     assert SHAPES.keys() - learning == {path for path in SHAPES if path.startswith(frozen)}
     assert any(path.startswith(free) for path in learning)
     assert steps_of(replace(FLAT, freeze=(freeze,)), SHAPES, [gradients_of(SHAPES)])[0].keys() == learning
@@ -112,7 +114,7 @@ def test_lower_layers_of_a_stack_stay_as_they_are() -> None:
                 assert np.asarray(update[3]).any()
             else:
                 assert np.asarray(update).any()
-    assert trainable(SHAPES, settings.freeze) == SHAPES.keys()
+    assert trainable_paths(SHAPES, settings.freeze) == SHAPES.keys()
 
 
 def test_gradients_of_frozen_layers_do_not_count_in_the_norm() -> None:
@@ -151,14 +153,14 @@ def test_how_many_layers_are_frozen() -> None:
 )
 def test_a_pattern_that_matches_nothing_is_refused(pattern: str, words: str) -> None:
     with pytest.raises(InvalidInput) as caught:
-        trainable(SHAPES, ["projector", pattern])
+        trainable_paths(SHAPES, ["projector", pattern])
     assert repr(pattern) in str(caught.value)
     assert words in str(caught.value)
 
 
 def test_something_must_be_left_to_learn() -> None:
     with pytest.raises(InvalidInput, match="nothing to learn"):
-        trainable(SHAPES, ["audio_encoder", "text_encoder", "fusion", "projector", "classifier"])
+        trainable_paths(SHAPES, ["audio_encoder", "text_encoder", "fusion", "projector", "classifier"])
 
 
 @pytest.mark.parametrize(
@@ -170,17 +172,17 @@ def test_something_must_be_left_to_learn() -> None:
     ],
 )
 def test_schedules_rise_and_fall(kind: str, expected: list[float]) -> None:
-    factor = schedule(Optimizer(warmup=0.2, schedule=kind), 10)  # type: ignore[arg-type]
+    factor = schedule(OptimizerConfig(warmup=0.2, schedule=kind), 10)  # type: ignore[arg-type]
     np.testing.assert_allclose([np.asarray(factor(step)) for step in range(11)], expected, atol=1e-6)
-    without = schedule(Optimizer(warmup=0.0, schedule=kind), 10)  # type: ignore[arg-type]
+    without = schedule(OptimizerConfig(warmup=0.0, schedule=kind), 10)  # type: ignore[arg-type]
     assert without(0) == 1
-    whole = schedule(Optimizer(warmup=1.0, schedule=kind), 10)  # type: ignore[arg-type]
+    whole = schedule(OptimizerConfig(warmup=1.0, schedule=kind), 10)  # type: ignore[arg-type]
     assert whole(5) == pytest.approx(0.5)
 
 
 def test_the_state_is_arrays_and_moments_have_the_parameters_shapes() -> None:
-    settings = Optimizer(freeze=("text_encoder", "audio_encoder.layers[:2]"))
-    learning = trainable(SHAPES, settings.freeze)
+    settings = OptimizerConfig(freeze=("text_encoder", "audio_encoder.layers[:2]"))
+    learning = trainable_paths(SHAPES, settings.freeze)
     parameters = {path: jnp.ones(SHAPES[path]) for path in learning}
     state = make_optimizer(settings, SHAPES, 10).init(parameters)
     moments = [

@@ -12,7 +12,15 @@ from hypothesis import strategies as st
 from speech_emotion_jax import InvalidInput
 from speech_emotion_jax.errors import UnreadableInput
 from speech_emotion_jax.registry import LANGUAGES, MODES
-from speech_emotion_jax.training.recipe import Augment, Data, Loss, Optimizer, Recipe, Training, read_recipe
+from speech_emotion_jax.training.recipe import (
+    AugmentConfig,
+    DataConfig,
+    LoopConfig,
+    LossConfig,
+    OptimizerConfig,
+    Recipe,
+    read_recipe,
+)
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 SMALLEST = """
@@ -45,8 +53,8 @@ def refusal(path: Path, *overrides: str) -> str:
 
 def test_what_a_recipe_leaves_out_has_its_default(write) -> None:
     recipe = read_recipe(write())
-    assert (recipe.data, recipe.optimizer, recipe.loss) == (Data(), Optimizer(), Loss())
-    assert (recipe.augment, recipe.training) == (Augment(), Training())
+    assert (recipe.data, recipe.optimizer, recipe.loss) == (DataConfig(), OptimizerConfig(), LossConfig())
+    assert (recipe.augment, recipe.training) == (AugmentConfig(), LoopConfig())
     assert (recipe.start.init, recipe.start.audio, recipe.start.checkpoint) == ("pretrained", "encoder", None)
     assert (recipe.model.mode, recipe.model.encoders, recipe.model.audio) == ("concat", {}, {})
 

@@ -18,10 +18,10 @@ from scipy.special import softmax
 
 from speech_emotion_jax.errors import InvalidInput
 from speech_emotion_jax.evaluation.metrics import measure
-from speech_emotion_jax.evaluation.report.clips import Clips, wilson
+from speech_emotion_jax.evaluation.report.clips import ReportClips, wilson_interval
 from speech_emotion_jax.evaluation.report.lines import summary
 from speech_emotion_jax.evaluation.report.page import write_report
-from speech_emotion_jax.evaluation.results import Run
+from speech_emotion_jax.evaluation.results import EvaluationRun
 from speech_emotion_jax.runtime.plots import shown
 from speech_emotion_jax.runtime.storage import Folder
 
@@ -39,7 +39,7 @@ def made(
     durations: Sequence[float | None] | None = None,
     errors: Mapping[int, str] | None = None,
     **columns: Sequence[Any],
-) -> Run:
+) -> EvaluationRun:
     """A run with these scores, a row a clip."""
     clips, errors = len(scores), errors or {}
     bad = np.array([row in errors for row in range(clips)], bool)
@@ -52,17 +52,19 @@ def made(
     table["truncated"] = pa.array([False] * clips, mask=bad)
     table["error"] = pa.array([errors.get(row) for row in range(clips)], pa.string())
     named = {"id": "id"} | ({} if truth is None else {"label": "label"})
-    return Run("out/run", {"schema": 1, "labels": list(labels), "columns": named, "label_map": {}}, pa.table(table))
+    return EvaluationRun(
+        "out/run", {"schema": 1, "labels": list(labels), "columns": named, "label_map": {}}, pa.table(table)
+    )
 
 
-def random_run(clips: int, *, labelled: bool = True, seed: int = 0, **more: Any) -> Run:
+def random_run(clips: int, *, labelled: bool = True, seed: int = 0, **more: Any) -> EvaluationRun:
     rng = np.random.default_rng(seed)
     truth = rng.integers(len(ES), size=clips)
     scores = softmax(2 * (rng.normal(size=(clips, len(ES))) + 1.5 * np.eye(len(ES))[truth]), axis=1)
     return made(scores, [ES[each] for each in truth] if labelled else None, **more)
 
 
-def measured(run: Run, group_by: str | None = None) -> dict[str, Any]:
+def measured(run: EvaluationRun, group_by: str | None = None) -> dict[str, Any]:
     rows = [row for row, truth in enumerate(run.truth) if truth is not None and run.scored[row]]
     column = None if group_by is None else run.column(group_by)
     groups = None if column is None else [column[row] for row in rows]
@@ -91,7 +93,7 @@ class Page(HTMLParser):
 
 def report(
     folder: Path,
-    run: Run,
+    run: EvaluationRun,
     metrics: Mapping[str, Any] | None,
     group_by: str | None = None,
     throughput: Mapping[str, int | float] = THROUGHPUT,
@@ -285,15 +287,15 @@ def test_a_hundred_thousand_clips_take_seconds(tmp_path: Path):
 
 
 def test_wilson_is_the_published_interval():
-    low, high = wilson(np.array([0.0, 0.5, 1.0]), np.array([10, 100, 10]))
+    low, high = wilson_interval(np.array([0.0, 0.5, 1.0]), np.array([10, 100, 10]))
     np.testing.assert_allclose(low, [0, 0.4038, 0.7225], atol=1e-4)
     np.testing.assert_allclose(high, [0.2775, 0.5962, 1], atol=1e-4)
 
 
 def test_clips_without_label_or_score_are_left_out():
     run = made(np.eye(2)[[0, 1, 1, 0]], ["a", None, "b", "a"], ["a", "b"], errors={3: "no"})
-    assert Clips.of(run, labelled=True).rows.tolist() == [0, 2]
-    assert Clips.of(run, labelled=False).rows.tolist() == [0, 1, 2]
+    assert ReportClips.of(run, labelled=True).rows.tolist() == [0, 2]
+    assert ReportClips.of(run, labelled=False).rows.tolist() == [0, 1, 2]
 
 
 def test_summary():

@@ -7,14 +7,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from speech_emotion_jax.inference.batching import FRAME_BUCKETS
-from speech_emotion_jax.training.batches import Steps, in_order
+from speech_emotion_jax.training.batches import StepBatches, length_sorted_batches
 
 
 def steps(
     count: int, batch_size: int, *, pool: int = 4, balanced: bool = False, seed: int = 0, epochs: int = 3
-) -> Steps:
+) -> StepBatches:
     rng = np.random.default_rng(count)
-    return Steps(
+    return StepBatches(
         labels=rng.integers(0, 3, count),
         frames=rng.integers(1, 700, count),
         tokens=rng.integers(2, 60, count),
@@ -65,7 +65,7 @@ def test_clips_of_a_length_share_a_step():
 def test_balanced_draws_have_all_labels_equally_often():
     rng = np.random.default_rng(0)
     labels = np.array([0] * 900 + [1] * 90 + [3] * 10)  # label 2 does not occur
-    plan = Steps(
+    plan = StepBatches(
         labels=rng.permutation(labels),
         frames=None,
         tokens=None,
@@ -82,6 +82,6 @@ def test_balanced_draws_have_all_labels_equally_often():
 
 def test_in_order_every_clip_comes_once():
     frames = np.array([100, 3, 500, 40, 41])
-    batches = in_order(frames, None, 2)
+    batches = length_sorted_batches(frames, None, 2)
     assert [batch.clips[: batch.real].tolist() for batch in batches] == [[1, 3], [4, 0], [2]]
     assert [batch.frames for batch in batches] == [64, 128, 512]

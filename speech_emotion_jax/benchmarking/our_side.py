@@ -18,13 +18,13 @@ from ..checkpoints import Request as Wanted
 from ..checkpoints import load_checkpoint
 from ..config import EmotionConfig, Wav2Vec2BertConfig
 from ..corpus import Row, read_manifest, write_manifest
-from ..evaluation import Batches, Effort, Parts, read_ahead, score
+from ..evaluation import BatchPlan, ResultParts, Throughput, read_ahead, score_batches
 from ..inference import FRAME_BUCKETS, EmotionPipeline, Scorer, bucket, clips_at_once, encoder_steps
 from ..models import EmotionModel, parameters_of
 from ..runtime.devices import select_mesh
 from ..runtime.sharding import training_mesh
 from ..runtime.storage import Folder
-from ..training import Method, Optimizer, compiled_step, make_optimizer
+from ..training import OptimizerConfig, TrainingMethod, jit_step, make_optimizer
 from ..whisper import TranscriptionOptions, WhisperPipeline
 from .clips import random_features
 from .machine import SIDE, matmul_rate
@@ -88,15 +88,15 @@ class Bulk:
         def source(row: Row) -> str | None:
             return row.filename
 
-        batches = Batches(read_manifest(str(path)), self._size, source, hears=True)
+        batches = BatchPlan(read_manifest(str(path)), self._size, source, has_audio=True)
         folder = Folder.open(home / "out")
         folder.make()
-        parts = Parts(folder, self._scorer.config.labels)
+        parts = ResultParts(folder, self._scorer.config.labels)
 
         def run() -> np.ndarray:
             read = read_ahead(batches, range(len(batches)), self._scorer, source, ahead=4)
-            scored = list(score(read, self._scorer, self._size, lambda readings: None))
-            parts.save(scored, Effort())
+            scored = list(score_batches(read, self._scorer, self._size, lambda readings: None))
+            parts.save(scored, Throughput())
             scores = {result.number: result.scores for each in scored for result in each.results}
             return np.array([scores[number] for number in sorted(scores)])
 
@@ -133,7 +133,7 @@ class Training:
         )
         config = EmotionConfig.of("audio", tuple(map(str, range(LABELS))), audio, None, width)
         parameters = parameters_of(EmotionModel(config, rngs=nnx.Rngs(0)))
-        optimizer = Optimizer(
+        optimizer = OptimizerConfig(
             learning_rate=LEARNING_RATE,
             weight_decay=WEIGHT_DECAY,
             clip_norm=CLIP_NORM,
@@ -141,11 +141,11 @@ class Training:
             schedule="constant",
         )
         shapes = {path: array.shape for path, array in parameters.items()}
-        method = Method(config, make_optimizer(optimizer, shapes, 1), jnp.ones(LABELS), remat=settings["remat"])
+        method = TrainingMethod(config, make_optimizer(optimizer, shapes, 1), jnp.ones(LABELS), remat=settings["remat"])
         mesh = training_mesh()
         shardings = method.shardings(parameters, mesh)
-        self._state = jax.jit(method.begin, out_shardings=shardings)(parameters)
-        self._program = compiled_step(method, shardings, mesh)
+        self._state = jax.jit(method.init_state, out_shardings=shardings)(parameters)
+        self._program = jit_step(method, shardings, mesh)
         self._key = jax.random.key(0)
         self._batches = [_training_batch(*each) for each in random_batches()]
         self._taken = 0

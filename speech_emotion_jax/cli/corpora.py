@@ -225,11 +225,11 @@ def _train(options: argparse.Namespace) -> None:
 
 
 def _compare(options: argparse.Namespace) -> None:
-    from ..evaluation import Run, compare, render_comparison, write_comparison
+    from ..evaluation import EvaluationRun, compare, render_comparison, write_comparison
 
     comparison = compare(
-        Run.read(options.run_a),
-        Run.read(options.run_b),
+        EvaluationRun.read(options.run_a),
+        EvaluationRun.read(options.run_b),
         group_by=options.group_by,
         resamples=options.resamples,
         seed=options.seed,
@@ -240,12 +240,12 @@ def _compare(options: argparse.Namespace) -> None:
 
 
 def _calibrate(options: argparse.Namespace) -> None:
-    from ..evaluation import Run, calibrate, render_calibration, write_calibration
+    from ..evaluation import EvaluationRun, calibrate, render_calibration, write_calibration
 
-    fit_run = Run.read(options.fit_run)
+    fit_run = EvaluationRun.read(options.fit_run)
     calibration = calibrate(
         fit_run,
-        fit_run if options.apply_run is None else Run.read(options.apply_run),
+        fit_run if options.apply_run is None else EvaluationRun.read(options.apply_run),
         fit_split=options.fit_split,
         apply_split=options.apply_split,
         group_by=options.group_by,

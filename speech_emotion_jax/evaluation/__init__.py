@@ -1,40 +1,40 @@
 """Bulk runs: score a manifest once, measure it, report it, and compare runs."""
 
-from .batches import Batches
+from .batches import BatchPlan
 from .calibration import calibrate, render_calibration, write_calibration
 from .comparison import compare, render_comparison, write_comparison
 from .leakage import audit, render_audit, render_split, split_by_group
-from .mesh import score
+from .mesh import score_batches
 from .metrics import group_codes, measure
-from .parts import Effort, Parts
-from .reading import THREADS, read_ahead, recording
-from .results import PREDICTIONS, Run, claim
+from .parts import ResultParts, Throughput
+from .reading import READER_THREADS, read_ahead, recording_source
+from .results import PREDICTIONS, EvaluationRun, claim_folder
 from .run import METRICS, EvaluateConfig, EvaluateResult, evaluate
 
 __all__ = [
     "METRICS",
     "PREDICTIONS",
-    "THREADS",
-    "Batches",
-    "Effort",
+    "READER_THREADS",
+    "BatchPlan",
     "EvaluateConfig",
     "EvaluateResult",
-    "Parts",
-    "Run",
+    "EvaluationRun",
+    "ResultParts",
+    "Throughput",
     "audit",
     "calibrate",
-    "claim",
+    "claim_folder",
     "compare",
     "evaluate",
     "group_codes",
     "measure",
     "read_ahead",
-    "recording",
+    "recording_source",
     "render_audit",
     "render_calibration",
     "render_comparison",
     "render_split",
-    "score",
+    "score_batches",
     "split_by_group",
     "write_calibration",
     "write_comparison",

@@ -20,17 +20,17 @@ WINDOW = 8192  # rows. Of a bucket there are then enough batches to keep eight d
 READERS = 16  # threads that read lengths from headers, which on network disks is all waiting
 
 
-class Batches:
+class BatchPlan:
     """The batches of a manifest, each a list of at most `batch_size` rows; every row is in exactly one."""
 
     def __init__(
-        self, manifest: Manifest, batch_size: int, source: Callable[[Row], AudioSource | None], *, hears: bool
+        self, manifest: Manifest, batch_size: int, source: Callable[[Row], AudioSource | None], *, has_audio: bool
     ):
-        """`source` is a row's recording, whose length counts where the model `hears`."""
+        """`source` is a row's recording, whose length counts where the model takes sound (`has_audio`)."""
         self.manifest = manifest
         self.batch_size = batch_size
         self.source = source
-        self._hears = hears
+        self._has_audio = has_audio
         self._a_window = -(-WINDOW // batch_size)
         self._planning = Lock()
         self._sorted = lru_cache(maxsize=2)(self._sort)
@@ -54,7 +54,7 @@ class Batches:
 
     def _sort(self, window: int) -> list[Row]:
         rows = self.manifest.rows(range(window * WINDOW, min((window + 1) * WINDOW, len(self.manifest))))
-        if self._hears:
+        if self._has_audio:
             with ThreadPoolExecutor(READERS) as readers:
                 frames = list(readers.map(self._frames, rows))
         else:

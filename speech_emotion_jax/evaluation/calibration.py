@@ -17,8 +17,8 @@ from scipy.special import log_softmax, softmax
 
 from ..errors import InvalidInput
 from ..runtime.storage import Folder
-from .metrics import Outcome, measure
-from .results import SCORE, Run
+from .metrics import LabelledScores, measure
+from .results import SCORE_PREFIX, EvaluationRun
 
 RECORD = "calibration.json"
 CALIBRATED = "calibrated.parquet"
@@ -51,13 +51,13 @@ def fit_temperature(
     Raises InvalidInput where there is none from 1/100 to 100 (every clip is right; the scores don't go with the truth),
     where scores don't sum to 1, and what `measure` refuses.
     """
-    outcome = Outcome.of(truth, probabilities, labels)
+    outcome = LabelledScores.of(truth, probabilities, labels)
     if outcome.loss is None:
         raise InvalidInput(
             "the scores of a clip don't sum to 1, so its labels don't exclude one another and no one temperature fits;"
             " calibrate a checkpoint with a softmax"
         )
-    if outcome.right.all():
+    if outcome.correct.all():
         raise InvalidInput(
             f"no temperature fits these {len(truth)} clips: every clip is right, and the colder the better; fit on"
             " others"
@@ -78,7 +78,7 @@ def fit_temperature(
     return float(np.exp(best))
 
 
-def at_temperature(
+def apply_temperature(
     probabilities: Float[np.ndarray, "clips labels"], temperature: float
 ) -> Float[np.ndarray, "clips labels"]:
     """softmax(log(probabilities) / temperature). The order of a clip's labels stays as it is."""
@@ -90,8 +90,8 @@ def _logits(probabilities: Float[np.ndarray, "clips labels"]) -> Float[np.ndarra
 
 
 def calibrate(
-    fit_run: Run,
-    apply_run: Run,
+    fit_run: EvaluationRun,
+    apply_run: EvaluationRun,
     *,
     fit_split: str | None = None,
     apply_split: str | None = None,
@@ -127,7 +127,7 @@ def calibrate(
 
     scores = np.full_like(apply_run.probabilities, np.nan)
     scored = apply_part & apply_run.scored
-    scores[scored] = at_temperature(apply_run.probabilities[scored], temperature)
+    scores[scored] = apply_temperature(apply_run.probabilities[scored], temperature)
     measured = _measurable(apply_run, apply_part)
 
     def metrics(probabilities: np.ndarray) -> dict[str, Any] | None:
@@ -139,7 +139,7 @@ def calibrate(
 
     columns = {"id": pa.array(_at(apply_run.ids, apply_part))}
     for label, column in zip(apply_run.labels, scores[apply_part].T, strict=True):
-        columns[SCORE + label] = pa.array(column.astype(np.float32), from_pandas=True)  # NaN becomes null
+        columns[SCORE_PREFIX + label] = pa.array(column.astype(np.float32), from_pandas=True)  # NaN becomes null
     return Calibration(
         temperature,
         _described(fit_run, fit_split, fit_part, fit),
@@ -187,7 +187,7 @@ def _cell(metrics: dict[str, Any], name: str) -> str:
     return f"{metrics[name]:>8.4f}" + (f"  {ends[0]:.4f} to {ends[1]:.4f}" if ends else "")
 
 
-def _part(run: Run, split: str | None) -> Bool[np.ndarray, " clips"]:
+def _part(run: EvaluationRun, split: str | None) -> Bool[np.ndarray, " clips"]:
     """Which clips of a run are in the split; all where none is named."""
     if split is None:
         return np.ones(len(run.table), bool)
@@ -201,7 +201,7 @@ def _part(run: Run, split: str | None) -> Bool[np.ndarray, " clips"]:
     return np.array([each == split for each in splits])
 
 
-def _measurable(run: Run, part: Bool[np.ndarray, " clips"]) -> Bool[np.ndarray, " clips"]:
+def _measurable(run: EvaluationRun, part: Bool[np.ndarray, " clips"]) -> Bool[np.ndarray, " clips"]:
     """Which clips of the part have a label and scores."""
     return part & run.scored & np.array([label is not None for label in run.truth], bool)
 
@@ -210,11 +210,11 @@ def _at(values: Sequence[Any], where: Bool[np.ndarray, " clips"]) -> list[Any]:
     return [values[place] for place in np.flatnonzero(where).tolist()]
 
 
-def _described(run: Run, split: str | None, part: np.ndarray, used: np.ndarray) -> dict[str, Any]:
+def _described(run: EvaluationRun, split: str | None, part: np.ndarray, used: np.ndarray) -> dict[str, Any]:
     return {"run": run.name, "split": split, "clips": int(used.sum()), "left_out": int((part & ~used).sum())}
 
 
-def _named(run: Run, split: str | None) -> str:
+def _named(run: EvaluationRun, split: str | None) -> str:
     return run.name if split is None else f"the split {split} of {run.name}"
 
 

@@ -16,14 +16,14 @@ from sklearn.metrics import cohen_kappa_score
 
 from ..errors import InvalidInput
 from ..runtime.storage import Folder
-from .metrics import Outcome, bootstrap, group_codes, interval, measure
-from .results import Run
+from .metrics import LabelledScores, bootstrap, group_codes, measure, percentile_interval
+from .results import EvaluationRun
 
 RECORD = "comparison.json"
 DISAGREEMENTS = "disagreements.csv"
-COMPARED = ("accuracy", "uar", "macro_f1", "weighted_f1", "log_loss", "ece")
-KINDS = ("only A right", "only B right", "both wrong, differently", "no truth")
-LISTED = 5  # of each kind, for a terminal
+COMPARISON_METRICS = ("accuracy", "uar", "macro_f1", "weighted_f1", "log_loss", "ece")
+DISAGREEMENT_KINDS = ("only A right", "only B right", "both wrong, differently", "no truth")
+MAX_LISTED = 5  # of each kind, for a terminal
 COLUMNS = pa.schema(
     [
         ("kind", pa.string()),
@@ -61,7 +61,9 @@ class Comparison:
     disagreements: list[dict[str, Any]]
 
 
-def compare(run_a: Run, run_b: Run, *, group_by: str | None = None, resamples: int = 1000, seed: int = 0) -> Comparison:
+def compare(
+    run_a: EvaluationRun, run_b: EvaluationRun, *, group_by: str | None = None, resamples: int = 1000, seed: int = 0
+) -> Comparison:
     """Compare two runs, clip by clip, matched by id.
 
     The differences' 95 % intervals come from drawing the same clips in both runs, by the groups of the column
@@ -83,7 +85,7 @@ def compare(run_a: Run, run_b: Run, *, group_by: str | None = None, resamples: i
         true, a, b = truth[scored[number]], a_labels[number], b_labels[number]
         values = (_kind(true, a, b), ids[scored[number]], true, a, a_top[number], b, b_top[number])
         rows.append(dict(zip(COLUMNS.names, values, strict=True)))
-    rows.sort(key=lambda row: (KINDS.index(row["kind"]), -abs(row["a_score"] - row["b_score"])))
+    rows.sort(key=lambda row: (DISAGREEMENT_KINDS.index(row["kind"]), -abs(row["a_score"] - row["b_score"])))
 
     labelled = [number for number, clip in enumerate(scored) if truth[clip] is not None]
     metrics = mcnemar = None
@@ -147,20 +149,20 @@ def render_comparison(comparison: Comparison) -> str:
     lines += ["", f"Agreement {comparison.agreement:.4f}, Cohen's kappa {kappa}"]
     for name, (a, b) in comparison.settings.items():
         lines.append(f"Setting {name}: A {json.dumps(a, ensure_ascii=False)}, B {json.dumps(b, ensure_ascii=False)}")
-    for kind in KINDS:
+    for kind in DISAGREEMENT_KINDS:
         rows = [row for row in comparison.disagreements if row["kind"] == kind]
         if rows:
             lines += ["", f"{kind[0].upper()}{kind[1:]}: {len(rows)} clips"]
-            for row in rows[:LISTED]:
+            for row in rows[:MAX_LISTED]:
                 truth = "" if row["truth"] is None else f"  true {row['truth']}"
                 scores = f"A {row['a_label']} {row['a_score']:.3f}, B {row['b_label']} {row['b_score']:.3f}"
                 lines.append(f"  {row['id']}{truth}  {scores}")
-            if len(rows) > LISTED:
-                lines.append(f"  … and {len(rows) - LISTED} more")
+            if len(rows) > MAX_LISTED:
+                lines.append(f"  … and {len(rows) - MAX_LISTED} more")
     return "\n".join(lines)
 
 
-def _matched(run_a: Run, run_b: Run) -> np.ndarray:
+def _matched(run_a: EvaluationRun, run_b: EvaluationRun) -> np.ndarray:
     """The row in B of each clip of A. Raises InvalidInput where labels, clips or truth are not the same."""
     if set(run_a.labels) != set(run_b.labels):
         raise InvalidInput(
@@ -208,9 +210,9 @@ def _differences(
     values, drawn = [], []
     for labels, scores in (a, b):
         values.append(measure(truth, scores, labels, resamples=1))
-        drawn.append(bootstrap(Outcome.of(truth, scores, labels), codes, resamples, seed).metrics)
+        drawn.append(bootstrap(LabelledScores.of(truth, scores, labels), codes, resamples, seed).metrics)
     compared = {}
-    for name in COMPARED:
+    for name in COMPARISON_METRICS:
         of_a, of_b = (each[name] for each in values)
         if of_a is None or of_b is None:
             continue
@@ -218,7 +220,7 @@ def _differences(
         each = drawn[1][name] - drawn[0][name]
         if name == "ece":  # biased: mirrored, as in `metrics.intervals`
             each = 2 * difference - each
-        ends = interval(each) if codes.max() > 0 else None
+        ends = percentile_interval(each) if codes.max() > 0 else None
         compared[name] = {"a": of_a, "b": of_b, "difference": difference, "interval": ends}
     return compared
 
@@ -234,8 +236,8 @@ def _mcnemar(truth: list[Any], a_labels: list[str], b_labels: list[str]) -> dict
 
 def _kind(true: str | None, a: str, b: str) -> str:
     if true is None:
-        return KINDS[3]
-    return KINDS[0] if a == true else KINDS[1] if b == true else KINDS[2]
+        return DISAGREEMENT_KINDS[3]
+    return DISAGREEMENT_KINDS[0] if a == true else DISAGREEMENT_KINDS[1] if b == true else DISAGREEMENT_KINDS[2]
 
 
 def _differing(a: Mapping[str, Any], b: Mapping[str, Any], within: str = "") -> dict[str, list[Any]]:

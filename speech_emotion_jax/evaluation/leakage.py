@@ -22,14 +22,14 @@ from ..corpus import Manifest, read_manifest, write_manifest
 from ..errors import InvalidInput
 from ..runtime.console import aligned
 from .metrics import group_codes
-from .results import Run
+from .results import EvaluationRun
 
 BEFORE = "split_before"  # the column of the old split, beside a new one
 FEW = 10.0  # a label is said to come from few groups below so many
 
 
 @dataclass(frozen=True)
-class Shared:
+class SplitOverlap:
     """Two splits, the groups that are in both, and how many groups and clips that is of each split."""
 
     splits: tuple[str, str]
@@ -40,7 +40,7 @@ class Shared:
 
 
 @dataclass(frozen=True)
-class Scores:
+class SubsetScores:
     """Fractions, on so many labelled clips; macro-F1 averages over the labels that occur in them."""
 
     clips: int
@@ -49,7 +49,7 @@ class Scores:
 
 
 @dataclass(frozen=True)
-class Source:
+class LabelSources:
     """How a label's clips spread over groups. `effective` is 1 / Σ share², the number of groups were they even."""
 
     label: str
@@ -60,12 +60,12 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Beside:
+class ModelAndRule:
     """The model and the rule on the same test clips: those that the run has scored."""
 
     run: str
-    model: Mapping[str, Scores]  # of "all", "shared" and "unshared" clips, those there are
-    rule: Mapping[str, Scores]
+    model: Mapping[str, SubsetScores]  # of "all", "shared" and "unshared" clips, those there are
+    rule: Mapping[str, SubsetScores]
 
 
 @dataclass(frozen=True)
@@ -77,26 +77,26 @@ class Audit:
     clips: int
     groups: int
     labels: Mapping[str, Mapping[str, int]]  # split: {label: clips}; "" for clips without one, or without a split
-    shared: Sequence[Shared]  # training and test first
+    shared: Sequence[SplitOverlap]  # training and test first
     fallback: str | None  # the rule's label where a group is not in training
-    rule: Mapping[str, Scores] | None  # of "all", "shared" and "unshared" test clips, those there are
-    beside: Beside | None
+    rule: Mapping[str, SubsetScores] | None  # of "all", "shared" and "unshared" test clips, those there are
+    beside: ModelAndRule | None
     repeated: int  # groups of two or more labelled clips
     pure: int  # of them, those with one label only
     pure_by_chance: float  # how many of them had one label only, were labels dealt at random
     told: float  # adjusted mutual information over the labels' entropy, from 0 by chance to 1
-    sources: Sequence[Source]
+    sources: Sequence[LabelSources]
 
 
 @dataclass(frozen=True)
-class _Clips:
+class _AuditClips:
     ids: list[str]
     labels: list[str]
     splits: list[str]
     groups: Int[np.ndarray, " clips"]
 
     @classmethod
-    def of(cls, manifest: Manifest, group_by: str) -> _Clips:
+    def of(cls, manifest: Manifest, group_by: str) -> _AuditClips:
         if group_by not in manifest.table.column_names:
             raise InvalidInput(
                 f"{manifest.name} has no column {group_by!r}; group by one of {', '.join(manifest.table.column_names)}"
@@ -129,11 +129,11 @@ def audit(
     A manifest without splits is audited for its labels' sources alone. Raises InvalidInput for columns and splits that
     are not there, and for a run of other clips, and UnreadableInput for files that can't be read.
     """
-    run = None if predictions is None else Run.read(predictions)
+    run = None if predictions is None else EvaluationRun.read(predictions)
     if run is not None and label_map is None:
         label_map = run.record["label_map"]
     manifest = read_manifest(path, columns=columns, label_map=label_map)
-    clips = _Clips.of(manifest, group_by)
+    clips = _AuditClips.of(manifest, group_by)
     if not any(clips.labels):
         raise InvalidInput(f"{path} has no labels; name their column with --columns label=COLUMN")
     split_names = [*dict.fromkeys([train, test]), *sorted(set(clips.splits) - {train, test, ""})]
@@ -178,12 +178,12 @@ def _label_counts(labels: Sequence[str], splits: Sequence[str]) -> dict[str, dic
     return {split: {label: counts[split, label] for label in names} for split in sorted(set(splits))}
 
 
-def _shared(clips: _Clips, first: str, second: str) -> Shared:
+def _shared(clips: _AuditClips, first: str, second: str) -> SplitOverlap:
     masks = clips.of_split(first), clips.of_split(second)
     sets = [np.unique(clips.groups[mask]) for mask in masks]
     both = np.intersect1d(sets[0], sets[1])
     inside = [int(np.isin(clips.groups[mask], both).sum()) for mask in masks]
-    return Shared(
+    return SplitOverlap(
         (first, second),
         len(both),
         (len(sets[0]), len(sets[1])),
@@ -192,7 +192,7 @@ def _shared(clips: _Clips, first: str, second: str) -> Shared:
     )
 
 
-def _rule(clips: _Clips, training: Bool[np.ndarray, " clips"]) -> tuple[list[str], str]:
+def _rule(clips: _AuditClips, training: Bool[np.ndarray, " clips"]) -> tuple[list[str], str]:
     """(What the rule gives each clip, what it gives where the group is not in training)."""
     of_group: dict[int, Counter[str]] = {}
     overall: Counter[str] = Counter()
@@ -216,7 +216,7 @@ def _scores(
     given: Sequence[str],
     tested: Bool[np.ndarray, " clips"],
     known: Bool[np.ndarray, " clips"],
-) -> dict[str, Scores]:
+) -> dict[str, SubsetScores]:
     """Of all tested clips, those whose group is known from training, and the others."""
     scores = {}
     for name, mask in (("all", tested), ("shared", tested & known), ("unshared", tested & ~known)):
@@ -224,17 +224,17 @@ def _scores(
         if places:
             true, top = [truth[each] for each in places], [given[each] for each in places]
             f1 = f1_score(true, top, labels=sorted(set(true)), average="macro", zero_division=0)  # pyright: ignore
-            scores[name] = Scores(len(places), float(accuracy_score(true, top)), float(f1))
+            scores[name] = SubsetScores(len(places), float(accuracy_score(true, top)), float(f1))
     return scores
 
 
 def _beside(
-    run: Run,
-    clips: _Clips,
+    run: EvaluationRun,
+    clips: _AuditClips,
     guess: Sequence[str],
     tested: Bool[np.ndarray, " clips"],
     known: Bool[np.ndarray, " clips"],
-) -> Beside:
+) -> ModelAndRule:
     place = {id: number for number, id in enumerate(clips.ids)}
     given = [""] * len(clips.ids)
     scored = np.zeros(len(clips.ids), bool)
@@ -252,10 +252,12 @@ def _beside(
             f"{run.name} has scored none of the test clips, by their ids (there {run.ids[0]!r}, here"
             f" {clips.ids[0]!r}); name the column of the same ids with --columns id=COLUMN"
         )
-    return Beside(run.name, _scores(clips.labels, given, tested, known), _scores(clips.labels, guess, tested, known))
+    return ModelAndRule(
+        run.name, _scores(clips.labels, given, tested, known), _scores(clips.labels, guess, tested, known)
+    )
 
 
-def _table(clips: _Clips) -> tuple[list[str], Int[np.ndarray, "groups labels"]]:
+def _table(clips: _AuditClips) -> tuple[list[str], Int[np.ndarray, "groups labels"]]:
     """(Labels, clips of each group and label)."""
     names = sorted(set(clips.labels) - {""})
     place = {label: number for number, label in enumerate(names)}
@@ -266,7 +268,7 @@ def _table(clips: _Clips) -> tuple[list[str], Int[np.ndarray, "groups labels"]]:
     return names, counts
 
 
-def _purity(clips: _Clips, labelled: Bool[np.ndarray, " clips"]) -> tuple[int, int, float]:
+def _purity(clips: _AuditClips, labelled: Bool[np.ndarray, " clips"]) -> tuple[int, int, float]:
     """(Groups of two or more clips, those with one label, the expected number of those in a random deal)."""
     _, counts = _table(clips)
     sizes = counts.sum(axis=1)
@@ -282,19 +284,19 @@ def _purity(clips: _Clips, labelled: Bool[np.ndarray, " clips"]) -> tuple[int, i
     return int(repeated.sum()), int(pure.sum()), expected
 
 
-def _told(clips: _Clips, labelled: Bool[np.ndarray, " clips"]) -> float:
+def _told(clips: _AuditClips, labelled: Bool[np.ndarray, " clips"]) -> float:
     labels = [label for label in clips.labels if label]
     if len(set(labels)) < 2:
         return 0.0
     return float(adjusted_mutual_info_score(labels, clips.groups[labelled], average_method="min"))
 
 
-def _sources(clips: _Clips) -> list[Source]:
+def _sources(clips: _AuditClips) -> list[LabelSources]:
     names, counts = _table(clips)
     shares = counts / counts.sum(axis=0)
     effective = 1 / (shares**2).sum(axis=0)
     return [
-        Source(label, int(column.sum()), int((column > 0).sum()), int(column.max()), float(effective[number]))
+        LabelSources(label, int(column.sum()), int((column > 0).sum()), int(column.max()), float(effective[number]))
         for number, (label, column) in enumerate(zip(names, counts.T, strict=True))
     ]
 
@@ -331,7 +333,7 @@ def split_by_group(
     is no fraction.
     """
     manifest = read_manifest(path, columns=columns, label_map=label_map)
-    clips = _Clips.of(manifest, group_by)
+    clips = _AuditClips.of(manifest, group_by)
     if BEFORE in manifest.table.column_names:
         raise InvalidInput(f"{path} has a column {BEFORE} from a split before; rename it, or split the first manifest")
     if test_size is not None and not 0 < test_size < 1:
@@ -367,7 +369,7 @@ def _shares(splits: Sequence[str], test: str, test_size: float | None, path: str
     return {split: test_size if split == test else share * rest for split, share in shares.items()}
 
 
-def _assign(clips: _Clips, shares: Mapping[str, float], seed: int) -> list[str]:
+def _assign(clips: _AuditClips, shares: Mapping[str, float], seed: int) -> list[str]:
     """The split of each clip: the largest groups first, each to the split that lacks most of its labels."""
     labels = sorted(set(clips.labels))
     place = {label: number for number, label in enumerate(labels)}
@@ -463,7 +465,7 @@ def render_split(split: NewSplit) -> str:
     return "\n".join([*lines, "No group is in two of the new splits."])
 
 
-def _scores_lines(by_name: Mapping[str, Mapping[str, Scores]]) -> list[str]:
+def _scores_lines(by_name: Mapping[str, Mapping[str, SubsetScores]]) -> list[str]:
     rows = [("test clips", "", *(f"{name} {what}" for name in by_name for what in ("accuracy", "macro-F1")))]
     titles = {"all": "all", "shared": "of groups in training", "unshared": "of other groups"}
     for key, title in titles.items():

@@ -15,15 +15,15 @@ from jaxtyping import Float
 
 from ..audio import SAMPLE_RATE, feature_frames
 from ..inference import FRAME_BUCKETS, Scorer, bucket, filled
-from .reading import Read, Reading
+from .reading import ClipBatch, ClipInput
 
 LONGEST_SHARED = 768  # frames, up to which buckets are narrow and neighbours share one
 
-Transcribe = Callable[[Sequence[Reading]], None]  # sets text and tokens of readings, or their errors
+Transcribe = Callable[[Sequence[ClipInput]], None]  # sets text and tokens of readings, or their errors
 
 
 @dataclass
-class Result:
+class ClipResult:
     """What is known of a row in the end. Scores and vectors are None where it has an `error`."""
 
     number: int  # of the row
@@ -37,11 +37,11 @@ class Result:
 
 
 @dataclass
-class Scored:
+class ScoredBatch:
     """A batch that was scored."""
 
     number: int
-    results: list[Result]
+    results: list[ClipResult]
 
 
 class _Shape(NamedTuple):
@@ -57,13 +57,15 @@ class _Load(NamedTuple):
     """Rows of one shape for one device, and where their results belong. A batch without a good row has one of none."""
 
     shape: _Shape
-    readings: list[Reading]
-    results: list[Result]
-    batch: Scored
+    readings: list[ClipInput]
+    results: list[ClipResult]
+    batch: ScoredBatch
     last: bool  # of its batch
 
 
-def score(batches: Iterable[Read], scorer: Scorer, batch_size: int, transcribe: Transcribe) -> Iterator[Scored]:
+def score_batches(
+    batches: Iterable[ClipBatch], scorer: Scorer, batch_size: int, transcribe: Transcribe
+) -> Iterator[ScoredBatch]:
     """Score batches, all devices of the scorer's mesh at a time.
 
     The devices work on one group of batches while the one before it is fetched and the next one is put together.
@@ -78,7 +80,9 @@ def score(batches: Iterable[Read], scorer: Scorer, batch_size: int, transcribe: 
         yield from running.fetch()
 
 
-def _groups(batches: Iterable[Read], scorer: Scorer, batch_size: int, transcribe: Transcribe) -> Iterator[list[_Load]]:
+def _groups(
+    batches: Iterable[ClipBatch], scorer: Scorer, batch_size: int, transcribe: Transcribe
+) -> Iterator[list[_Load]]:
     """Neighbours of one shape, at most one a device."""
     group: list[_Load] = []
     for batch in batches:
@@ -92,12 +96,12 @@ def _groups(batches: Iterable[Read], scorer: Scorer, batch_size: int, transcribe
         yield group
 
 
-def _lacks_text(reading: Reading, scorer: Scorer) -> bool:
+def _lacks_text(reading: ClipInput, scorer: Scorer) -> bool:
     return scorer.config.text is not None and reading.tokens is None
 
 
-def _loads(batch: Read, scorer: Scorer, batch_size: int) -> list[_Load]:
-    scored = Scored(batch.number, [_result(each) for each in batch.readings])
+def _loads(batch: ClipBatch, scorer: Scorer, batch_size: int) -> list[_Load]:
+    scored = ScoredBatch(batch.number, [_result(each) for each in batch.readings])
     pairs = [pair for pair in zip(batch.readings, scored.results, strict=True) if pair[0].error is None]
     loads: list[_Load] = []
     for key in sorted({_apart(reading) for reading, _ in pairs}):
@@ -108,7 +112,7 @@ def _loads(batch: Read, scorer: Scorer, batch_size: int) -> list[_Load]:
     return [*loads[:-1], loads[-1]._replace(last=True)]
 
 
-def _apart(reading: Reading) -> tuple[bool, int]:
+def _apart(reading: ClipInput) -> tuple[bool, int]:
     """Rows of a batch that differ in this are not computed together: a long clip would make all others as long."""
     if reading.clip is None:
         return False, 0
@@ -116,13 +120,13 @@ def _apart(reading: Reading) -> tuple[bool, int]:
     return reading.clip.truncated, frames if frames > LONGEST_SHARED else 0
 
 
-def _result(reading: Reading) -> Result:
+def _result(reading: ClipInput) -> ClipResult:
     truncated = any(part is not None and part.truncated for part in (reading.clip, reading.tokens))
     duration = None if reading.clip is None else reading.clip.samples / SAMPLE_RATE
-    return Result(reading.row.number, reading.text, duration, truncated, reading.error)
+    return ClipResult(reading.row.number, reading.text, duration, truncated, reading.error)
 
 
-def _shape(readings: Sequence[Reading], scorer: Scorer, batch_size: int) -> _Shape:
+def _shape(readings: Sequence[ClipInput], scorer: Scorer, batch_size: int) -> _Shape:
     frames = [feature_frames(len(each.clip.waveform)) for each in readings if each.clip is not None]
     tokens = [len(each.tokens.ids) for each in readings if each.tokens is not None]
     return _Shape(
@@ -148,7 +152,7 @@ class _Running:
         scores = scorer.probabilities(audio, spoken) if rows else None
         self._found = scores, audio, spoken
 
-    def fetch(self) -> Iterator[Scored]:
+    def fetch(self) -> Iterator[ScoredBatch]:
         """Wait for the devices, put what they found into the results, and give the batches that are done by that."""
         scores, audio, spoken = (None if each is None else np.asarray(each) for each in self._found)
         for place, load in enumerate(self.loads):

@@ -38,7 +38,7 @@ INTERVAL = (2.5, 97.5)  # percentiles of the bootstrap: 95 %
 
 
 @dataclass(frozen=True)
-class Outcome:
+class LabelledScores:
     """What the metrics take of each clip. Labels are numbers, by their place in `labels`."""
 
     labels: tuple[str, ...]
@@ -50,7 +50,7 @@ class Outcome:
     @classmethod
     def of(
         cls, truth: Sequence[str], probabilities: Float[np.ndarray, "clips labels"], labels: Sequence[str]
-    ) -> Outcome:
+    ) -> LabelledScores:
         """Raises InvalidInput where there is no clip, one label, a true label the checkpoint lacks, or no fraction."""
         if len(labels) < 2:
             raise InvalidInput(
@@ -82,18 +82,18 @@ class Outcome:
         return cls(tuple(labels), true, top, scores[clips, top], loss)
 
     @property
-    def right(self) -> Bool[np.ndarray, " clips"]:
+    def correct(self) -> Bool[np.ndarray, " clips"]:
         return self.top == self.true
 
     @property
-    def bin(self) -> Int[np.ndarray, " clips"]:
+    def confidence_bin(self) -> Int[np.ndarray, " clips"]:
         """The bin of each clip's confidence."""
         return np.clip(np.searchsorted(EDGES, self.confidence, side="left") - 1, 0, BINS - 1)
 
     @property
-    def gaps(self) -> Float[np.ndarray, " bins"]:
+    def bin_gaps(self) -> Float[np.ndarray, " bins"]:
         """Accuracy minus confidence of each bin, times its share of the clips. ECE is the sum of their sizes."""
-        return np.bincount(self.bin, self.right - self.confidence, minlength=BINS) / len(self.true)
+        return np.bincount(self.confidence_bin, self.correct - self.confidence, minlength=BINS) / len(self.true)
 
 
 def measure(
@@ -116,10 +116,10 @@ def measure(
     {"labels", "counts"} (a row a true label, a column a predicted one), "reliability" {"edges" (16), "count" (15),
     "confidence" and "accuracy" (their means in the bin, None in an empty one)}, "intervals" {metric: [low, high]}
     (95 %; {} where there are not two groups to draw from), "clips", "groups" (how many, None without), "labels" (the
-    checkpoint's), "truth_labels" (those that occur). Raises InvalidInput as `Outcome.of`, and where `groups` has
+    checkpoint's), "truth_labels" (those that occur). Raises InvalidInput as `LabelledScores.of`, and where `groups` has
     another length.
     """
-    outcome = Outcome.of(truth, probabilities, labels)
+    outcome = LabelledScores.of(truth, probabilities, labels)
     true, top, count = outcome.true, outcome.top, len(labels)
     supports = np.bincount(true, minlength=count)
     present = np.flatnonzero(supports).tolist()
@@ -143,9 +143,9 @@ def measure(
             for name, value in zip(("precision", "recall", "f1"), weighted, strict=True)
         },
         **{f"macro_{name}": float(value) for name, value in zip(("precision", "recall", "f1"), macro, strict=True)},
-        "ece": float(np.abs(outcome.gaps).sum()),
+        "ece": float(np.abs(outcome.bin_gaps).sum()),
         "log_loss": None if outcome.loss is None else float(outcome.loss.mean()),
-        "intervals": intervals(outcome, bootstrap(outcome, codes, resamples, seed)) if several else {},
+        "intervals": confidence_intervals(outcome, bootstrap(outcome, codes, resamples, seed)) if several else {},
         "per_class": {
             label: {
                 "precision": float(single[0][number]),
@@ -180,10 +180,12 @@ class Resamples:
     """Metrics of resamples: each value is what `measure` gives for the clips drawn."""
 
     metrics: dict[str, Float[np.ndarray, " resamples"]]
-    gaps: Float[np.ndarray, "resamples bins"]  # as `Outcome.gaps`
+    bin_gaps: Float[np.ndarray, "resamples bins"]  # as `LabelledScores.gaps`
 
 
-def bootstrap(outcome: Outcome, codes: Int[np.ndarray, " clips"], resamples: int = 1000, seed: int = 0) -> Resamples:
+def bootstrap(
+    outcome: LabelledScores, codes: Int[np.ndarray, " clips"], resamples: int = 1000, seed: int = 0
+) -> Resamples:
     """Draw as many groups as there are, with replacement, each with all its clips, and measure; `resamples` times.
 
     `codes` are the groups' numbers (`group_codes`). The same codes and seed draw the same clips, which pairs the
@@ -191,7 +193,7 @@ def bootstrap(outcome: Outcome, codes: Int[np.ndarray, " clips"], resamples: int
     """
     rng = np.random.default_rng(seed)
     groups, labels = codes.max() + 1, len(outcome.labels)
-    cell, bins, gap = outcome.true * labels + outcome.top, outcome.bin, outcome.right - outcome.confidence
+    cell, bins, gap = outcome.true * labels + outcome.top, outcome.confidence_bin, outcome.correct - outcome.confidence
     confusion = np.empty((resamples, labels * labels))
     gaps, loss = np.empty((resamples, BINS)), np.empty(resamples)
     for number in range(resamples):
@@ -204,17 +206,19 @@ def bootstrap(outcome: Outcome, codes: Int[np.ndarray, " clips"], resamples: int
     return Resamples(metrics if outcome.loss is None else metrics | {"log_loss": loss}, gaps)
 
 
-def intervals(outcome: Outcome, drawn: Resamples) -> dict[str, list[float]]:
+def confidence_intervals(outcome: LabelledScores, drawn: Resamples) -> dict[str, list[float]]:
     """{metric: [low, high]} at 95 %."""
-    ece = np.abs(outcome.gaps).sum()
-    low, high = interval(2 * ece - drawn.metrics["ece"])
-    noise = np.abs(drawn.gaps - outcome.gaps).sum(axis=1)  # the ECE that a calibrated checkpoint would show
+    ece = np.abs(outcome.bin_gaps).sum()
+    low, high = percentile_interval(2 * ece - drawn.metrics["ece"])
+    noise = np.abs(drawn.bin_gaps - outcome.bin_gaps).sum(axis=1)  # the ECE that a calibrated checkpoint would show
     if ece <= np.percentile(noise, INTERVAL[1]):
         low = 0.0
-    return {name: interval(values) for name, values in drawn.metrics.items()} | {"ece": [max(low, 0.0), max(high, 0.0)]}
+    return {name: percentile_interval(values) for name, values in drawn.metrics.items()} | {
+        "ece": [max(low, 0.0), max(high, 0.0)]
+    }
 
 
-def interval(values: Float[np.ndarray, " resamples"]) -> list[float]:
+def percentile_interval(values: Float[np.ndarray, " resamples"]) -> list[float]:
     """[low, high] that hold 95 % of the resamples' values, as many outside at either end."""
     return [float(end) for end in np.percentile(values, INTERVAL)]
 
@@ -239,16 +243,16 @@ def _averages(
     }
 
 
-def _reliability(outcome: Outcome) -> dict[str, list[Any]]:
-    count = np.bincount(outcome.bin, minlength=BINS)
+def _reliability(outcome: LabelledScores) -> dict[str, list[Any]]:
+    count = np.bincount(outcome.confidence_bin, minlength=BINS)
 
     def means(values: np.ndarray) -> list[float | None]:
-        sums = np.bincount(outcome.bin, values, minlength=BINS)
+        sums = np.bincount(outcome.confidence_bin, values, minlength=BINS)
         return [float(total / clips) if clips else None for total, clips in zip(sums, count, strict=True)]
 
     return {
         "edges": EDGES.tolist(),
         "count": count.tolist(),
         "confidence": means(outcome.confidence),
-        "accuracy": means(outcome.right),
+        "accuracy": means(outcome.correct),
     }

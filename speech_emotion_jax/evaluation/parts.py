@@ -14,16 +14,16 @@ import pyarrow.parquet as pq
 from ..corpus import Manifest
 from ..errors import InvalidInput, UnreadableInput
 from ..runtime.storage import Folder
-from .batches import WINDOW, Batches
-from .mesh import Scored
-from .results import SCORE
+from .batches import WINDOW, BatchPlan
+from .mesh import ScoredBatch
+from .results import SCORE_PREFIX
 
 _PART = "part-"
 _META = b"speech_emotion_jax"
 
 
 @dataclass(frozen=True)
-class Effort:
+class Throughput:
     """What scoring some batches took."""
 
     clips: int = 0
@@ -31,8 +31,8 @@ class Effort:
     seconds: float = 0.0
     compile_seconds: float = 0.0
 
-    def __add__(self, other: Effort) -> Effort:
-        return Effort(
+    def __add__(self, other: Throughput) -> Throughput:
+        return Throughput(
             self.clips + other.clips,
             self.audio_seconds + other.audio_seconds,
             self.seconds + other.seconds,
@@ -41,23 +41,23 @@ class Effort:
 
 
 @dataclass(frozen=True)
-class Part:
+class ResultPart:
     """A file of scored batches."""
 
     name: str
     batches: tuple[int, ...]
-    effort: Effort
+    effort: Throughput
 
 
-class Parts:
+class ResultParts:
     """The parts in a run's folder."""
 
     def __init__(self, folder: Folder, labels: Sequence[str]):
         self.folder = folder
         self.labels = tuple(labels)
-        self._known: dict[str, Part] = {}  # a part that is there never changes
+        self._known: dict[str, ResultPart] = {}  # a part that is there never changes
 
-    def all(self) -> list[Part]:
+    def all(self) -> list[ResultPart]:
         """The parts there are. Raises UnreadableInput for one that is broken."""
         names = [name for name in self.folder.names() if name.startswith(_PART)]
         for name in names:
@@ -65,14 +65,14 @@ class Parts:
                 continue
             try:
                 meta = json.loads(pq.read_schema(self.folder.open_to_arrow(name)).metadata[_META])
-                self._known[name] = Part(name, tuple(meta["batches"]), Effort(**meta["effort"]))
+                self._known[name] = ResultPart(name, tuple(meta["batches"]), Throughput(**meta["effort"]))
             except (pa.ArrowException, ValueError, KeyError, TypeError) as error:
                 raise UnreadableInput(
                     f"{self.folder.path(name)} is broken ({error}); remove it, and its clips are scored again"
                 ) from error
         return [self._known[name] for name in names]
 
-    def save(self, batches: Sequence[Scored], effort: Effort) -> None:
+    def save(self, batches: Sequence[ScoredBatch], effort: Throughput) -> None:
         """Write some batches as one part, at once."""
         rows = [(batch.number, result) for batch in batches for result in batch.results]
         results = [result for _, result in rows]
@@ -102,15 +102,15 @@ class Parts:
 
 
 @dataclass(frozen=True)
-class Merge:
+class OrderedResults:
     """The rows of all parts in the manifest's order, a window of the manifest at a time."""
 
-    parts: Parts
+    parts: ResultParts
     manifest: Manifest
-    batches: Batches
+    batches: BatchPlan
 
     @cached_property
-    def _holders(self) -> dict[int, Part]:
+    def _holders(self) -> dict[int, ResultPart]:
         """{batch: the part that has it}; one that was scored twice, by a host that was thought dead, is taken once."""
         return {batch: part for part in self.parts.all() for batch in part.batches}
 
@@ -171,7 +171,7 @@ def _predictions(given: pa.Table, found: pa.Table, labels: Sequence[str]) -> pa.
     columns["top_label"] = pa.array(np.array(labels, object)[top], pa.string(), mask=none)
     columns["top_score"] = pa.array(scores[np.arange(len(scores)), top], pa.float32(), mask=none)
     for index, label in enumerate(labels):
-        columns[SCORE + label] = pa.array(scores[:, index], pa.float32(), mask=none)
+        columns[SCORE_PREFIX + label] = pa.array(scores[:, index], pa.float32(), mask=none)
     for name in ("duration", "truncated", "error"):
         columns[name] = found.column(name)
     return pa.table(columns)

@@ -12,15 +12,15 @@ from ..corpus import Row, locate
 from ..errors import SpeechEmotionError
 from ..inference import Scorer
 from ..text import Tokens
-from .batches import Batches
+from .batches import BatchPlan
 
 # Threads, no processes, which have to start and send what they decode (scripts/benchmark_bulk.py has figures). One is
 # enough for a local disk; the others wait for a network one.
-THREADS = 4
+READER_THREADS = 4
 
 
 @dataclass
-class Reading:
+class ClipInput:
     """A row as it was read. `clip` and `tokens` are None where the mode has no use for them, or for the `error`."""
 
     row: Row
@@ -32,35 +32,35 @@ class Reading:
 
 
 @dataclass
-class Read:
+class ClipBatch:
     """A batch that was read."""
 
     number: int
-    readings: list[Reading]
+    readings: list[ClipInput]
 
 
 def read_ahead(
-    batches: Batches,
+    batches: BatchPlan,
     numbers: Sequence[int],
     scorer: Scorer,
     source: Callable[[Row], AudioSource | None],
     *,
     ahead: int,
-) -> Iterator[Read]:
+) -> Iterator[ClipBatch]:
     """The batches of these numbers, in order, up to `ahead` of them read before they are asked for.
 
     A text that is missing is left to be transcribed. What can't be read has its error, and raises nothing.
     """
 
-    def read(number: int) -> Read:
-        return Read(number, [_read(row, source(row), scorer) for row in batches[number]])
+    def read(number: int) -> ClipBatch:
+        return ClipBatch(number, [_read(row, source(row), scorer) for row in batches[number]])
 
-    options = grain.ReadOptions(num_threads=min(THREADS, ahead), prefetch_buffer_size=ahead)
+    options = grain.ReadOptions(num_threads=min(READER_THREADS, ahead), prefetch_buffer_size=ahead)
     yield from grain.MapDataset.source(numbers).map(read).to_iter_dataset(options)
 
 
-def _read(row: Row, source: AudioSource | None, scorer: Scorer) -> Reading:
-    reading = Reading(row, source, row.text if scorer.config.text is not None else None)
+def _read(row: Row, source: AudioSource | None, scorer: Scorer) -> ClipInput:
+    reading = ClipInput(row, source, row.text if scorer.config.text is not None else None)
     try:
         reading.clip = scorer.clip(source)
         if reading.text is not None:
@@ -70,7 +70,7 @@ def _read(row: Row, source: AudioSource | None, scorer: Scorer) -> Reading:
     return reading
 
 
-def recording(row: Row, root: str) -> AudioSource | None:
+def recording_source(row: Row, root: str) -> AudioSource | None:
     """What a row names below the audio root: a file, a record of a shard, or a cut of either; None where nothing."""
     if row.shard is not None and row.record is not None:
         whole = PackedRecording(locate(row.shard, root), row.record)

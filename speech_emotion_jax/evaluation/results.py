@@ -18,12 +18,12 @@ from ..runtime.storage import Folder
 
 RECORD = "run.json"
 PREDICTIONS = "predictions.parquet"
-SCORE = "score_"  # of every label's column
+SCORE_PREFIX = "score_"  # of every label's column
 SCHEMA = 1
 
 
 @dataclass(frozen=True)
-class Run:
+class EvaluationRun:
     """What `evaluate` wrote.
 
     `record` is run.json: "labels" in the checkpoint's order, "columns" {field: the manifest's column}, "label_map",
@@ -35,7 +35,7 @@ class Run:
     table: pa.Table
 
     @classmethod
-    def read(cls, path: str) -> Run:
+    def read(cls, path: str) -> EvaluationRun:
         """Read a run's folder. Raises UnreadableInput where there is none or it is not finished."""
         folder = Folder.open(path)
         missing = [name for name in (RECORD, PREDICTIONS) if not folder.holds(name)]
@@ -49,7 +49,7 @@ class Run:
             if record["schema"] != SCHEMA:
                 raise ValueError(f"schema {record['schema']}")
             for label in record["labels"]:
-                table.column(SCORE + label)
+                table.column(SCORE_PREFIX + label)
         except (ValueError, KeyError, TypeError, pa.ArrowException) as error:
             raise UnreadableInput(f"{path} can't be read ({error}); score the corpus again") from error
         return cls(path, record, table)
@@ -62,7 +62,7 @@ class Run:
     @cached_property
     def probabilities(self) -> Float[np.ndarray, "clips labels"]:
         """What the checkpoint gave, float64; NaN where a clip has an error."""
-        columns = [self.table.column(SCORE + label).to_numpy() for label in self.labels]
+        columns = [self.table.column(SCORE_PREFIX + label).to_numpy() for label in self.labels]
         return np.stack(columns, axis=1).astype(np.float64)
 
     @cached_property
@@ -91,7 +91,7 @@ class Run:
         return self.table.column(name).to_pylist()
 
 
-def claim(folder: Folder, name: str, record: Mapping[str, Any]) -> None:
+def claim_folder(folder: Folder, name: str, record: Mapping[str, Any]) -> None:
     """Make the folder that of the run which `record` describes, kept in the file `name`.
 
     Raises InvalidInput, with the differences, where it is another's.

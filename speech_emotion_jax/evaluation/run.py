@@ -35,14 +35,14 @@ from ..runtime.progress import progress
 from ..runtime.storage import Folder, is_remote
 from ..runtime.versions import versions
 from ..whisper import TranscriptionOptions, WhisperPipeline
-from .batches import Batches
-from .mesh import Scored, score
+from .batches import BatchPlan
+from .mesh import ScoredBatch, score_batches
 from .metrics import measure
-from .parts import Effort, Merge, Parts, write_tables
-from .reading import Reading, read_ahead, recording
+from .parts import OrderedResults, ResultParts, Throughput, write_tables
+from .reading import ClipInput, read_ahead, recording_source
 from .report.lines import summary
 from .report.page import write_report
-from .results import PREDICTIONS, RECORD, SCHEMA, Run, claim
+from .results import PREDICTIONS, RECORD, SCHEMA, EvaluationRun, claim_folder
 
 logger = logging.getLogger("speech_emotion_jax")
 
@@ -137,13 +137,15 @@ def evaluate(job: EvaluateConfig) -> EvaluateResult:
         "label_map": dict(manifest.label_map),
         "settings": _settings(job, batch_size, manifest, checkpoint, mesh.devices.flat[0]),
     }
-    claim(folder, RECORD, record)
+    claim_folder(folder, RECORD, record)
     shared = share(folder)
     if _finished(folder, job):
         return _outcome(folder)
 
-    parts = Parts(folder, config.labels)
-    batches = Batches(manifest, batch_size, lambda row: recording(row, job.root), hears=config.audio is not None)
+    parts = ResultParts(folder, config.labels)
+    batches = BatchPlan(
+        manifest, batch_size, lambda row: recording_source(row, job.root), has_audio=config.audio is not None
+    )
     if not folder.holds(PREDICTIONS):
         mine = _share(len(batches), parts)
         if mine:
@@ -157,7 +159,7 @@ def evaluate(job: EvaluateConfig) -> EvaluateResult:
         return _await_report(folder)
     if not folder.holds(PREDICTIONS):
         _await_parts(parts, len(batches))
-        _merge(folder, Merge(parts, manifest, batches), config, job)
+        _merge(folder, OrderedResults(parts, manifest, batches), config, job)
     _describe(folder, job, record, mesh.size)
     parts.remove()
     return _outcome(folder)
@@ -197,7 +199,7 @@ def _finished(folder: Folder, job: EvaluateConfig) -> bool:
     return not folder.holds(METRICS) or json.loads(folder.read(METRICS))["group_by"] == job.group_by
 
 
-def _share(count: int, parts: Parts) -> list[int]:
+def _share(count: int, parts: ResultParts) -> list[int]:
     """The batches that this host has to score still."""
     done = {number for part in parts.all() for number in part.batches}
     hosts, host = jax.process_count(), jax.process_index()
@@ -206,10 +208,15 @@ def _share(count: int, parts: Parts) -> list[int]:
 
 
 def _score(
-    job: EvaluateConfig, manifest: Manifest, batches: Batches, numbers: Sequence[int], scorer: Scorer, parts: Parts
+    job: EvaluateConfig,
+    manifest: Manifest,
+    batches: BatchPlan,
+    numbers: Sequence[int],
+    scorer: Scorer,
+    parts: ResultParts,
 ) -> None:
     clips = min(len(numbers) * batches.batch_size, len(manifest))
-    pending: list[Scored] = []
+    pending: list[ScoredBatch] = []
     started, compiled = time.perf_counter(), 0.0
     reads = read_ahead(batches, numbers, scorer, batches.source, ahead=2 * scorer.mesh.size + 2)
     transcriber = _Transcriber(job, batches.batch_size, scorer)
@@ -223,7 +230,7 @@ def _score(
 
     try:
         with progress(f"Scoring {clips:,} clips", clips) as advance:
-            for scored in score(reads, scorer, batches.batch_size, transcriber):
+            for scored in score_batches(reads, scorer, batches.batch_size, transcriber):
                 pending.append(scored)
                 advance(len(scored.results))
                 if time.perf_counter() - started >= job.save_every:
@@ -233,9 +240,9 @@ def _score(
         transcriber.close()
 
 
-def _effort(batches: Sequence[Scored], seconds: float, compile_seconds: float) -> Effort:
+def _effort(batches: Sequence[ScoredBatch], seconds: float, compile_seconds: float) -> Throughput:
     results = [result for batch in batches for result in batch.results]
-    effort = Effort(len(results), sum(each.duration or 0.0 for each in results), seconds, compile_seconds)
+    effort = Throughput(len(results), sum(each.duration or 0.0 for each in results), seconds, compile_seconds)
     logger.info("%d clips scored, %.1f s of sound a second", effort.clips, effort.audio_seconds / seconds)
     return effort
 
@@ -249,7 +256,7 @@ class _Transcriber:
         self._scorer = scorer
         self._whisper: WhisperPipeline | None = None
 
-    def __call__(self, readings: Sequence[Reading]) -> None:
+    def __call__(self, readings: Sequence[ClipInput]) -> None:
         if not readings:
             return
         if self._whisper is None:
@@ -273,7 +280,7 @@ class _Transcriber:
             self._whisper.close()
 
 
-def _await_parts(parts: Parts, count: int) -> None:
+def _await_parts(parts: ResultParts, count: int) -> None:
     """Wait for the other hosts' shares. A host that dies ends this one, too."""
     if jax.process_count() == 1:
         return
@@ -296,19 +303,19 @@ def _own_share(folder: Folder, scored: int) -> str:
     )
 
 
-def _merge(folder: Folder, merge: Merge, config: EmotionConfig, job: EvaluateConfig) -> None:
+def _merge(folder: Folder, merge: OrderedResults, config: EmotionConfig, job: EvaluateConfig) -> None:
     with progress("Writing the predictions"):
         if job.embeddings:
             vectors = merge.embeddings(audio=config.audio is not None, text=config.text is not None)
             write_tables(folder, EMBEDDINGS, vectors)
-        effort = sum((part.effort for part in merge.parts.all()), start=Effort())
+        effort = sum((part.effort for part in merge.parts.all()), start=Throughput())
         folder.write(THROUGHPUT, json.dumps(asdict(effort), indent=1).encode())
         write_tables(folder, PREDICTIONS, merge.predictions())
 
 
 def _describe(folder: Folder, job: EvaluateConfig, record: Mapping[str, Any], devices: int) -> None:
     """Metrics and report of the predictions."""
-    run = Run.read(job.output)
+    run = EvaluationRun.read(job.output)
     metrics = None
     rows = [row for row, (good, truth) in enumerate(zip(run.scored, run.truth, strict=True)) if good and truth]
     if rows:
@@ -338,7 +345,7 @@ def _describe(folder: Folder, job: EvaluateConfig, record: Mapping[str, Any], de
 
 
 def _outcome(folder: Folder) -> EvaluateResult:
-    run = Run.read(folder.name)
+    run = EvaluationRun.read(folder.name)
     metrics = json.loads(folder.read(METRICS)) if folder.holds(METRICS) else None
     errors = int((~run.scored).sum())
     return EvaluateResult(True, len(run.scored), errors, summary(run, metrics, json.loads(folder.read(THROUGHPUT))))

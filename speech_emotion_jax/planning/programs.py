@@ -15,7 +15,7 @@ from ..inference import FRAME_BUCKETS, TOKEN_BUCKETS, bucket
 from ..models import EmotionModel, abstract_model, audio_encoder_flops, parameter_shapes, text_encoder_flops
 from ..runtime.precision import parameter_dtype
 from ..runtime.sharding import BATCH, parameter_shardings
-from ..training import Method, Optimizer, compiled_step, frozen_layers, make_optimizer, trainable
+from ..training import OptimizerConfig, TrainingMethod, frozen_layers, jit_step, make_optimizer, trainable_paths
 
 Program = tuple[Any, tuple[Any, ...]]  # a jitted function, and its inputs as jax.ShapeDtypeStruct
 
@@ -58,15 +58,15 @@ def training(config: EmotionConfig, mesh: Mesh, clips: int, seconds: float, toke
     fusion mode frozen, each layer computed anew on the way back.
     """
     shapes = parameter_shapes(config)
-    settings = Optimizer(freeze=("text_encoder",) if config.audio is not None and config.text is not None else ())
+    settings = OptimizerConfig(freeze=("text_encoder",) if config.audio is not None and config.text is not None else ())
     places = parameter_shardings(shapes, mesh)
-    learns = trainable(shapes, settings.freeze)
+    learns = trainable_paths(shapes, settings.freeze)
     parameters = {
         path: jax.ShapeDtypeStruct(shape, jnp.float32, sharding=places[path]) for path, shape in shapes.items()
     }
     learning: Any = {path: leaf for path, leaf in parameters.items() if path in learns}
     frozen = {path: leaf for path, leaf in parameters.items() if path not in learns}
-    method = Method(
+    method = TrainingMethod(
         config,
         make_optimizer(settings, shapes, 10_000),
         jnp.ones(len(config.labels)),
@@ -77,7 +77,7 @@ def training(config: EmotionConfig, mesh: Mesh, clips: int, seconds: float, toke
     shardings = method.shardings(learning, mesh)
     state = jax.tree.map(
         lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
-        jax.eval_shape(method.begin, learning),
+        jax.eval_shape(method.init_state, learning),
         shardings,
     )
     divided = NamedSharding(mesh, PartitionSpec(None, BATCH))
@@ -91,7 +91,7 @@ def training(config: EmotionConfig, mesh: Mesh, clips: int, seconds: float, toke
     batch = {name: jax.ShapeDtypeStruct((1, clips, *shape), dtype, sharding=divided) for name, shape, dtype in arrays}
     key = jax.eval_shape(lambda: jax.random.key(0))
     key = jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=NamedSharding(mesh, PartitionSpec()))
-    return compiled_step(method, shardings, mesh), (state, frozen, batch, key)
+    return jit_step(method, shardings, mesh), (state, frozen, batch, key)
 
 
 def model_flops(config: EmotionConfig, seconds: float, tokens: int, *, train: bool) -> float:

@@ -1,20 +1,20 @@
 """Fine-tuning: recipes, data, loss, optimizer, the loop, and cross-validation."""
 
 from .folds import cross_validate
-from .optimizer import frozen_layers, make_optimizer, trainable
-from .recipe import Optimizer, read_recipe
+from .optimizer import frozen_layers, make_optimizer, trainable_paths
+from .recipe import OptimizerConfig, read_recipe
 from .run import TrainConfig, train
-from .step import Method, compiled_step
+from .step import TrainingMethod, jit_step
 
 __all__ = [
-    "Method",
-    "Optimizer",
+    "OptimizerConfig",
     "TrainConfig",
-    "compiled_step",
+    "TrainingMethod",
     "cross_validate",
     "frozen_layers",
+    "jit_step",
     "make_optimizer",
     "read_recipe",
     "train",
-    "trainable",
+    "trainable_paths",
 ]

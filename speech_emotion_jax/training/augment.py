@@ -7,10 +7,10 @@ import soxr
 from jaxtyping import Float
 
 from ..audio import MIN_SAMPLES, SAMPLE_RATE
-from .recipe import Augment
+from .recipe import AugmentConfig
 
 
-def crop(
+def random_crop(
     waveform: Float[np.ndarray, " samples"], max_seconds: float, rng: np.random.Generator
 ) -> Float[np.ndarray, " fewer_samples"]:
     """A random part of at most max_seconds, each start equally likely; a shorter clip as it is."""
@@ -21,8 +21,8 @@ def crop(
     return waveform[start : start + length]
 
 
-def augmented(
-    waveform: Float[np.ndarray, " samples"], settings: Augment, rng: np.random.Generator
+def augment_waveform(
+    waveform: Float[np.ndarray, " samples"], settings: AugmentConfig, rng: np.random.Generator
 ) -> Float[np.ndarray, " other_samples"]:
     """The clip (samples,) float32, 16 kHz, at another speed and, by chance, with noise; the argument is left alone.
 

@@ -17,7 +17,7 @@ from jaxtyping import Int
 from ..inference import FRAME_BUCKETS, TOKEN_BUCKETS, bucket
 
 
-class Batch(NamedTuple):
+class TrainingBatch(NamedTuple):
     """The clips (their numbers) of a step, and what they are padded to.
 
     `real` of them are the step's own; those behind fill it up and count for nothing. `frames` and `tokens` are buckets,
@@ -30,7 +30,7 @@ class Batch(NamedTuple):
     tokens: int | None
 
 
-class Steps:
+class StepBatches:
     """The batches of all steps.
 
     `frames` and `tokens` are the most that each clip can have; `labels` their labels' numbers. The clips of `pool`
@@ -61,10 +61,10 @@ class Steps:
     def __len__(self) -> int:
         return self.epochs * self.per_epoch
 
-    def __getitem__(self, step: int) -> Batch:
+    def __getitem__(self, step: int) -> TrainingBatch:
         epoch, place = divmod(step, self.per_epoch)
         clips = self._epoch(epoch)[place]
-        return padded(clips, self.batch_size, self._frames, self._tokens)
+        return pad_batch(clips, self.batch_size, self._frames, self._tokens)
 
     def _shuffled(self, epoch: int) -> list[Int[np.ndarray, " clips"]]:
         rng = np.random.default_rng([self.seed, epoch])
@@ -84,27 +84,27 @@ class Steps:
         return [batches[place] for place in rng.permutation(len(batches))]
 
 
-def in_order(
+def length_sorted_batches(
     frames: Int[np.ndarray, " clips"] | None, tokens: Int[np.ndarray, " clips"] | None, batch_size: int
-) -> list[Batch]:
+) -> list[TrainingBatch]:
     """Every clip once, those of about one length together: for what is computed once, and for validation."""
     lengths = frames if frames is not None else tokens
     assert lengths is not None, "a mode hears or reads"
     order = np.argsort(lengths, kind="stable")
     return [
-        padded(order[start : start + batch_size], batch_size, frames, tokens)
+        pad_batch(order[start : start + batch_size], batch_size, frames, tokens)
         for start in range(0, len(order), batch_size)
     ]
 
 
-def padded(
+def pad_batch(
     clips: Int[np.ndarray, " some"],
     batch_size: int,
     frames: Int[np.ndarray, " clips"] | None,
     tokens: Int[np.ndarray, " clips"] | None,
-) -> Batch:
+) -> TrainingBatch:
     """A batch of these clips, filled up with the first one."""
-    return Batch(
+    return TrainingBatch(
         np.concatenate([clips, np.full(batch_size - len(clips), clips[0])]),
         len(clips),
         None if frames is None else bucket(int(frames[clips].max()), FRAME_BUCKETS),

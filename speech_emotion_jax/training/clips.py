@@ -31,13 +31,13 @@ from ..audio import (
     stated_seconds,
 )
 from ..errors import SpeechEmotionError
-from ..evaluation import THREADS
+from ..evaluation import READER_THREADS
 from ..inference import pad_tokens
 from ..runtime.progress import progress
 from ..runtime.sharding import BATCH
-from .augment import augmented, crop
-from .batches import Batch, in_order
-from .recipe import Augment
+from .augment import augment_waveform, random_crop
+from .batches import TrainingBatch, length_sorted_batches
+from .recipe import AugmentConfig
 
 logger = logging.getLogger("speech_emotion_jax")
 
@@ -48,7 +48,7 @@ Arrays = dict[str, Any]  # of numpy or on the devices; the names are those of th
 
 
 @dataclass
-class Clips:
+class TrainingClips:
     """Clips with their labels' numbers.
 
     `sources` and `ids` are None where the mode has no use for them. `vectors` holds what was computed once: "audio",
@@ -61,7 +61,7 @@ class Clips:
     pad_token: int
     padding_value: float
     max_seconds: float
-    augment: Augment
+    augment: AugmentConfig
     samples: Int[np.ndarray, " clips"] | None = None  # as the headers state them
     vectors: dict[str, Float[np.ndarray, "clips width"]] = field(default_factory=dict)
     kept: list[Float[np.ndarray, "frames 160"] | None] | None = None
@@ -93,7 +93,7 @@ class Clips:
     def tokens(self) -> Int[np.ndarray, " clips"] | None:
         return None if self.ids is None else np.array([len(each) for each in self.ids])
 
-    def seconds(self, batch: Batch) -> float:
+    def seconds(self, batch: TrainingBatch) -> float:
         """How much sound the clips of a batch have."""
         if self.samples is None:
             return 0.0
@@ -112,7 +112,7 @@ class Clips:
             return None
         if rng is None:
             return waveform[: self.limit]
-        return crop(augmented(waveform, self.augment, rng), self.limit / SAMPLE_RATE, rng)
+        return random_crop(augment_waveform(waveform, self.augment, rng), self.limit / SAMPLE_RATE, rng)
 
 
 def _stated_samples(source: AudioSource) -> int:
@@ -121,17 +121,17 @@ def _stated_samples(source: AudioSource) -> int:
     return MAX_SAMPLES if seconds is None else round(seconds * SAMPLE_RATE)
 
 
-class Feed:
+class DeviceFeed:
     """Batches of clips onto the devices of a mesh, in `accumulation` parts: arrays (parts, clips a part, ...)."""
 
-    def __init__(self, clips: Clips, mesh: Mesh, accumulation: int = 1):
+    def __init__(self, clips: TrainingClips, mesh: Mesh, accumulation: int = 1):
         self.clips = clips
         self.mesh = mesh
         self.accumulation = accumulation
         self.sharding = NamedSharding(mesh, PartitionSpec(None, BATCH))
         self._features = jax.jit(jax.vmap(partial(features, padding_value=clips.padding_value)))
 
-    def read(self, batch: Batch, draws: Sequence[int] | None) -> Arrays:
+    def read(self, batch: TrainingBatch, draws: Sequence[int] | None) -> Arrays:
         """What this host's devices need of a batch. `draws` seeds what is random; None for nothing random."""
         shape = (self.accumulation, len(batch.clips) // self.accumulation)
         columns = self._columns(shape)
@@ -161,7 +161,7 @@ class Feed:
 
     def ahead(self, batches: Any, random: Callable[[int], Sequence[int] | None], depth: int = 4) -> Any:
         """A Grain iterator over `batches[0], batches[1], ...`, read ahead by threads; its state is a position."""
-        options = grain.ReadOptions(num_threads=min(THREADS, depth), prefetch_buffer_size=depth)
+        options = grain.ReadOptions(num_threads=min(READER_THREADS, depth), prefetch_buffer_size=depth)
         numbers = grain.MapDataset.range(len(batches))
         return iter(
             numbers.map(lambda number: self.read(batches[int(number)], random(int(number)))).to_iter_dataset(options)
@@ -173,7 +173,7 @@ class Feed:
         return np.unique(np.concatenate([np.arange(shape[1])[index[1]] for index in held if index is not None]))
 
     def _heard(
-        self, batch: Batch, clips: np.ndarray, places: np.ndarray, draws: Sequence[int] | None, arrays: Arrays
+        self, batch: TrainingBatch, clips: np.ndarray, places: np.ndarray, draws: Sequence[int] | None, arrays: Arrays
     ) -> np.ndarray:
         """Put in what of the sound was computed already, else the waveforms; returns which clips could be read."""
         assert batch.frames is not None
@@ -204,7 +204,7 @@ class Feed:
                 arrays["lengths"][place] = len(waveform)
         return readable
 
-    def _worded(self, batch: Batch, clips: np.ndarray, arrays: Arrays) -> None:
+    def _worded(self, batch: TrainingBatch, clips: np.ndarray, arrays: Arrays) -> None:
         assert batch.tokens is not None
         given = self.clips
         if "text" in given.vectors:
@@ -216,7 +216,7 @@ class Feed:
         arrays["token_mask"] = mask.reshape(*clips.shape, -1)
 
 
-def keep_features(clips: Clips, mesh: Mesh, batch_size: int) -> None:
+def cache_features(clips: TrainingClips, mesh: Mesh, batch_size: int) -> None:
     """Compute the features of all clips once and keep them, where that is possible: see `Clips.fixed`, `MOST_KEPT`.
 
     Only where one process has all the clips; of several hosts each reads its share of each step.
@@ -224,8 +224,8 @@ def keep_features(clips: Clips, mesh: Mesh, batch_size: int) -> None:
     frames = clips.frames()
     if frames is None or not clips.fixed or jax.process_count() > 1 or frames.sum() * FEATURE_DIM * 4 > MOST_KEPT:
         return
-    feed = Feed(clips, mesh)
-    batches = in_order(frames, None, batch_size)
+    feed = DeviceFeed(clips, mesh)
+    batches = length_sorted_batches(frames, None, batch_size)
     kept: list[np.ndarray | None] = [None] * len(frames)
     with progress("Computing features", len(frames)) as advance:
         for batch, arrays in zip(batches, feed.ahead(batches, lambda number: None), strict=True):
@@ -238,14 +238,16 @@ def keep_features(clips: Clips, mesh: Mesh, batch_size: int) -> None:
     clips.kept = kept
 
 
-def keep_vectors(clips: Clips, name: str, encode: Callable[[Arrays], jax.Array], mesh: Mesh, batch_size: int) -> None:
+def cache_vectors(
+    clips: TrainingClips, name: str, encode: Callable[[Arrays], jax.Array], mesh: Mesh, batch_size: int
+) -> None:
     """Compute once the vectors "audio" or "text" of a frozen encoder.
 
     `encode` takes a batch's arrays on the mesh and gives (1, clips, width), NaN for a clip that could not be read.
     """
     heard = name == "audio"
-    batches = in_order(clips.frames() if heard else None, None if heard else clips.tokens(), batch_size)
-    feed = Feed(clips, mesh)
+    batches = length_sorted_batches(clips.frames() if heard else None, None if heard else clips.tokens(), batch_size)
+    feed = DeviceFeed(clips, mesh)
     found: np.ndarray | None = None
     with progress(f"Computing {name} vectors", len(clips.labels)) as advance:
         for batch, arrays in zip(batches, feed.ahead(batches, lambda number: None), strict=True):

@@ -12,7 +12,7 @@ from jaxtyping import Int
 from ..corpus import Manifest
 from ..errors import InvalidInput
 from ..evaluation import group_codes
-from .recipe import Data
+from .recipe import DataConfig
 
 TRAIN, VALID, TEST = "train", "valid", "test"
 ROLE = "role"  # the column that says so in the manifest beside a trained model
@@ -46,7 +46,7 @@ class Corpus:
         return {**self.manifest.columns, "split": ROLE}
 
 
-def divide(manifest: Manifest, data: Data, seed: int) -> Corpus:
+def assign_roles(manifest: Manifest, data: DataConfig, seed: int) -> Corpus:
     """Give each labelled row its role.
 
     The splits of the manifest decide; without a column of splits all is for training. Where no split is named for
@@ -68,10 +68,10 @@ def divide(manifest: Manifest, data: Data, seed: int) -> Corpus:
         if role != TEST and role not in roles:
             raise InvalidInput(f"{manifest.name} has no labelled rows of the split {split!r}; there are {there}")
     corpus = Corpus(manifest, tuple(roles))
-    return corpus if data.valid is not None else with_validation(corpus, data, seed)
+    return corpus if data.valid is not None else add_validation(corpus, data, seed)
 
 
-def with_validation(corpus: Corpus, data: Data, seed: int) -> Corpus:
+def add_validation(corpus: Corpus, data: DataConfig, seed: int) -> Corpus:
     """Make a share of the training rows the validation's, the labels in proportion and no group on both sides.
 
     Of few groups it is more than the share: one at least. Raises InvalidInput where they are not two.
@@ -91,7 +91,9 @@ def with_validation(corpus: Corpus, data: Data, seed: int) -> Corpus:
     return replace(corpus, roles=tuple(roles))
 
 
-def folds(manifest: Manifest, rows: Sequence[int], count: int, group_by: str | None, seed: int) -> list[list[int]]:
+def split_into_folds(
+    manifest: Manifest, rows: Sequence[int], count: int, group_by: str | None, seed: int
+) -> list[list[int]]:
     """Cut labelled rows into `count` parts of about one size and one share of each label, no group in two of them.
 
     Raises InvalidInput where there is no such column, or there are fewer groups, or rows, than parts.
@@ -104,7 +106,7 @@ def folds(manifest: Manifest, rows: Sequence[int], count: int, group_by: str | N
     return _cut(manifest, rows, groups, [1 / count] * count, seed)
 
 
-def by_group(manifest: Manifest, rows: Sequence[int], group_by: str) -> dict[str, list[int]]:
+def rows_by_group(manifest: Manifest, rows: Sequence[int], group_by: str) -> dict[str, list[int]]:
     """{group: its rows}, groups in the order of their first rows. Raises InvalidInput where a row has no group."""
     column = _group_column(manifest, group_by)
     found: dict[str, list[int]] = {}
@@ -165,18 +167,20 @@ def _group_column(manifest: Manifest, group_by: str) -> list[str | None]:
     return [None if cell in (None, "") else str(cell) for cell in manifest.table.column(group_by).to_pylist()]
 
 
-def label_set(corpus: Corpus, data: Data, checkpoint: Sequence[str] | None, *, kept: bool) -> tuple[str, ...]:
+def choose_labels(
+    corpus: Corpus, data: DataConfig, checkpoint: Sequence[str] | None, *, keep_head: bool
+) -> tuple[str, ...]:
     """The labels of the model's outputs, in order.
 
     Those the recipe names, else those of the checkpoint it goes on from where they cover the corpus's (and always where
-    the checkpoint's head is `kept`), else the corpus's own, sorted. Its own are those of all rows that have a role.
+    its head is kept), else the corpus's own, sorted. Its own are those of all rows that have a role.
     """
     truth = corpus.manifest.labels()
     own = tuple(sorted({label for label, role in zip(truth, corpus.roles, strict=True) if label and role}))
     chosen = data.labels
-    if not chosen and checkpoint is not None and (kept or set(own) <= set(checkpoint)):
+    if not chosen and checkpoint is not None and (keep_head or set(own) <= set(checkpoint)):
         chosen = tuple(checkpoint)
-    if kept and checkpoint is not None and chosen != tuple(checkpoint):
+    if keep_head and checkpoint is not None and chosen != tuple(checkpoint):
         raise InvalidInput(
             f"data.labels are {', '.join(chosen)}, those of the kept head {', '.join(checkpoint)}; leave data.labels "
             'out, or start with a fresh head (start.head = "fresh")'

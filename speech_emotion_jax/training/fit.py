@@ -22,12 +22,12 @@ from ..errors import Interrupted, InvalidInput
 from ..evaluation import measure
 from ..runtime.progress import progress
 from ..runtime.sharding import on_mesh
-from .batches import Steps, in_order
-from .clips import Feed
+from .batches import StepBatches, length_sorted_batches
+from .clips import DeviceFeed
 from .history import History
-from .recipe import Training
-from .saving import Saves, Standing
-from .step import Measured, Method, Parameters, State, compiled_step
+from .recipe import LoopConfig
+from .saving import RunStatus, StateStore
+from .step import Parameters, StepMetrics, TrainingMethod, TrainState, jit_step
 
 logger = logging.getLogger("speech_emotion_jax")
 
@@ -36,21 +36,21 @@ LOG_SECONDS = 30.0
 
 
 @dataclass
-class Fit:
+class TrainingLoop:
     """All that the loop works with. `names` are the training clips' ids, by their numbers."""
 
-    method: Method
-    settings: Training
+    method: TrainingMethod
+    settings: LoopConfig
     rate: Callable[[int], float]
-    feed: Feed
-    steps: Steps
-    validation: Validation
+    feed: DeviceFeed
+    steps: StepBatches
+    validation: Validator
     frozen: Parameters
     names: Sequence[str]
-    saves: Saves
+    saves: StateStore
     history: History
 
-    def run(self, state: State, standing: Standing | None) -> Standing:
+    def run(self, state: TrainState, standing: RunStatus | None) -> RunStatus:
         """From a state, and where the run stood then, to the end.
 
         Raises Interrupted at SIGTERM, when the state is saved, and InvalidInput, naming the clips, where the loss is no
@@ -59,14 +59,14 @@ class Fit:
         begun = int(state.step)
         reader = self.feed.ahead(self.steps, lambda step: [self.settings.seed, step])
         if standing is None:
-            standing = Standing(reader.get_state())
+            standing = RunStatus(reader.get_state())
         elif not standing.ended:
             reader.set_state(standing.reader)
         with _asked_to_stop() as asked, progress("Training", len(self.steps)) as advance:
             advance(begun)
             watch = _Watch(self, advance)
             shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
-            program = on_mesh(compiled_step(self.method, shardings, self.feed.mesh), self.feed.mesh)
+            program = on_mesh(jit_step(self.method, shardings, self.feed.mesh), self.feed.mesh)
             key = jax.random.key(self.settings.seed)
             for step in range(begun, len(self.steps)):
                 if standing.ended:
@@ -79,8 +79,8 @@ class Fit:
         return standing
 
     def _after(
-        self, done: int, state: State, standing: Standing, watch: _Watch, asked: Callable[[int], bool]
-    ) -> Standing:
+        self, done: int, state: TrainState, standing: RunStatus, watch: _Watch, asked: Callable[[int], bool]
+    ) -> RunStatus:
         """Validate and save where it is time to."""
         last = done == len(self.steps)
         every = self.settings.validate_every or self.steps.per_epoch
@@ -98,7 +98,7 @@ class Fit:
             raise Interrupted(f"stopped after step {done}, which is saved; the same command goes on from there")
         return standing
 
-    def _validated(self, done: int, state: State, standing: Standing) -> tuple[float, Standing]:
+    def _validated(self, done: int, state: TrainState, standing: RunStatus) -> tuple[float, RunStatus]:
         found = self.validation.measure(state.average or state.learning, self.frozen)
         self.history.validated(done, {name: found[name] for name in ("loss", "accuracy", "uar", "macro_f1")})
         value = -found["loss"] if self.settings.metric == "loss" else found[self.settings.metric]  # higher is better
@@ -114,11 +114,11 @@ class Fit:
 
 
 @dataclass
-class Validation:
+class Validator:
     """Clips that are scored and not learned from, and their labels."""
 
-    method: Method
-    feed: Feed
+    method: TrainingMethod
+    feed: DeviceFeed
     truth: Sequence[str]
     batch_size: int
 
@@ -133,7 +133,7 @@ class Validation:
     def measure(self, learning: Parameters, frozen: Parameters) -> dict[str, Any]:
         """Metrics of the parameters, as `metrics.measure` names them, and the "loss": the mean of -log p."""
         clips = self.feed.clips
-        batches = in_order(clips.frames(), clips.tokens(), self.batch_size)
+        batches = length_sorted_batches(clips.frames(), clips.tokens(), self.batch_size)
         probabilities = np.full((len(self.truth), len(self.method.config.labels)), np.nan, np.float32)
         for batch, arrays in zip(batches, self.feed.ahead(batches, lambda number: None), strict=True):
             found = np.asarray(self._program(learning, frozen, self.feed.put(arrays)))
@@ -147,14 +147,14 @@ class Validation:
 class _Watch:
     """Looks at each step's figures while the next one runs, and keeps them."""
 
-    def __init__(self, fit: Fit, advance: Callable[..., None]):
+    def __init__(self, fit: TrainingLoop, advance: Callable[..., None]):
         self._fit = fit
         self._advance = advance
-        self._open: tuple[int, Measured] | None = None
+        self._open: tuple[int, StepMetrics] | None = None
         self._before = self._logged = time.perf_counter()
         self._heard = 0.0  # seconds of sound since the last log line
 
-    def started(self, step: int, measured: Measured) -> None:
+    def started(self, step: int, measured: StepMetrics) -> None:
         self.finish()
         self._open = step, measured
 

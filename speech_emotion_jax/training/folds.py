@@ -23,16 +23,16 @@ from jax.experimental import multihost_utils
 
 from ..corpus import Manifest, read_manifest, validate
 from ..errors import InvalidInput
-from ..evaluation import METRICS, PREDICTIONS, EvaluateResult, Run, claim, measure
+from ..evaluation import METRICS, PREDICTIONS, EvaluateResult, EvaluationRun, claim_folder, measure
 from ..runtime.console import aligned
 from ..runtime.plots import shown
 from ..runtime.progress import progress
 from ..runtime.storage import Folder
 from ..runtime.versions import versions
-from .corpus import ROLE, TEST, TRAIN, Corpus, by_group, folds, label_set, with_validation
+from .corpus import ROLE, TEST, TRAIN, Corpus, add_validation, choose_labels, rows_by_group, split_into_folds
 from .recipe import Recipe
 from .run import EVALUATION, TrainConfig, train
-from .start import checkpoint_labels, sources
+from .start import checkpoint_labels, source_digests
 
 RECORD, RESULT = "crossvalidation.json", "folds.json"
 FOLD = "test_fold"  # the column that says which fold scored a clip, from 1
@@ -56,7 +56,7 @@ def cross_validate(job: TrainConfig, count: int | None) -> EvaluateResult:
         raise InvalidInput(f"{job.manifest} has a column {FOLD!r}, as the predictions have; rename it")
     corpora = _corpora(manifest, recipe, count)
     whole = Corpus(manifest, tuple(None if label is None else TRAIN for label in manifest.labels()))
-    labels = label_set(whole, recipe.data, checkpoint_labels(recipe), kept=recipe.start.head == "kept")
+    labels = choose_labels(whole, recipe.data, checkpoint_labels(recipe), keep_head=recipe.start.head == "kept")
     mode = recipe.model.mode
     with progress("Checking the manifest"):
         validate(
@@ -65,7 +65,7 @@ def cross_validate(job: TrainConfig, count: int | None) -> EvaluateResult:
     with progress("Taking checksums of what it starts from"):
         record = _record(job, manifest, count, corpora, labels)
     if jax.process_index() == 0:
-        claim(folder, RECORD, record)
+        claim_folder(folder, RECORD, record)
     # A label may be one group's alone: it is then in no training row of that fold, and yet an output of its model.
     recipe = replace(recipe, data=replace(recipe.data, labels=labels))
     for number, corpus in enumerate(corpora.values(), start=1):
@@ -88,11 +88,13 @@ def _corpora(manifest: Manifest, recipe: Recipe, count: int | None) -> dict[str,
     if count is not None and count < 2:
         raise InvalidInput(f"{count} fold{'s' * (count != 1)} can't be; ask for 2 or more")
     if count is not None:
-        tests = {str(n): part for n, part in enumerate(folds(manifest, rows, count, data.group_by, seed), start=1)}
+        tests = {
+            str(n): part for n, part in enumerate(split_into_folds(manifest, rows, count, data.group_by, seed), start=1)
+        }
     elif data.group_by is None:
         raise InvalidInput("a group is to be left out at a time, and no column names the groups; give --group-by")
     else:
-        tests = by_group(manifest, rows, data.group_by)
+        tests = rows_by_group(manifest, rows, data.group_by)
         if len(tests) < 3:  # one for the test, one for the validation
             raise InvalidInput(
                 f"{manifest.name} has {len(tests)} group{'s' * (len(tests) != 1)} in {data.group_by!r}, and leaving "
@@ -103,7 +105,7 @@ def _corpora(manifest: Manifest, recipe: Recipe, count: int | None) -> dict[str,
         roles: list[str | None] = [None if label is None else TRAIN for label in truth]
         for row in test:
             roles[row] = TEST
-        corpora[name] = with_validation(Corpus(manifest, tuple(roles)), data, seed)
+        corpora[name] = add_validation(Corpus(manifest, tuple(roles)), data, seed)
     return corpora
 
 
@@ -121,7 +123,7 @@ def _record(
         "time_unit": job.time_unit,
         "labels": list(labels),
         "audio_root": job.root,
-        "sources": dict(sources(job.recipe)),
+        "sources": dict(source_digests(job.recipe)),
         "versions": versions("speech_emotion_jax", "jax"),
     }
 
@@ -141,7 +143,7 @@ def _pool(folder: Folder, corpora: Mapping[str, Corpus], labels: Sequence[str], 
     tables, rows, scores, scored, truth, each = [], [], [], [], [], []
     for number, (name, corpus) in enumerate(corpora.items(), start=1):
         path = Path(folder.name, _name(number))
-        run = Run.read(str(path / EVALUATION))
+        run = EvaluationRun.read(str(path / EVALUATION))
         assert run.labels == tuple(labels), "the recipe names them"
         tables.append(run.table.drop_columns(ROLE).append_column(FOLD, pa.array([number] * len(run.table))))
         rows += corpus.rows(TEST)

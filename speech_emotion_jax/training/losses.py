@@ -15,7 +15,7 @@ def clip_losses(
     weights: Float[Array, " labels"],
     label_smoothing: float,
     focal: float,
-) -> tuple[Float[Array, " batch"], Float[Array, " batch"]]:
+) -> Float[Array, " batch"]:
     """Loss and weight of each clip, float32; the loss of a batch is sum(losses) / sum(weights) over its real clips.
 
     A clip's target is q = (1 - label_smoothing) one-hot + label_smoothing / labels, and its loss
@@ -36,7 +36,7 @@ def clip_losses(
         # log(1 - p_c) from the other labels: 1 - p itself rounds to 0 where the gradient of its power is infinite.
         others = jnp.where(jnp.eye(count, dtype=bool)[None], -jnp.inf, log_p[:, None, :])
         terms *= jnp.exp(focal * jax.nn.logsumexp(others, axis=-1))
-    return (target * weights[None] * terms).sum(axis=-1), weights[labels]
+    return (target * weights[None] * terms).sum(axis=-1)
 
 
 def class_weights(counts: Int[np.ndarray, " labels"]) -> Float[np.ndarray, " labels"]:

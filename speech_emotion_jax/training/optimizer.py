@@ -18,7 +18,7 @@ import numpy as np
 import optax
 
 from ..errors import InvalidInput
-from .recipe import Optimizer
+from .recipe import OptimizerConfig
 
 ENCODERS = ("audio_encoder", "text_encoder")
 ABOVE_LAYERS = ("intermediate_ffn", "adapter")  # parts of an encoder that stand on its layers
@@ -28,7 +28,7 @@ Shape = tuple[int, ...]
 
 
 def make_optimizer(
-    settings: Optimizer, shapes: Mapping[str, Shape], steps: int
+    settings: OptimizerConfig, shapes: Mapping[str, Shape], steps: int
 ) -> optax.GradientTransformationExtraArgs:
     """The optimizer of {path: array} of the parameters that learn, for a run of `steps` steps.
 
@@ -40,19 +40,19 @@ def make_optimizer(
 
     Raises InvalidInput for a pattern of `freeze` that matches nothing, and where nothing is left to learn.
     """
-    learning = trainable(shapes, settings.freeze)
-    rate_of = {path: rate for path, rate in rates(settings, shapes).items() if path in learning}
+    learning = trainable_paths(shapes, settings.freeze)
+    rate_of = {path: rate for path, rate in learning_rates(settings, shapes).items() if path in learning}
     return optax.chain(
         _each(lambda path, gradient: jnp.where(_along(rate_of[path], gradient) > 0, gradient, 0)),
         optax.identity() if settings.clip_norm is None else optax.clip_by_global_norm(settings.clip_norm),
         optax.scale_by_adam(settings.beta1, settings.beta2, settings.epsilon),
-        optax.add_decayed_weights(settings.weight_decay, mask={path: decays(path) for path in learning}),
+        optax.add_decayed_weights(settings.weight_decay, mask={path: has_weight_decay(path) for path in learning}),
         _each(lambda path, update: _along(rate_of[path], update) * update),
         optax.scale_by_learning_rate(schedule(settings, steps)),
     )
 
 
-def schedule(settings: Optimizer, steps: int) -> Callable[[jax.typing.ArrayLike], Any]:
+def schedule(settings: OptimizerConfig, steps: int) -> Callable[[jax.typing.ArrayLike], Any]:
     """The factor of all rates at a step, counted from 0: up from 0 to 1 in the warm-up, then as `schedule` says.
 
     The warm-up is ceil(warmup * steps) steps; "linear" and "cosine" come to 0 after the last step.
@@ -67,7 +67,7 @@ def schedule(settings: Optimizer, steps: int) -> Callable[[jax.typing.ArrayLike]
     return optax.join_schedules([optax.linear_schedule(0.0, 1.0, warmup), after], [warmup]) if warmup else after
 
 
-def rates(settings: Optimizer, shapes: Mapping[str, Shape]) -> dict[str, np.ndarray]:
+def learning_rates(settings: OptimizerConfig, shapes: Mapping[str, Shape]) -> dict[str, np.ndarray]:
     """{path: highest rate} of all parameters, float32: () or, for an encoder's layers, (layers,); 0 where frozen.
 
     An encoder's highest layer, and what stands on it, has learning_rate; each layer below has layer_decay times the
@@ -89,16 +89,16 @@ def rates(settings: Optimizer, shapes: Mapping[str, Shape]) -> dict[str, np.ndar
         else:
             rate = np.array(full if part in ABOVE_LAYERS else full * decay**layers)
         found[path] = rate.astype(np.float32)
-    learning = trainable(shapes, settings.freeze)
+    learning = trainable_paths(shapes, settings.freeze)
     return {path: rate if path in learning else np.zeros_like(rate) for path, rate in found.items()}
 
 
-def decays(path: str) -> bool:
+def has_weight_decay(path: str) -> bool:
     """Whether weight decay acts on a parameter: not on biases, nor on the scales of norms."""
     return path.rpartition(".")[2] not in ("bias", "scale")
 
 
-def trainable(shapes: Mapping[str, Shape], freeze: Collection[str]) -> frozenset[str]:
+def trainable_paths(shapes: Mapping[str, Shape], freeze: Collection[str]) -> frozenset[str]:
     """The paths that have anything to learn: all but those frozen as a whole.
 
     A pattern is a path or its beginning up to a dot ("text_encoder", "audio_encoder.feature_projection"), or the lowest

@@ -45,7 +45,7 @@ Seconds = Annotated[
 
 
 @dataclass(frozen=True)
-class Start:
+class StartConfig:
     """[start]: where the weights come from. Each name is a hub id or a folder."""
 
     init: Literal["pretrained", "scratch"] = "pretrained"  # scratch: random weights, sizes from [model]
@@ -56,7 +56,7 @@ class Start:
 
 
 @dataclass(frozen=True)
-class Model:
+class ModelConfig:
     """[model]: the architecture. Other keys are fields of `Wav2Vec2BertConfig` or `BertConfig`.
 
     encoders: {field: value}, set in every encoder that has the field
@@ -72,7 +72,7 @@ class Model:
 
 
 @dataclass(frozen=True)
-class Data:
+class DataConfig:
     """[data]: which clips of the manifest serve for what."""
 
     train: Word = "train"
@@ -86,7 +86,7 @@ class Data:
 
 
 @dataclass(frozen=True)
-class Optimizer:
+class OptimizerConfig:
     """[optimizer]: AdamW. `optimizer.make_optimizer` says what the fields mean together."""
 
     learning_rate: Positive = 3e-5
@@ -103,7 +103,7 @@ class Optimizer:
 
 
 @dataclass(frozen=True)
-class Loss:
+class LossConfig:
     """[loss]: cross-entropy and what is done to it."""
 
     class_weights: Literal["none", "balanced"] = "none"
@@ -112,7 +112,7 @@ class Loss:
 
 
 @dataclass(frozen=True)
-class Augment:
+class AugmentConfig:
     """[augment]: what is done to a training clip's waveform."""
 
     speed: Annotated[float, _must("from 0 to 0.5", lambda x: 0 <= x <= 0.5)] = 0.0  # drawn from 1 - speed .. 1 + speed
@@ -122,7 +122,7 @@ class Augment:
 
 
 @dataclass(frozen=True)
-class Training:
+class LoopConfig:
     """[training]: the loop."""
 
     epochs: Count = 10
@@ -146,13 +146,13 @@ class Training:
 class Recipe:
     """A whole recipe; see the dataclass of each table."""
 
-    start: Start
-    model: Model
-    data: Data
-    optimizer: Optimizer
-    loss: Loss
-    augment: Augment
-    training: Training
+    start: StartConfig
+    model: ModelConfig
+    data: DataConfig
+    optimizer: OptimizerConfig
+    loss: LossConfig
+    augment: AugmentConfig
+    training: LoopConfig
 
     def settings(self) -> dict[str, Any]:
         """{table: {field: value}} of plain lists, dicts, numbers and texts, as JSON gives them back."""
@@ -160,13 +160,13 @@ class Recipe:
 
 
 TABLES: Mapping[str, type] = {
-    "start": Start,
-    "model": Model,
-    "data": Data,
-    "optimizer": Optimizer,
-    "loss": Loss,
-    "augment": Augment,
-    "training": Training,
+    "start": StartConfig,
+    "model": ModelConfig,
+    "data": DataConfig,
+    "optimizer": OptimizerConfig,
+    "loss": LossConfig,
+    "augment": AugmentConfig,
+    "training": LoopConfig,
 }
 ENCODERS: Mapping[str, type] = {"audio": Wav2Vec2BertConfig, "text": BertConfig}
 
@@ -336,7 +336,7 @@ def _contradictions(values: Mapping[Key, Any], given: set[Key]) -> Iterator[tupl
             yield keys, f"mode {mode!r} has nothing to start its {encoder} encoder from; set {name} or start.checkpoint"
 
     keys, (mode,) = of("model.mode")
-    own = {each.name for each in fields(Model)}
+    own = {each.name for each in fields(ModelConfig)}
     there = {each.name for encoder, cls in ENCODERS.items() if _has(mode, encoder) for each in fields(cls)}
     for key in sorted(key for key in given if key[0] == "model" and len(key) == 2 and key[1] not in own | there):
         yield keys, f"{_dotted(key)} is set and no encoder of mode {mode!r} has it; leave it out"
@@ -348,7 +348,7 @@ def _has(mode: str | None, encoder: str) -> bool:
 
 def _recipe(values: Mapping[Key, Any]) -> Recipe:
     tables: dict[str, dict[str, Any]] = {table: {} for table in TABLES}
-    own = {each.name for each in fields(Model)}
+    own = {each.name for each in fields(ModelConfig)}
     for (table, *inner), value in values.items():
         if len(inner) == 2:
             tables[table].setdefault(inner[0], {})[inner[1]] = value

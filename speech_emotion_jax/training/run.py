@@ -36,7 +36,7 @@ from ..config import EmotionConfig
 from ..convert import TEXT_ENCODER, publish, publish_and_convert
 from ..corpus import read_manifest, validate
 from ..errors import InvalidInput
-from ..evaluation import METRICS, EvaluateConfig, EvaluateResult, claim, evaluate, recording
+from ..evaluation import METRICS, EvaluateConfig, EvaluateResult, claim_folder, evaluate, recording_source
 from ..models import parameter_shapes
 from ..registry import FUSION_MODES
 from ..runtime.progress import progress
@@ -44,17 +44,17 @@ from ..runtime.sharding import on_mesh, parameter_shardings, place, training_mes
 from ..runtime.storage import Folder
 from ..runtime.versions import versions
 from ..text import TextTokenizer
-from .batches import Steps
-from .clips import Clips, Feed, keep_features, keep_vectors
-from .corpus import TEST, TRAIN, VALID, Corpus, divide, label_set
-from .fit import Fit, Validation
+from .batches import StepBatches
+from .clips import DeviceFeed, TrainingClips, cache_features, cache_vectors
+from .corpus import TEST, TRAIN, VALID, Corpus, assign_roles, choose_labels
+from .fit import TrainingLoop, Validator
 from .history import History
 from .losses import class_weights
-from .optimizer import frozen_layers, make_optimizer, schedule, trainable
-from .recipe import Augment, Recipe
-from .saving import Saves
-from .start import Beginning, begin, checkpoint_labels, sources
-from .step import Method, Parameters, State
+from .optimizer import frozen_layers, make_optimizer, schedule, trainable_paths
+from .recipe import AugmentConfig, Recipe
+from .saving import StateStore
+from .start import InitialModel, checkpoint_labels, make_initial_model, source_digests
+from .step import Parameters, TrainingMethod, TrainState
 
 RECORD, MANIFEST, STATES, EVALUATION = "training.json", "manifest.parquet", "states", "evaluation"
 BEST, PUBLISHED, TOKENIZER = "best", "best-published", "tokenizer"
@@ -93,22 +93,22 @@ def train(job: TrainConfig, corpus: Corpus | None = None) -> EvaluateResult:
             manifest = read_manifest(
                 job.manifest, columns=job.columns, label_map=job.label_map, time_unit=job.time_unit
             )
-        corpus = divide(manifest, recipe.data, recipe.training.seed)
-    labels = label_set(corpus, recipe.data, checkpoint_labels(recipe), kept=recipe.start.head == "kept")
+        corpus = assign_roles(manifest, recipe.data, recipe.training.seed)
+    labels = choose_labels(corpus, recipe.data, checkpoint_labels(recipe), keep_head=recipe.start.head == "kept")
     _check(corpus, job, labels)
     mesh = training_mesh(recipe.training.fsdp)
     _check_batch(recipe, mesh)
     with progress("Taking checksums of what it starts from"):
-        record = _record(job, corpus, labels, sources(recipe))
+        record = _record(job, corpus, labels, source_digests(recipe))
     if jax.process_index() == 0:
-        claim(folder, RECORD, record)
+        claim_folder(folder, RECORD, record)
         if not folder.holds(MANIFEST):
             with folder.writing(MANIFEST) as file:
                 pq.write_table(corpus.table(), file)
     _together("claimed")
     if not folder.holds(BEST):
         with progress("Making the model"):
-            beginning = begin(recipe, labels, lambda: _texts(corpus), Path(job.output, TOKENIZER))
+            beginning = make_initial_model(recipe, labels, lambda: _texts(corpus), Path(job.output, TOKENIZER))
         _learn(job, corpus, beginning, mesh, folder)
     outcome = _evaluated(job, corpus)
     if jax.process_index() == 0 and not folder.holds(METRICS):
@@ -165,11 +165,11 @@ def _together(what: str) -> None:
         multihost_utils.sync_global_devices(what)
 
 
-def _learn(job: TrainConfig, corpus: Corpus, beginning: Beginning, mesh: Mesh, folder: Folder) -> None:
+def _learn(job: TrainConfig, corpus: Corpus, beginning: InitialModel, mesh: Mesh, folder: Folder) -> None:
     """Run the loop to its end and write the best state as a checkpoint, in both forms."""
     recipe, settings = job.recipe, job.recipe.training
     clips, held_out = (_clips(job, corpus, role, beginning) for role in (TRAIN, VALID))
-    steps = Steps(
+    steps = StepBatches(
         labels=clips.labels,
         frames=clips.frames(),
         tokens=clips.tokens(),
@@ -186,21 +186,21 @@ def _learn(job: TrainConfig, corpus: Corpus, beginning: Beginning, mesh: Mesh, f
     for each in (clips, held_out):
         _compute_once(each, method, learned, frozen, mesh, settings.batch_size)
     factor = schedule(recipe.optimizer, len(steps))
-    with Saves(Path(job.output, STATES), settings.keep_last) as saves:
+    with StateStore(Path(job.output, STATES), settings.keep_last) as saves:
         shardings = method.shardings(learned, mesh)
-        state: State = jax.jit(method.begin, out_shardings=shardings)(learned)
+        state: TrainState = jax.jit(method.init_state, out_shardings=shardings)(learned)
         standing = None
         if (latest := saves.latest()) is not None:
             state, standing = saves.restore(latest, state)
-        fit = Fit(
+        fit = TrainingLoop(
             method,
             settings,
             lambda step: recipe.optimizer.learning_rate * float(factor(step)),
-            Feed(clips, mesh, settings.accumulation),
+            DeviceFeed(clips, mesh, settings.accumulation),
             steps,
-            Validation(
+            Validator(
                 method,
-                Feed(held_out, mesh),
+                DeviceFeed(held_out, mesh),
                 [beginning.config.labels[label] for label in held_out.labels],
                 settings.batch_size,
             ),
@@ -216,11 +216,11 @@ def _learn(job: TrainConfig, corpus: Corpus, beginning: Beginning, mesh: Mesh, f
     _publish(job, beginning, (best.average or best.learning) | frozen)
 
 
-def _method(recipe: Recipe, config: EmotionConfig, counts: Int[np.ndarray, " labels"], steps: int) -> Method:
+def _method(recipe: Recipe, config: EmotionConfig, counts: Int[np.ndarray, " labels"], steps: int) -> TrainingMethod:
     """How the model learns; `counts` are the training clips of each label."""
     shapes, freeze, settings = parameter_shapes(config), recipe.optimizer.freeze, recipe.training
     weights = class_weights(counts) if recipe.loss.class_weights == "balanced" else np.ones(len(counts), np.float32)
-    return Method(
+    return TrainingMethod(
         config,
         make_optimizer(recipe.optimizer, shapes, steps),
         jnp.asarray(weights),
@@ -234,10 +234,10 @@ def _method(recipe: Recipe, config: EmotionConfig, counts: Int[np.ndarray, " lab
     )
 
 
-def _placed(recipe: Recipe, beginning: Beginning, mesh: Mesh) -> tuple[Parameters, Parameters]:
+def _placed(recipe: Recipe, beginning: InitialModel, mesh: Mesh) -> tuple[Parameters, Parameters]:
     """The parameters on the devices: those that learn, and those that are frozen."""
     shapes = parameter_shapes(beginning.config)
-    chosen, where = trainable(shapes, recipe.optimizer.freeze), parameter_shardings(shapes, mesh)
+    chosen, where = trainable_paths(shapes, recipe.optimizer.freeze), parameter_shardings(shapes, mesh)
     placed = {path: place(array, where[path]) for path, array in beginning.parameters.items()}
     return (
         {path: array for path, array in placed.items() if path in chosen},
@@ -245,7 +245,7 @@ def _placed(recipe: Recipe, beginning: Beginning, mesh: Mesh) -> tuple[Parameter
     )
 
 
-def _clips(job: TrainConfig, corpus: Corpus, role: str, beginning: Beginning) -> Clips:
+def _clips(job: TrainConfig, corpus: Corpus, role: str, beginning: InitialModel) -> TrainingClips:
     config, recipe = beginning.config, job.recipe
     rows = corpus.manifest.rows(corpus.rows(role))
     ids = sources = None
@@ -255,20 +255,20 @@ def _clips(job: TrainConfig, corpus: Corpus, role: str, beginning: Beginning) ->
         with progress("Reading the texts"):
             ids = [tokenizer(row.text).ids for row in rows]
     if config.audio is not None:
-        sources = [source for row in rows if (source := recording(row, job.root)) is not None]
-    return Clips(
+        sources = [source for row in rows if (source := recording_source(row, job.root)) is not None]
+    return TrainingClips(
         labels=np.array([config.labels.index(row.label or "") for row in rows]),
         sources=sources,
         ids=ids,
         pad_token=0 if config.text is None else config.text.pad_token_id,
         padding_value=beginning.padding_value,
         max_seconds=recipe.data.max_seconds,
-        augment=recipe.augment if role == TRAIN else Augment(),
+        augment=recipe.augment if role == TRAIN else AugmentConfig(),
     )
 
 
 def _compute_once(
-    clips: Clips, method: Method, learned: Parameters, frozen: Parameters, mesh: Mesh, batch_size: int
+    clips: TrainingClips, method: TrainingMethod, learned: Parameters, frozen: Parameters, mesh: Mesh, batch_size: int
 ) -> None:
     """What no step changes: the vectors of frozen encoders, and the features of clips that stay as they are."""
     everywhere = NamedSharding(mesh, PartitionSpec())
@@ -279,14 +279,14 @@ def _compute_once(
 
     once = method.computed_once(learned)
     if "audio" in once and clips.fixed:
-        keep_vectors(clips, "audio", vectors("audio"), mesh, batch_size)
+        cache_vectors(clips, "audio", vectors("audio"), mesh, batch_size)
     else:
-        keep_features(clips, mesh, batch_size)
+        cache_features(clips, mesh, batch_size)
     if "text" in once:
-        keep_vectors(clips, "text", vectors("text"), mesh, batch_size)
+        cache_vectors(clips, "text", vectors("text"), mesh, batch_size)
 
 
-def _publish(job: TrainConfig, beginning: Beginning, parameters: Parameters) -> None:
+def _publish(job: TrainConfig, beginning: InitialModel, parameters: Parameters) -> None:
     """Write the checkpoint in the published layout, and converted."""
     whole = {path: _gathered(array) for path, array in parameters.items()}
     if jax.process_index() == 0:

@@ -19,11 +19,11 @@ from orbax.checkpoint import v1 as ocp
 from ..errors import UnreadableInput
 from ..runtime.atomic import ask_for_room
 from ..runtime.orbax_arrays import as_os_error, quiet_orbax
-from .step import State
+from .step import TrainState
 
 
 @dataclass(frozen=True)
-class Standing:
+class RunStatus:
     """Where a run stands after a step.
 
     `reader` is the Grain iterator's state. `best` is the best validation's value so far and `best_step` its step, None
@@ -37,7 +37,7 @@ class Standing:
     ended: bool = False
 
 
-class Saves:
+class StateStore:
     """The checkpoints in a folder. Close it, or use it as a context, so that the last one is written to its end."""
 
     def __init__(self, folder: Path, keep_last: int):
@@ -56,7 +56,7 @@ class Saves:
                 cleanup_tmp_directories=True,
             )
 
-    def __enter__(self) -> Saves:
+    def __enter__(self) -> StateStore:
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -67,7 +67,7 @@ class Saves:
         latest = self._checkpointer.latest
         return None if latest is None else latest.step
 
-    def save(self, step: int, state: State, standing: Standing, metric: float | None) -> None:
+    def save(self, step: int, state: TrainState, standing: RunStatus, metric: float | None) -> None:
         """Write the state after `step` steps, in the background. `metric` is the validation's, where there was one.
 
         Waits for the one before. Raises OSError where the disk is full; what was there before stays.
@@ -89,7 +89,7 @@ class Saves:
         with _writing():
             self._checkpointer.wait()
 
-    def restore(self, step: int, like: State) -> tuple[State, Standing]:
+    def restore(self, step: int, like: TrainState) -> tuple[TrainState, RunStatus]:
         """The state after a step, in the shapes and on the devices of `like`.
 
         Raises UnreadableInput where it is broken.
@@ -105,7 +105,7 @@ class Saves:
                 f"{self.folder}/{step} can't be read ({str(error).splitlines()[0][:200]}); remove it, and the run goes "
                 "on from the state before"
             ) from error
-        return State(**state), Standing(**standing)
+        return TrainState(**state), RunStatus(**standing)
 
     def close(self) -> None:
         with _writing():

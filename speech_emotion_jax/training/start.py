@@ -36,7 +36,7 @@ EncoderConfig = TypeVar("EncoderConfig", Wav2Vec2BertConfig, BertConfig)
 
 
 @dataclass(frozen=True)
-class Beginning:
+class InitialModel:
     """A model before the first step.
 
     `parameters` are float32, in the memory of this host. The folders have the tokenizer and the preprocessor, None
@@ -57,14 +57,16 @@ def checkpoint_labels(recipe: Recipe) -> tuple[str, ...] | None:
     return resolve_emotion(_request(recipe)).config.labels
 
 
-def sources(recipe: Recipe) -> dict[str, Any]:
+def source_digests(recipe: Recipe) -> dict[str, Any]:
     """The digests of what a recipe starts from."""
     if recipe.start.checkpoint is not None:
         return dict(resolve_emotion(_request(recipe)).weight_digests())
     return {kind: encoder_digests(name, kind) for kind, name in _encoders(recipe).items()}
 
 
-def begin(recipe: Recipe, labels: tuple[str, ...], texts: Callable[[], Sequence[str]], folder: Path) -> Beginning:
+def make_initial_model(
+    recipe: Recipe, labels: tuple[str, ...], texts: Callable[[], Sequence[str]], folder: Path
+) -> InitialModel:
     """Make the model of a recipe, whose outputs are `labels`.
 
     A model from scratch that reads has a tokenizer of the words in `texts()`, written into `folder`. Raises
@@ -88,7 +90,7 @@ def _request(recipe: Recipe) -> Request:
 
 def _from_scratch(
     recipe: Recipe, labels: tuple[str, ...], texts: Callable[[], Sequence[str]], folder: Path
-) -> Beginning:
+) -> InitialModel:
     mode = recipe.model.mode
     audio = text = None
     if mode != "text":
@@ -103,10 +105,10 @@ def _from_scratch(
         None if text is not None or audio is None else min(768, audio.hidden_size)
     )
     config = EmotionConfig.of(mode, labels, audio, text, width)
-    return Beginning(config, {}, None if text is None else folder, None, 0.0)
+    return InitialModel(config, {}, None if text is None else folder, None, 0.0)
 
 
-def _from_checkpoint(recipe: Recipe, labels: tuple[str, ...]) -> Beginning:
+def _from_checkpoint(recipe: Recipe, labels: tuple[str, ...]) -> InitialModel:
     checkpoint = load_resolved(resolve_emotion(_request(recipe)), jax.devices("cpu")[0], "float32")
     parameters = {path: np.asarray(array) for path, array in parameters_of(checkpoint.model).items()}
     if recipe.start.head == "fresh":
@@ -119,7 +121,7 @@ def _from_checkpoint(recipe: Recipe, labels: tuple[str, ...]) -> Beginning:
         text=config.text and _overridden(config.text, recipe, "text"),
     )
     _check_sizes(config, changed)
-    return Beginning(
+    return InitialModel(
         changed,
         parameters,
         None if config.text is None else checkpoint.text_folder,
@@ -147,7 +149,7 @@ def _encoders(recipe: Recipe) -> dict[str, str]:
     return found
 
 
-def _from_encoders(recipe: Recipe, labels: tuple[str, ...]) -> Beginning:
+def _from_encoders(recipe: Recipe, labels: tuple[str, ...]) -> InitialModel:
     mode = recipe.model.mode
     found = {kind: load_encoder(name, kind) for kind, name in _encoders(recipe).items()}
     audio, text = found.get("audio"), found.get("text")
@@ -161,7 +163,7 @@ def _from_encoders(recipe: Recipe, labels: tuple[str, ...]) -> Beginning:
         text=own.text and _overridden(own.text, recipe, "text"),
     )
     _check_sizes(own, config)
-    return Beginning(
+    return InitialModel(
         config,
         {path: array for each in found.values() for path, array in each.parameters.items()},
         None if text is None else text.folder,
@@ -204,7 +206,7 @@ def _check_sizes(given: EmotionConfig, asked: EmotionConfig) -> None:
     )
 
 
-def _completed(beginning: Beginning, seed: int) -> Beginning:
+def _completed(beginning: InitialModel, seed: int) -> InitialModel:
     """With fresh parameters for all that no checkpoint gave; the vector that SpecAugment needs among them."""
     config = beginning.config
     if config.audio is not None and not config.audio.mask_embedding:

@@ -26,7 +26,7 @@ Parameters = dict[str, jax.Array]
 Arrays = Mapping[str, jax.Array]
 
 
-class State(NamedTuple):
+class TrainState(NamedTuple):
     """All that a step changes: the parameters that learn, the optimizer's state, and the mean of the parameters.
 
     `average` is the exponential moving average where it is asked for, else empty. `step` counts the steps taken.
@@ -38,7 +38,7 @@ class State(NamedTuple):
     step: Int[Array, ""]
 
 
-class Measured(NamedTuple):
+class StepMetrics(NamedTuple):
     """What a step says of itself: the mean loss, the norm of its gradient, and the share of clips it had right."""
 
     loss: Float[Array, ""]
@@ -47,7 +47,7 @@ class Measured(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Method:
+class TrainingMethod:
     """How a model learns.
 
     `class_weights` (labels,) weigh the clips' losses; `frozen_layers` is {"audio": n, "text": n}, of the lowest layers;
@@ -74,12 +74,12 @@ class Method:
             kind for kind in paths if has[kind] and not any(path.startswith(paths[kind]) for path in learning)
         )
 
-    def begin(self, learning: Parameters) -> State:
+    def init_state(self, learning: Parameters) -> TrainState:
         """The state before the first step."""
         average = jax.tree.map(jnp.copy, learning) if self.ema else {}
-        return State(learning, self.optimizer.init(learning), average, jnp.int32(0))
+        return TrainState(learning, self.optimizer.init(learning), average, jnp.int32(0))
 
-    def shardings(self, learning: Parameters, mesh: Mesh) -> State:
+    def shardings(self, learning: Parameters, mesh: Mesh) -> TrainState:
         """Where each array of the state lies: what belongs to a parameter lies where the parameter does."""
         of = parameter_shardings({path: array.shape for path, array in learning.items()}, mesh)
         everywhere = NamedSharding(mesh, PartitionSpec())
@@ -89,11 +89,11 @@ class Method:
             fits = bool(names) and names[-1] in learning and leaf.shape == learning[names[-1]].shape
             return of[names[-1]] if fits else everywhere
 
-        return jax.tree_util.tree_map_with_path(sharding, jax.eval_shape(self.begin, learning))
+        return jax.tree_util.tree_map_with_path(sharding, jax.eval_shape(self.init_state, learning))
 
     def step(
-        self, state: State, frozen: Parameters, batch: Arrays, key: Key[Array, ""] | None
-    ) -> tuple[State, Measured]:
+        self, state: TrainState, frozen: Parameters, batch: Arrays, key: Key[Array, ""] | None
+    ) -> tuple[TrainState, StepMetrics]:
         """Learn from a batch of arrays (parts, clips, ...); `key` draws all noise of the step, None for none."""
         weight = (self.class_weights[batch["labels"]] * batch["valid"]).sum()
 
@@ -118,8 +118,8 @@ class Method:
             if self.ema
             else {}
         )
-        measured = Measured(losses.sum(), optax.tree.norm(gradient), rights.sum() / batch["valid"].sum())
-        return State(learning, optimizer, average, state.step + 1), measured
+        measured = StepMetrics(losses.sum(), optax.tree.norm(gradient), rights.sum() / batch["valid"].sum())
+        return TrainState(learning, optimizer, average, state.step + 1), measured
 
     def _loss(
         self,
@@ -135,7 +135,7 @@ class Method:
         audio = self._encoded(model, "audio", arrays, learning, audio_key)
         text = self._encoded(model, "text", arrays, learning, text_key)
         logits = model.classify(audio, text, across_batch=self.across_batch, key=head_key)
-        losses, _ = clip_losses(
+        losses = clip_losses(
             logits,
             arrays["labels"],
             weights=self.class_weights,
@@ -186,6 +186,8 @@ class Method:
         return jnp.where(arrays["valid"][:, None], encoded, jnp.nan)[None]
 
 
-def compiled_step(method: Method, shardings: State, mesh: Mesh) -> Callable[..., tuple[State, Measured]]:
+def jit_step(
+    method: TrainingMethod, shardings: TrainState, mesh: Mesh
+) -> Callable[..., tuple[TrainState, StepMetrics]]:
     """`method.step` as a program that reuses the memory of the state it is given."""
     return jax.jit(method.step, donate_argnums=0, out_shardings=(shardings, NamedSharding(mesh, PartitionSpec())))

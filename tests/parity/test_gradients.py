@@ -18,8 +18,8 @@ from speech_emotion_jax.models import wav2vec2_bert
 from speech_emotion_jax.models.parameters import parameters_of
 from speech_emotion_jax.parity.original import TorchOriginal
 from speech_emotion_jax.training.optimizer import make_optimizer
-from speech_emotion_jax.training.recipe import Optimizer
-from speech_emotion_jax.training.step import Method
+from speech_emotion_jax.training.recipe import OptimizerConfig
+from speech_emotion_jax.training.step import TrainingMethod
 
 from ..support.checkpoints import write_audio_checkpoint, write_bert, write_roberta
 
@@ -61,16 +61,16 @@ def load(model: Path, text: Path | None, mode: str) -> tuple[EmotionConfig, Para
     return loaded.config, parameters_of(loaded)
 
 
-def method_of(config: EmotionConfig, optimizer: optax.GradientTransformation, **options: Any) -> Method:
-    return Method(config, optimizer, jnp.ones(len(config.labels)), **options)
+def method_of(config: EmotionConfig, optimizer: optax.GradientTransformation, **options: Any) -> TrainingMethod:
+    return TrainingMethod(config, optimizer, jnp.ones(len(config.labels)), **options)
 
 
 def our_gradient(
-    method: Method, parameters: Parameters, batch: Batch, parts: int = 1, key: jax.Array | None = None
+    method: TrainingMethod, parameters: Parameters, batch: Batch, parts: int = 1, key: jax.Array | None = None
 ) -> tuple[float, dict[str, np.ndarray]]:
     """The loss of a step, and its gradient by torch's names."""
     arrays = {name: jnp.asarray(each.reshape(parts, -1, *each.shape[1:])) for name, each in batch.items()}
-    state, measured = jax.jit(method.step, compiler_options=CHEAP)(method.begin(parameters), {}, arrays, key)
+    state, measured = jax.jit(method.step, compiler_options=CHEAP)(method.init_state(parameters), {}, arrays, key)
     assert all((state.learning[path] == array).all() for path, array in parameters.items())
     return float(measured.loss), by_torch_name(method.config, state.optimizer)
 
@@ -171,7 +171,7 @@ def test_frozen_encoders_leave_the_rest_its_gradient(tmp_path):
     head = {path: array for path, array in parameters.items() if "encoder" not in path}
     frozen = {path: array for path, array in parameters.items() if path not in head}
     arrays = {name: jnp.asarray(each[None]) for name, each in batch.items()}
-    state, _ = jax.jit(method.step, compiler_options=CHEAP)(method.begin(head), frozen, arrays, None)
+    state, _ = jax.jit(method.step, compiler_options=CHEAP)(method.init_state(head), frozen, arrays, None)
     ours = by_torch_name(config, parameters | state.optimizer)
     _, theirs = torch_gradient(TorchOriginal(model, "concat", text), batch)
     names = [name for name in ours if name.startswith(("projector.", "classifier."))]
@@ -216,9 +216,9 @@ def test_parts_and_remat_change_no_gradient(tmp_path):
 
 def test_gradients_under_spec_augment(tmp_path, monkeypatch):
     """The same frames masked in both: the vector that stands in for them learns, and so does all else."""
-    rates = ("feat_proj_dropout", "hidden_dropout", "activation_dropout", "attention_dropout", "final_dropout")
-    rates += ("conformer_conv_dropout", "layerdrop")
-    overrides = dict.fromkeys(rates, 0.0) | {"mask_time_prob": 0.3}
+    learning_rates = ("feat_proj_dropout", "hidden_dropout", "activation_dropout", "attention_dropout", "final_dropout")
+    learning_rates += ("conformer_conv_dropout", "layerdrop")
+    overrides = dict.fromkeys(learning_rates, 0.0) | {"mask_time_prob": 0.3}
     model, _ = folders(tmp_path, "audio", **overrides)
     config, parameters = load(model, None, "audio")
     batch = batch_of("audio")
@@ -236,11 +236,11 @@ def test_ten_steps_give_torchs_losses(tmp_path, mode):
     """AdamW with clipping, on two batches in turn, everything learning."""
     model, text = folders(tmp_path, mode)
     config, parameters = load(model, text, mode)
-    chosen = Optimizer(learning_rate=1e-3, weight_decay=0.1, warmup=0.0, schedule="constant", clip_norm=1.0)
+    chosen = OptimizerConfig(learning_rate=1e-3, weight_decay=0.1, warmup=0.0, schedule="constant", clip_norm=1.0)
     method = method_of(config, make_optimizer(chosen, {path: each.shape for path, each in parameters.items()}, 10))
     batches = [batch_of(mode, seed) for seed in (0, 1)]
 
-    step, state, ours = jax.jit(method.step, compiler_options=CHEAP), method.begin(parameters), []
+    step, state, ours = jax.jit(method.step, compiler_options=CHEAP), method.init_state(parameters), []
     for index in range(10):
         arrays = {name: jnp.asarray(each[None]) for name, each in batches[index % 2].items()}
         state, measured = step(state, {}, arrays, None)

@@ -9,24 +9,24 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from ...runtime.plots import Slice
-from ..results import Run
+from ..results import EvaluationRun
 
 
 @dataclass(frozen=True)
-class Clips:
+class ReportClips:
     """The clips that figures are made of: those with finite scores and, in a run with metrics, with a label.
 
     Labels are numbers, by their place in the run's; `true` is -1 where a clip has none.
     """
 
-    run: Run
+    run: EvaluationRun
     rows: Int[np.ndarray, " clips"]  # in the run's table
     scores: Float[np.ndarray, "clips labels"]
     true: Int[np.ndarray, " clips"]
     labelled: bool
 
     @classmethod
-    def of(cls, run: Run, labelled: bool) -> Clips:
+    def of(cls, run: EvaluationRun, labelled: bool) -> ReportClips:
         place = {label: number for number, label in enumerate(run.labels)}
         true = np.array([place.get(label, -1) if label else -1 for label in run.truth], int)
         good = run.scored & np.isfinite(run.probabilities).all(axis=1)
@@ -58,11 +58,11 @@ class Clips:
         right, count = self.right[which], len(self.run.labels)
         support = np.bincount(self.true[which], minlength=count)
         recall = np.bincount(self.true[which], right, minlength=count)[support > 0] / support[support > 0]
-        low, high = wilson(right.mean(keepdims=True), np.array([len(which)]))[:, 0]
+        low, high = wilson_interval(right.mean(keepdims=True), np.array([len(which)]))[:, 0]
         return Slice(name, len(which), float(right.mean()), float(low), float(high), float(recall.mean()))
 
 
-def wilson(share: Float[np.ndarray, " any"], clips: Int[np.ndarray, " any"]) -> Float[np.ndarray, "2 any"]:
+def wilson_interval(share: Float[np.ndarray, " any"], clips: Int[np.ndarray, " any"]) -> Float[np.ndarray, "2 any"]:
     """Wilson's 95 % interval of shares of so many clips, taken as independent. NaN without clips."""
     z = 1.959964
     with np.errstate(divide="ignore", invalid="ignore"):

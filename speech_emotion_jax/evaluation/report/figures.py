@@ -11,8 +11,8 @@ import numpy as np
 
 from ...runtime import plots
 from ...runtime.plots import Slice, shown
-from .clips import Clips, wilson
-from .words import NONE, count_of, percent
+from .clips import ReportClips, wilson_interval
+from .words import NO_VALUE, count_of, percent
 
 DASH = "\N{EN DASH}"  # from DASH to
 BINS = 6  # of durations, at most
@@ -37,7 +37,7 @@ class Plot:
         return "data:image/png;base64," + base64.b64encode(self.png).decode()
 
 
-def measured(metrics: Mapping[str, Any]) -> list[Plot]:
+def metric_figures(metrics: Mapping[str, Any]) -> list[Plot]:
     """Confusion matrix, per-class bars and reliability diagram."""
     labels = metrics["labels"]
     names = [shown(label) for label in labels]
@@ -122,13 +122,13 @@ def _reliability(metrics: Mapping[str, Any]) -> Plot:
         "Reliability",
         f"{words} {error}. Below the dashed line, the checkpoint is surer than it is right.",
         f"Reliability diagram, accuracy against score. {error}. {words}",
-        plots.reliability(edges, counts, confidence, accuracy, wilson(accuracy, counts)),
+        plots.reliability(edges, counts, confidence, accuracy, wilson_interval(accuracy, counts)),
         ["score", "clips", "mean score", "accuracy"],
         rows,
     )
 
 
-def outcome(clips: Clips) -> list[Plot]:
+def prediction_figures(clips: ReportClips) -> list[Plot]:
     """What was predicted, and how surely, where the truth is not known."""
     labels = clips.run.labels
     counts = np.bincount(clips.top, minlength=len(labels))
@@ -148,7 +148,7 @@ def outcome(clips: Clips) -> list[Plot]:
             plots.predicted(labels, counts),
             ["label", "clips", "share", "mean score"],
             [
-                [shown(label), f"{count:,}", percent(count / total), percent(mean / count) if count else NONE]
+                [shown(label), f"{count:,}", percent(count / total), percent(mean / count) if count else NO_VALUE]
                 for label, count, mean in zip(labels, counts, sums, strict=True)
             ],
         ),
@@ -167,7 +167,7 @@ def outcome(clips: Clips) -> list[Plot]:
     ]
 
 
-def by_length(clips: Clips) -> Plot | None:
+def by_length(clips: ReportClips) -> Plot | None:
     """Bins of equal count, as far as equal durations allow; None where no clip has a duration."""
     timed = np.flatnonzero(np.isfinite(clips.duration))
     if not len(timed):
@@ -193,7 +193,7 @@ def by_length(clips: Clips) -> Plot | None:
     )
 
 
-def by_group(clips: Clips, group_by: str | None) -> Plot | None:
+def by_group(clips: ReportClips, group_by: str | None) -> Plot | None:
     """The groups with the most clips, from the best to the worst, and the others as one."""
     if group_by is None:
         return None
@@ -222,11 +222,11 @@ def by_group(clips: Clips, group_by: str | None) -> Plot | None:
     )
 
 
-def _quantity(clips: Clips) -> str:
+def _quantity(clips: ReportClips) -> str:
     return "Accuracy" if clips.labelled else "Mean top score"
 
 
-def _bar_words(clips: Clips) -> str:
+def _bar_words(clips: ReportClips) -> str:
     if clips.labelled:
         return "Bars are Wilson's 95 % intervals, clips taken as independent."
     return "Bars hold the middle half of the scores."

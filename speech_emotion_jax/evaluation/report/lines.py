@@ -6,17 +6,17 @@ from collections.abc import Mapping
 from typing import Any
 
 from ...runtime.plots import shown
-from ..results import Run
-from .words import AVERAGES, NONE
+from ..results import EvaluationRun
+from .words import HEADLINE_METRICS, NO_VALUE
 
 
-def summary(run: Run, metrics: Mapping[str, Any] | None, throughput: Mapping[str, int | float]) -> str:
+def summary(run: EvaluationRun, metrics: Mapping[str, Any] | None, throughput: Mapping[str, int | float]) -> str:
     """A few lines for a terminal: how many clips, how right, how fast."""
     errors = int((~run.scored).sum())
     lines = [f"Clips     {len(run.table):,}: {len(run.table) - errors:,} scored, {errors:,} with an error"]
     if metrics is not None:
         lines[0] += f", {sum(truth is None for truth in run.truth):,} without a label"
-        for key, name in AVERAGES.items():
+        for key, name in HEADLINE_METRICS.items():
             ends = metrics["intervals"].get(key)
             words = "" if ends is None else f"  (95 %: {100 * ends[0]:.1f} to {100 * ends[1]:.1f})"
             lines.append(f"{name:<10}{100 * metrics[key]:5.1f} %{words}")
@@ -37,6 +37,6 @@ def speed(throughput: Mapping[str, int | float]) -> list[tuple[str, str]]:
     of, key = ("audio-seconds", "audio_seconds") if throughput["audio_seconds"] else ("clips", "clips")
     per = "per second" if throughput.get("hosts", 1) == 1 else "per second and host"
     with_compilation, without = (
-        f"{throughput[key] / each:,.1f}" if each > 0 else NONE for each in (seconds, seconds - compiling)
+        f"{throughput[key] / each:,.1f}" if each > 0 else NO_VALUE for each in (seconds, seconds - compiling)
     )
     return [(f"{of} {per}", with_compilation), ("without compilation", without)]

@@ -14,12 +14,12 @@ import numpy as np
 from ...runtime.pages import page
 from ...runtime.plots import shown
 from ...runtime.storage import Folder
-from ..results import Run
-from .clips import Clips
-from .figures import by_group, by_length, measured, outcome
+from ..results import EvaluationRun
+from .clips import ReportClips
+from .figures import by_group, by_length, metric_figures, prediction_figures
 from .lines import speed
-from .tables import confusions, failures, surest_mistakes
-from .words import AVERAGES, be, count_of, duration, percent, plural
+from .tables import error_summary, frequent_confusions, surest_mistakes
+from .words import HEADLINE_METRICS, count_of, duration, is_or_are, percent, plural
 
 PAGE = "report.html"
 FEW = 30  # clips of a label below which its figures say little
@@ -40,7 +40,7 @@ class Card:
 
 def write_report(
     folder: Folder,
-    run: Run,
+    run: EvaluationRun,
     metrics: Mapping[str, Any] | None,
     *,
     group_by: str | None,
@@ -55,10 +55,10 @@ def write_report(
     the seconds), "hosts" and "devices". `provenance` is shown as a table: all that is needed to repeat the run.
     Raises InvalidInput where there is no such column.
     """
-    clips = Clips.of(run, metrics is not None)
+    clips = ReportClips.of(run, metrics is not None)
     figures = []
     if len(clips.rows):
-        figures = outcome(clips) if metrics is None else measured(metrics)
+        figures = prediction_figures(clips) if metrics is None else metric_figures(metrics)
         figures += [figure for figure in (by_length(clips), by_group(clips, group_by)) if figure is not None]
     content = page(
         __name__.rpartition(".")[0],
@@ -70,9 +70,9 @@ def write_report(
         facts=_facts(clips, metrics, throughput),
         notices=_notices(clips, metrics, group_by),
         figures=figures,
-        pairs=confusions(clips),
+        pairs=frequent_confusions(clips),
         worst=surest_mistakes(clips),
-        errors=failures(run),
+        errors=error_summary(run),
         throughput=_throughput(throughput),
         provenance=list(_flat(provenance)),
     )
@@ -81,7 +81,7 @@ def write_report(
     folder.write(PAGE, content)
 
 
-def _subtitle(run: Run) -> str:
+def _subtitle(run: EvaluationRun) -> str:
     """What was scored by what, of the settings that say so."""
     settings = run.record.get("settings") or {}
     parts = [str(settings[name]) for name in ("model", "mode", "language", "split") if settings.get(name)]
@@ -94,7 +94,7 @@ def _cards(metrics: Mapping[str, Any]) -> list[Card]:
     count = len(metrics["truth_labels"])
     baselines = {"accuracy": share, "uar": 1 / count, "macro_f1": 2 * share / (1 + share) / count}
     cards = []
-    for key, name in AVERAGES.items():
+    for key, name in HEADLINE_METRICS.items():
         low, high = metrics["intervals"].get(key) or (None, None)
         cards.append(Card(name, metrics[key], low, high, baselines[key], f"always “{shown(label)}”"))
     return cards
@@ -116,7 +116,7 @@ def _interval_words(metrics: Mapping[str, Any], group_by: str | None) -> str:
 
 
 def _facts(
-    clips: Clips, metrics: Mapping[str, Any] | None, throughput: Mapping[str, int | float]
+    clips: ReportClips, metrics: Mapping[str, Any] | None, throughput: Mapping[str, int | float]
 ) -> list[tuple[str, str]]:
     """(name, value) of the small numbers under the headline."""
     run = clips.run
@@ -139,21 +139,25 @@ def _facts(
     return facts
 
 
-def _notices(clips: Clips, metrics: Mapping[str, Any] | None, group_by: str | None) -> list[str]:
+def _notices(clips: ReportClips, metrics: Mapping[str, Any] | None, group_by: str | None) -> list[str]:
     """What may mislead a reader of the figures."""
     run, notices = clips.run, []
     errors = int((~run.scored).sum())
     if errors:
         part = percent(errors / len(run.table))
-        notices.append(f"{count_of(errors, 'clip')} ({part}) could not be scored, and {be(errors)} in no figure.")
+        notices.append(
+            f"{count_of(errors, 'clip')} ({part}) could not be scored, and {is_or_are(errors)} in no figure."
+        )
     strange = int((run.scored & ~np.isfinite(run.probabilities).all(axis=1)).sum())
     if strange:
-        notices.append(f"{count_of(strange, 'clip')} got scores that are no numbers, and {be(strange)} in no figure.")
+        notices.append(
+            f"{count_of(strange, 'clip')} got scores that are no numbers, and {is_or_are(strange)} in no figure."
+        )
     truncated = run.table.column("truncated").cast("bool").fill_null(False).to_numpy().sum()
     if truncated:
         notices.append(
-            f"{count_of(truncated, 'clip')} {be(truncated)} longer than the checkpoint takes, in sound or in text: only"
-            " the beginning was scored."
+            f"{count_of(truncated, 'clip')} {is_or_are(truncated)} longer than the checkpoint accepts, in sound or"
+            " in text; only the beginning was scored."
         )
     if metrics is None:
         return notices

@@ -10,15 +10,15 @@ import numpy as np
 from jaxtyping import Int
 
 from ...runtime.plots import shown
-from ..results import Run
-from .clips import Clips
-from .words import NONE, percent
+from ..results import EvaluationRun
+from .clips import ReportClips
+from .words import NO_VALUE, percent
 
 WORST, PAIRS, ERRORS, KINDS = 20, 10, 50, 8  # rows of the tables
 LETTERS = 160  # of a clip's text
 
 
-def confusions(clips: Clips) -> list[dict[str, Any]]:
+def frequent_confusions(clips: ReportClips) -> list[dict[str, Any]]:
     """The most frequent confusions."""
     if not clips.labelled:
         return []
@@ -42,7 +42,7 @@ def confusions(clips: Clips) -> list[dict[str, Any]]:
     ]
 
 
-def surest_mistakes(clips: Clips) -> list[dict[str, str]]:
+def surest_mistakes(clips: ReportClips) -> list[dict[str, str]]:
     """The clips whose wrong label has the highest score."""
     if not clips.labelled:
         return []
@@ -58,14 +58,14 @@ def surest_mistakes(clips: Clips) -> list[dict[str, str]]:
             "said": labels[clips.top[number]],
             "score": percent(float(clips.score[number])),
             "truth_score": percent(float(clips.scores[number, clips.true[number]])),
-            "duration": f"{seconds:.1f} s" if np.isfinite(seconds := clips.duration[number]) else NONE,
+            "duration": f"{seconds:.1f} s" if np.isfinite(seconds := clips.duration[number]) else NO_VALUE,
             "text": shown(text, LETTERS),
         }
         for number, clip, text in zip(wrong.tolist(), ids, texts, strict=True)
     ]
 
 
-def failures(run: Run) -> dict[str, Any] | None:
+def error_summary(run: EvaluationRun) -> dict[str, Any] | None:
     """How many errors of each kind, and the first of them; None where there are none."""
     rows = np.flatnonzero(~run.scored)
     if not len(rows):
@@ -96,6 +96,6 @@ def _kind(message: str, name: str) -> str:
     return re.sub(r"\d+", "#", message)
 
 
-def _cells(run: Run, name: str, rows: Int[np.ndarray, " some"]) -> list[str]:
+def _cells(run: EvaluationRun, name: str, rows: Int[np.ndarray, " some"]) -> list[str]:
     """A column's cells in some rows; empty where it has none."""
     return ["" if cell is None else str(cell) for cell in run.table.column(name).take(rows).to_pylist()]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-NONE = "\N{EN DASH}"  # no value
-AVERAGES = {"accuracy": "Accuracy", "uar": "UAR", "macro_f1": "Macro-F1"}
+NO_VALUE = "\N{EN DASH}"  # no value
+HEADLINE_METRICS = {"accuracy": "Accuracy", "uar": "UAR", "macro_f1": "Macro-F1"}
 
 
 def percent(fraction: float) -> str:
@@ -25,5 +25,5 @@ def count_of(count: int, name: str) -> str:
     return f"{count:,} {plural(name, count)}"
 
 
-def be(count: int) -> str:
+def is_or_are(count: int) -> str:
     return "is" if count == 1 else "are"
