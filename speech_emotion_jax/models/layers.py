@@ -7,6 +7,7 @@ accumulation. Activations between layers, norms and softmax are float32 in both 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
@@ -17,8 +18,30 @@ from flax import nnx
 from jax.core import Tracer
 from jaxtyping import Array, Float, Key
 
+
+@jax.custom_jvp
+def erfc(x: Float[Array, "*any"]) -> Float[Array, "*any"]:
+    """Compute the complementary error function, with the derivative -2 / sqrt(pi) exp(-x²).
+
+    JAX 0.12 computes that derivative by a polynomial that `shard_map` refuses ("requires varying manual axes to
+    match"). The formula below is the one of JAX 0.10.
+    """
+    return jax.lax.erfc(x)
+
+
+@erfc.defjvp
+def _erfc_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
+    (x,), (tangent,) = primals, tangents
+    return erfc(x), (-2 / math.sqrt(math.pi)) * (tangent * jnp.exp(-jnp.square(x)))
+
+
+def gelu(x: Float[Array, "*any"]) -> Float[Array, "*any"]:
+    """Compute the exact Gaussian error linear unit, x / 2 erfc(-x / sqrt(2)) (Hendrycks and Gimpel 2016)."""
+    return 0.5 * x * erfc(-x * np.sqrt(0.5).astype(x.dtype))
+
+
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
-    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+    "gelu": gelu,
     "gelu_new": lambda x: jax.nn.gelu(x, approximate=True),
     "relu": jax.nn.relu,
     "silu": jax.nn.silu,
