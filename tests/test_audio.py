@@ -133,6 +133,14 @@ def test_a_change_of_the_rate_is_told():
         waveform.load(streams[0] + streams[1])
 
 
+def test_tags_that_are_not_utf8():
+    """PyAV had an option for such tags up to release 18, and has none since."""
+    content = encode_with_av(tones(0.5, 16_000), 16_000, "matroska", "flac", title="ñandú")
+    assert content.count("ñandú".encode()) == 1
+    latin_1 = content.replace("ñandú".encode(), "ñandú..".encode("latin-1"))
+    assert np.array_equal(waveform.load(latin_1), waveform.load(content))
+
+
 def test_without_av_the_extra_is_named(monkeypatch):
     content = encode_with_av(tones(0.5, 16_000), 16_000, "ipod", "aac")
     monkeypatch.setitem(sys.modules, "av", None)

@@ -342,6 +342,7 @@ def _has_ogg_page(content: bytes) -> bool:
 def _av_frames(stream: io.FileIO, name: str, refusal: str) -> Iterator[tuple[int, int, np.ndarray]]:
     try:
         import av
+        import av.container
         import av.error
     except ImportError:
         raise UnreadableInput(
@@ -351,7 +352,10 @@ def _av_frames(stream: io.FileIO, name: str, refusal: str) -> Iterator[tuple[int
     done, rate, stated = 0, 1, 0.0
     try:
         options = {"format_whitelist": _AV_DEMUXERS}
-        with av.open(stream, "r", options=options, metadata_errors="replace") as container:
+        # Before release 19, PyAV refuses files with tags that are not UTF-8 unless told otherwise. Release 19 reads
+        # them and no longer has the option.
+        tags: Any = {"metadata_errors": "replace"} if hasattr(av.container.Container, "metadata_errors") else {}
+        with av.open(stream, "r", options=options, **tags) as container:
             if not container.streams.audio:
                 raise UnreadableInput(f"{name} has no audio track; give a file that has one")
             track = container.streams.audio[0]

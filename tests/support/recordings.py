@@ -34,11 +34,14 @@ def encode(samples: np.ndarray, rate: int, container: str = "WAV", subtype: str 
     return file.getvalue()
 
 
-def encode_with_av(samples: np.ndarray, rate: int, container: str, codec: str, **options: str) -> bytes:
+def encode_with_av(
+    samples: np.ndarray, rate: int, container: str, codec: str, title: str = "", **options: str
+) -> bytes:
     layout = {1: "mono", 2: "stereo", 6: "5.1"}[samples.shape[1]]
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "file")
         with av.open(path, "w", format=container, options=options) as output:
+            output.metadata["title"] = title
             stream: Any = output.add_stream(codec, rate=rate, layout=layout)
             frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples.T), format="fltp", layout=layout)
             frame.sample_rate, frame.time_base, frame.pts = rate, Fraction(1, rate), 0
