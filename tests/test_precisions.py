@@ -18,7 +18,7 @@ from speech_emotion_jax.parity.precisions import (
     precisions_as_dict,
     render_precisions,
 )
-from speech_emotion_jax.parity.products import ROUNDED, SETTINGS, multiplied
+from speech_emotion_jax.parity.products import JAX_PRECISIONS, ROUNDED_BITS, change_products
 
 DEMO = Path("speech_emotion_jax/demo_data")
 RECORDINGS = tuple(str(DEMO / f"{name}.flac") for name in ("joy", "fear", "anger"))
@@ -36,11 +36,11 @@ def rounded(x: np.ndarray, bits: int) -> np.ndarray:
     return np.ldexp(np.round(mantissa * 2 ** (bits + 1)) / 2 ** (bits + 1), exponent)
 
 
-@pytest.mark.parametrize("how", ROUNDED)
+@pytest.mark.parametrize("how", ROUNDED_BITS)
 def test_both_operands_are_rounded(how: str):
     a, b = arrays((5, 64), (64, 3))
-    expected = rounded(np.asarray(a), ROUNDED[how]) @ rounded(np.asarray(b), ROUNDED[how])
-    found = multiplied(lambda a, b: jnp.dot(a, b, precision="highest"), how)(a, b)
+    expected = rounded(np.asarray(a), ROUNDED_BITS[how]) @ rounded(np.asarray(b), ROUNDED_BITS[how])
+    found = change_products(lambda a, b: jnp.dot(a, b, precision="highest"), how)(a, b)
     assert np.abs(np.asarray(found) - expected).max() < 1e-5
     assert np.abs(np.asarray(a @ b) - expected).max() > 1e-4
 
@@ -58,23 +58,23 @@ def test_products_inside_of_loops_branches_and_programs_are_changed():
     expected = np.asarray(a, np.float64)
     for each in np.asarray(stack):
         expected = rounded(rounded(expected.astype(np.float32), 7) @ rounded(each, 7), 23)
-    found = jax.jit(multiplied(nested, "rounded to bfloat16"))(a, stack)
+    found = jax.jit(change_products(nested, "rounded to bfloat16"))(a, stack)
     assert np.abs(np.asarray(found) - expected).max() < 1e-4 * np.abs(expected).max()
     assert np.abs(np.asarray(nested(a, stack)) - expected).max() > 1e-3 * np.abs(expected).max()
 
 
 def test_settings_reach_the_program_and_bfloat16_is_left_alone():
     a, b = arrays((4, 4), (4, 4))
-    for how, setting in SETTINGS.items():
-        assert str(setting) in str(jax.make_jaxpr(multiplied(jnp.dot, how))(a, b))
+    for how, setting in JAX_PRECISIONS.items():
+        assert str(setting) in str(jax.make_jaxpr(change_products(jnp.dot, how))(a, b))
     low = [each.astype(jnp.bfloat16) for each in (a, b)]
-    for how in (*SETTINGS, *ROUNDED):
-        assert "reduce_precision" not in str(jax.make_jaxpr(multiplied(jnp.dot, how))(*low))
+    for how in (*JAX_PRECISIONS, *ROUNDED_BITS):
+        assert "reduce_precision" not in str(jax.make_jaxpr(change_products(jnp.dot, how))(*low))
 
 
 def test_pytrees_go_in_and_out():
     a, b = arrays((2, 3), (3, 2))
-    found = multiplied(lambda pair, none: {"product": pair[0] @ pair[1], "none": none}, "highest")((a, b), None)
+    found = change_products(lambda pair, none: {"product": pair[0] @ pair[1], "none": none}, "highest")((a, b), None)
     assert found["none"] is None
     assert np.array_equal(np.asarray(found["product"]), np.asarray(jnp.dot(a, b, precision="highest")))
 

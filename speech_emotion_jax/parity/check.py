@@ -43,14 +43,14 @@ from ..runtime.versions import versions
 from ..whisper import WhisperPipeline
 from . import tensors
 from .difference import Budget, Difference, budget
+from .examples import Example, make_examples
 from .figure import draw
-from .golden import Golden, Taken, place_of, read_golden
-from .ours import Ours
-from .ours_whisper import OursWhisper
-from .pairs import Pair, paired
-from .reference_activations import Whole
+from .golden import Golden, GoldenRecording, read_golden, split_path
+from .jax_emotion import JaxEmotion
+from .jax_whisper import JaxWhisper
+from .reference_activations import FullActivation
 from .stages import WAVEFORM, Stages
-from .verdict import Row, Verdict, judge, worst_rows
+from .verdict import StageVerdict, Verdict, judge, worst_rows
 
 SCHEMA = 1
 JSON, PAGE, FIGURE = "parity.json", "parity.html", "parity.png"
@@ -92,7 +92,7 @@ class ParityConfig:
 
 
 @dataclass(frozen=True)
-class Parity:
+class ParityResult:
     """What was found: the names of the tensors and constants that are `unlike`, of `count`; verdicts on recordings."""
 
     checkpoint: str
@@ -101,32 +101,32 @@ class Parity:
     device: str
     versions: Mapping[str, str]
     recorded_with: Mapping[str, str]  # the versions that made the golden, if there is one
-    count: int
-    unlike: Sequence[str]
+    tensor_count: int
+    differing: Sequence[str]
     verdicts: Sequence[Verdict]
 
     @property
     def passed(self) -> bool:
-        return self.first_bad is None
+        return self.first_failure is None
 
     @property
-    def first_bad(self) -> str | None:
+    def first_failure(self) -> str | None:
         """Where the two sides part first, in words; None where they don't."""
-        if self.unlike:
-            return f"tensors: {self.unlike[0]} is the first of {len(self.unlike)} that differ"
+        if self.differing:
+            return f"tensors: {self.differing[0]} is the first of {len(self.differing)} that differ"
         for row, verdict in worst_rows(self.verdicts):
-            if not row.good:
+            if not row.passed:
                 return f"{row.stage}, of {verdict.name}{row.remark and f': {row.remark}'}"
         return None
 
 
 @runtime_checkable
 class _Side(Protocol):
-    def stages(self, theirs: Stages, audio: AudioSource | None, text: str | None) -> Stages: ...
-    def alone(self, theirs: Stages) -> Stages: ...
+    def compute_stages(self, theirs: Stages, audio: AudioSource | None, text: str | None) -> Stages: ...
+    def compute_stages_alone(self, theirs: Stages) -> Stages: ...
 
 
-def parity(job: ParityConfig) -> Parity:
+def parity(job: ParityConfig) -> ParityResult:
     """Compare, and write the golden and the report that are asked for.
 
     Raises InvalidInput and UnreadableInput: PyTorch or the source is missing, a golden is of another checkpoint, a
@@ -134,7 +134,7 @@ def parity(job: ParityConfig) -> Parity:
     """
     output = None if job.output is None else Folder.open(job.output)
     if job.record is not None:
-        place_of(job.record)
+        split_path(job.record)
     golden = None if job.against is None else read_golden(job.against)
     checkpoint = resolve_checkpoint(job.request)
     config = checkpoint.config
@@ -152,27 +152,29 @@ def parity(job: ParityConfig) -> Parity:
         with progress(
             "Taking checksums", sum(len(part.source.tensors) for part in reference.parts.values())
         ) as advance:
-            of_files = tensors.of_files(reference, [job.precision] if job.record is None else PRECISIONS, advance)
-        taken: list[Taken] = []
+            file_digests = tensors.digest_files(
+                reference, [job.precision] if job.record is None else PRECISIONS, advance
+            )
+        taken: list[GoldenRecording] = []
         verdicts = list(_side_by_side(job, examples, theirs, ours, taken))
         constants = theirs.constants()
-        expected = {**of_files[job.precision], **constants}
+        expected = {**file_digests[job.precision], **constants}
         original = f"PyTorch, on {reference.parts[MODEL].origin.id}"
         if job.record is not None:
             mode = config.mode if isinstance(config, EmotionConfig) else None
             weights = {name: part.source.sha256() for name, part in reference.parts.items()}
             Golden(
-                config.kind, mode, reference.language, weights, of_files, constants, versions(*PACKAGES), taken
+                config.kind, mode, reference.language, weights, file_digests, constants, versions(*PACKAGES), taken
             ).write(job.record)
-    result = Parity(
+    result = ParityResult(
         checkpoint=job.request.model_id,
         original=original,
         precision=job.precision,
         device=select_device(job.device).device_kind,
         versions=versions(*PACKAGES),
         recorded_with={} if golden is None else golden.versions,
-        count=len(own),
-        unlike=[name for name, value in own.items() if expected.get(name) != value],
+        tensor_count=len(own),
+        differing=[name for name, value in own.items() if expected.get(name) != value],
         verdicts=verdicts,
     )
     if output is not None:
@@ -181,7 +183,7 @@ def parity(job: ParityConfig) -> Parity:
 
 
 def _side_by_side(
-    job: ParityConfig, examples: Sequence[Pair], original: Any, ours: _Side, taken: list[Taken]
+    job: ParityConfig, examples: Sequence[Example], original: Any, ours: _Side, taken: list[GoldenRecording]
 ) -> Iterator[Verdict]:
     """Run both on each recording; what a golden keeps of it is added to `taken`, where one is to be written."""
     with _comparing(len(examples)) as advance:
@@ -189,11 +191,18 @@ def _side_by_side(
             if audio is not None:
                 read_clip(audio)  # says in a sentence what can't be used
             name = "" if audio is None else Path(audio).name
-            theirs = original.stages(audio, text)
-            whole = {stage: Whole(stage, array) for stage, array in theirs.items()}
-            yield judge(name, text or "", whole, ours.stages(theirs, audio, text), ours.alone(theirs), job.precision)
+            theirs = original.compute_stages(audio, text)
+            whole = {stage: FullActivation(stage, array) for stage, array in theirs.items()}
+            yield judge(
+                name,
+                text or "",
+                whole,
+                ours.compute_stages(theirs, audio, text),
+                ours.compute_stages_alone(theirs),
+                job.precision,
+            )
             if job.record is not None:
-                taken.append(Taken.of(name, text, theirs))
+                taken.append(GoldenRecording.of(name, text, theirs))
             advance(1)
 
 
@@ -206,9 +215,9 @@ def _against(job: ParityConfig, golden: Golden, ours: _Side) -> Iterator[Verdict
     with _comparing(len(golden.recordings)) as advance:
         for number, taken in enumerate(golden.recordings):
             audio: AudioSource | None = job.recordings[number] if job.recordings else None
-            if audio is None and WAVEFORM in taken.given:
-                audio = {"array": taken.given[WAVEFORM], "sampling_rate": SAMPLE_RATE}
-            found = ours.stages(taken.given, audio, taken.text)
+            if audio is None and WAVEFORM in taken.inputs:
+                audio = {"array": taken.inputs[WAVEFORM], "sampling_rate": SAMPLE_RATE}
+            found = ours.compute_stages(taken.inputs, audio, taken.text)
             yield judge(taken.name, taken.text or "", taken.slices, found, {}, job.precision)
             advance(1)
 
@@ -217,9 +226,9 @@ def _comparing(count: int) -> AbstractContextManager[Callable[[int], None]]:
     return progress(f"Comparing {count} recording{'s' * (count > 1)}", count)
 
 
-def _examples(job: ParityConfig, config: Architecture) -> list[Pair]:
+def _examples(job: ParityConfig, config: Architecture) -> list[Example]:
     hears = isinstance(config, WhisperConfig) or config.audio is not None
-    return paired(
+    return make_examples(
         job.recordings, job.texts, hears=hears, reads=isinstance(config, EmotionConfig) and config.text is not None
     )
 
@@ -278,14 +287,14 @@ def _loaded(
     if isinstance(info, WhisperCheckpointInfo):
         whisper = load_whisper(job.request.model_id, place, job.precision, revision=job.request.revision)
         own = _stage_0(info.config, whisper.model, job.precision)
-        return OursWhisper(WhisperPipeline(whisper, mesh), job.language), own
+        return JaxWhisper(WhisperPipeline(whisper, mesh), job.language), own
     checkpoint = load_resolved(info, place, job.precision)
-    return Ours(checkpoint), _stage_0(info.config, checkpoint.model, job.precision)
+    return JaxEmotion(checkpoint), _stage_0(info.config, checkpoint.model, job.precision)
 
 
 def _stage_0(config: Architecture, model: nnx.Module, precision: str) -> dict[str, str | float]:
-    digests = tensors.of_memory(config, parameters_of(model), precision)
-    return {**digests, **tensors.constants_of(config, model)}
+    digests = tensors.digest_parameters(config, parameters_of(model), precision)
+    return {**digests, **tensors.module_constants(config, model)}
 
 
 def _check_weights(job: ParityConfig, golden: Golden, own: Mapping[str, Mapping[str, str]]) -> None:
@@ -300,7 +309,7 @@ def _check_weights(job: ParityConfig, golden: Golden, own: Mapping[str, Mapping[
                 )
 
 
-def parity_as_dict(result: Parity) -> dict[str, Any]:
+def parity_as_dict(result: ParityResult) -> dict[str, Any]:
     """The whole report as JSON takes it.
 
     {"schema", "checkpoint", "original", "precision", "device", "versions", "recorded_with", "passed", "first_bad",
@@ -319,15 +328,15 @@ def parity_as_dict(result: Parity) -> dict[str, Any]:
         "versions": dict(result.versions),
         "recorded_with": dict(result.recorded_with),
         "passed": result.passed,
-        "first_bad": result.first_bad,
+        "first_bad": result.first_failure,
         "worst": {
             "recording": verdict.recording,
             "text": verdict.text,
             "stage": row.stage,
-            "used": _finite(row.used),
-            "by": row.by,
+            "used": _finite(row.budget_used),
+            "by": row.criterion,
         },
-        "tensors": {"count": result.count, "differing": list(result.unlike)},
+        "tensors": {"count": result.tensor_count, "differing": list(result.differing)},
         "recordings": [
             {
                 "name": verdict.recording,
@@ -339,29 +348,29 @@ def parity_as_dict(result: Parity) -> dict[str, Any]:
     }
 
 
-def _row_as_data(row: Row, precision: str) -> dict[str, Any]:
+def _row_as_data(row: StageVerdict, precision: str) -> dict[str, Any]:
     alone = None
     if row.alone is not None:
         alone = _numbers(row.alone) | {"budget": _numbers(budget(row.stage, precision, alone=True))}
     return {
         "stage": row.stage,
-        **(dict.fromkeys(Difference._fields) if row.found is None else _numbers(row.found)),
+        **(dict.fromkeys(Difference._fields) if row.difference is None else _numbers(row.difference)),
         "budget": _numbers(budget(row.stage, precision)),
         "alone": alone,
-        "used": _finite(row.used),
-        "by": row.by,
-        "good": row.good,
+        "used": _finite(row.budget_used),
+        "by": row.criterion,
+        "good": row.passed,
         "remark": row.remark,
     }
 
 
-def render_parity(result: Parity) -> str:
+def render_parity(result: ParityResult) -> str:
     """A table for a terminal: of each stage the recording that takes most of its budget."""
     rows = [_cells(row) for row, _ in worst_rows(result.verdicts)]
     return "\n".join([*_facts(result), "", *aligned([HEAD, *rows]), "", _conclusion(result)])
 
 
-def _facts(result: Parity) -> list[str]:
+def _facts(result: ParityResult) -> list[str]:
     facts = [
         f"{result.checkpoint}, {result.precision}, on {result.device}",
         f"against {result.original}",
@@ -375,34 +384,38 @@ def _facts(result: Parity) -> list[str]:
             if result.versions.get(name, before) != before
         ]:
             facts.append(f"versions differ: {', '.join(changed)}; what differs below may be theirs, so record it anew")
-    same = result.count - len(result.unlike)
-    return [*facts, f"tensors, and constants of their modules: {same} of {result.count} are the same, bit by bit"]
+    same = result.tensor_count - len(result.differing)
+    return [
+        *facts,
+        f"tensors, and constants of their modules: {same} of {result.tensor_count} are the same, bit by bit",
+    ]
 
 
 def _listed(packages: Mapping[str, str]) -> str:
     return ", ".join(f"{name} {number}" for name, number in packages.items())
 
 
-def _conclusion(result: Parity) -> str:
+def _conclusion(result: ParityResult) -> str:
     row, verdict = _worst(result)
     of = f" of {len(result.verdicts)}" if len(result.verdicts) > 1 else ""
-    worst = f"worst{of}: {verdict.name} at {row.stage}, {_share(row.used)} of its budget{row.by and f' ({row.by})'}"
-    return f"PASSED; {worst}" if result.passed else f"FAILED at {result.first_bad}; {worst}"
+    used = f"{_share(row.budget_used)} of its budget{row.criterion and f' ({row.criterion})'}"
+    worst = f"worst{of}: {verdict.name} at {row.stage}, {used}"
+    return f"PASSED; {worst}" if result.passed else f"FAILED at {result.first_failure}; {worst}"
 
 
-def _worst(result: Parity) -> tuple[Row, Verdict]:
-    verdict = max(result.verdicts, key=lambda verdict: verdict.worst.used)
+def _worst(result: ParityResult) -> tuple[StageVerdict, Verdict]:
+    verdict = max(result.verdicts, key=lambda verdict: verdict.worst.budget_used)
     return verdict.worst, verdict
 
 
-def _cells(row: Row) -> list[str]:
-    verdict = "ok" if row.good else f"BAD{row.remark and f', {row.remark}'}"
-    if row.found is None:
+def _cells(row: StageVerdict) -> list[str]:
+    verdict = "ok" if row.passed else f"BAD{row.remark and f', {row.remark}'}"
+    if row.difference is None:
         return [row.stage, "", "", "", "", "", "", "", verdict]
-    found = row.found
+    found = row.difference
     numbers = [f"{found.largest:.1e}", f"{found.mean:.1e}", f"{found.gain:+.1e}", f"{1 - found.cosine:.0e}"]
     alone = "" if row.alone is None else f"{row.alone.largest:.1e}"
-    return [row.stage, *numbers, alone, _share(row.used), row.by, verdict]
+    return [row.stage, *numbers, alone, _share(row.budget_used), row.criterion, verdict]
 
 
 def _share(used: float) -> str:
@@ -417,7 +430,7 @@ def _finite(value: float | int) -> float | int | None:
     return value if math.isfinite(value) else None
 
 
-def _write(folder: Folder, result: Parity) -> None:
+def _write(folder: Folder, result: ParityResult) -> None:
     """The report as JSON, as a page and as a figure."""
     figure = draw(result.verdicts, result.precision)
     content = page(
@@ -431,7 +444,7 @@ def _write(folder: Folder, result: Parity) -> None:
         tables=[
             {
                 "title": verdict.name,
-                "rows": [{"cells": _cells(row), "good": row.good} for row in verdict.rows],
+                "rows": [{"cells": _cells(row), "good": row.passed} for row in verdict.rows],
             }
             for verdict in result.verdicts
         ],

@@ -21,7 +21,7 @@ from .stages import (
     WAVEFORM,
     WORD_LOGITS,
     WORDS,
-    Computed,
+    StageArray,
     layer,
 )
 
@@ -51,7 +51,7 @@ class Budget(NamedTuple):
     mean: float
     gain: float = math.inf
 
-    def used(self, found: Difference) -> tuple[float, str]:
+    def fraction_used(self, found: Difference) -> tuple[float, str]:
         """How much of it a difference takes, and by which of its numbers.
 
         Above 1 it is too large; infinite where nothing is allowed. Rounding errors of n values cancel in the gain down
@@ -73,12 +73,12 @@ def _share(value: float, allowed: float) -> float:
     return 0.0 if value == 0 else math.inf if allowed == 0 else value / allowed
 
 
-def scale_of(stage: str, theirs: Computed) -> float:
+def scale_of(stage: str, theirs: StageArray) -> float:
     """What differences at a stage are measured in."""
     return 1.0 if stage in ABSOLUTE else float(np.abs(theirs).max(initial=0)) or 1.0
 
 
-def difference(ours: Computed, theirs: Computed, scale: float) -> Difference:
+def difference(ours: StageArray, theirs: StageArray, scale: float) -> Difference:
     """Of two arrays of one shape, which are not empty."""
     a, b = (np.asarray(each, np.float64).ravel() for each in (ours, theirs))
     apart = np.abs(a - b) / scale
@@ -101,7 +101,7 @@ def _cosine(a: Float[np.ndarray, " n"], b: Float[np.ndarray, " n"]) -> float:
 STATES = "states"  # every stage without a budget of its own
 # Of Whisper's encoder: the real ones have channels a thousand times larger than others, which come and go between
 # layers, and what they leave has lost digits.
-HEARING = "hearing"
+WHISPER_STATES = "hearing"
 # Both sides given the same waveform, features or tokens; the prediction from the file.
 BUDGETS = {
     "float32": {
@@ -109,7 +109,7 @@ BUDGETS = {
         FEATURES: Budget(1e-3, 1e-4),
         TOKENS: Budget(0.0, 0.0),
         STATES: Budget(1e-5, 1e-6),
-        HEARING: Budget(1e-4, 1e-6),
+        WHISPER_STATES: Budget(1e-4, 1e-6),
         LOGITS: Budget(1e-4, 1e-4),
         PROBABILITIES: Budget(1e-4, 1e-4),
         PREDICTION: Budget(1e-3, 1e-3),
@@ -122,7 +122,7 @@ BUDGETS = {
         FEATURES: Budget(1e-3, 1e-4),
         TOKENS: Budget(0.0, 0.0),
         STATES: Budget(5e-2, 1e-2),
-        HEARING: Budget(3e-1, 1e-3),
+        WHISPER_STATES: Budget(3e-1, 1e-3),
         LOGITS: Budget(1e-1, 1e-1),
         PROBABILITIES: Budget(3e-2, 3e-2),
         PREDICTION: Budget(3e-2, 3e-2),
@@ -156,4 +156,4 @@ def budget(stage: str, precision: str, *, alone: bool = False) -> Budget:
     """What is allowed at a stage in "float32" or "bfloat16", of both sides' networks or of the stage alone."""
     table = (ALONE if alone else BUDGETS)[precision]
     hearing = stage == ENCODED or stage.startswith("encoder layer ")
-    return table.get(stage) or table.get(HEARING if hearing else STATES, table[STATES])
+    return table.get(stage) or table.get(WHISPER_STATES if hearing else STATES, table[STATES])

@@ -23,13 +23,13 @@ def draw(verdicts: Sequence[Verdict], precision: str) -> Figure:
     figure, axes = stage_axes(stages)
     allowed = {stage: budget(stage, precision).largest or math.nan for stage in stages}
     for number, verdict in enumerate(verdicts):
-        both = {row.stage: row.found.largest for row in verdict.rows if row.found is not None}
+        both = {row.stage: row.difference.largest for row in verdict.rows if row.difference is not None}
         alone = {row.stage: row.alone.largest for row in verdict.rows if row.alone is not None}
         trace(axes, stages, both, BLUE, "" if number else "both networks from one input")
         if alone:
             trace(axes, stages, alone, ORANGE, "" if number else "the stage alone, from the original's before it")
         for row in verdict.rows:
-            if not row.good:
+            if not row.passed:
                 height = max(both.get(row.stage, 0.0), alone.get(row.stage, 0.0)) or allowed[row.stage]
                 axes.plot(stages.index(row.stage), height, "x", color=INK, markersize=9)
     axes.step(range(len(stages)), list(allowed.values()), where="mid", color=GREY, linewidth=0.8, label="allowed")

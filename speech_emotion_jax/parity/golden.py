@@ -1,8 +1,9 @@
 """A golden: what the original made of some recordings, in one small file; a machine without PyTorch is held against it.
 
 A safetensors file. Of each recording it holds what ours starts from (waveform, features, tokens) whole, and of every
-stage what `kept.Slice` keeps; in its metadata, as JSON, which weights made it (sha256 of their files), a digest of each
-of their tensors, the constants beside them, and the sha256 of each whole stage. Nothing in it is executed.
+stage what a `SampledActivation` keeps; in its metadata, as JSON, which weights made it (sha256 of their files), a
+digest of each of their tensors, the constants beside them, and the sha256 of each whole stage. Nothing in it is
+executed.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from safetensors.numpy import load, save
 
 from ..errors import InvalidInput, UnreadableInput
 from ..runtime.storage import Folder
-from .reference_activations import Slice, sha256
-from .stages import GIVEN, Stages
+from .reference_activations import SampledActivation, sha256
+from .stages import INPUT_STAGES, Stages
 from .tensors import Constants, Digests
 
 SCHEMA = 1
@@ -28,23 +29,23 @@ _KEY = "speech_emotion_jax.golden"
 
 
 @dataclass(frozen=True)
-class Taken:
+class GoldenRecording:
     """What was kept of one recording: its name and text, the stages that ours is `given` whole, and slices of all."""
 
     name: str
     text: str | None
-    given: Stages
-    slices: Mapping[str, Slice]
+    inputs: Stages
+    slices: Mapping[str, SampledActivation]
     sha256: Mapping[str, str]  # {stage: of all of it}
 
     @classmethod
-    def of(cls, name: str, text: str | None, stages: Stages) -> Taken:
+    def of(cls, name: str, text: str | None, stages: Stages) -> GoldenRecording:
         """What is kept of a recording whose stages the original has computed."""
         return cls(
             name,
             text,
-            {stage: array for stage, array in stages.items() if stage in GIVEN},
-            {stage: Slice.of(stage, array) for stage, array in stages.items()},
+            {stage: array for stage, array in stages.items() if stage in INPUT_STAGES},
+            {stage: SampledActivation.of(stage, array) for stage, array in stages.items()},
             {stage: sha256(array) for stage, array in stages.items()},
         )
 
@@ -60,14 +61,14 @@ class Golden:
     tensors: Mapping[str, Digests]  # {precision: digests}
     constants: Constants
     versions: Mapping[str, str]  # of what made it
-    recordings: Sequence[Taken]
+    recordings: Sequence[GoldenRecording]
 
     def write(self, path: str) -> None:
-        """Write the file, beside its place and renamed. Raises InvalidInput as `place_of`, OSError for a full disk."""
+        """Write the file. Raises InvalidInput as `split_path`, OSError for a full disk."""
         arrays: dict[str, np.ndarray] = {}
         recordings = []
         for number, taken in enumerate(self.recordings):
-            arrays |= {f"{number}/given/{stage}": array for stage, array in taken.given.items()}
+            arrays |= {f"{number}/given/{stage}": array for stage, array in taken.inputs.items()}
             stages = {}
             for stage, kept in taken.slices.items():
                 stages[stage] = {"shape": kept.shape, "scale": kept.scale, "sha256": taken.sha256[stage]}
@@ -85,12 +86,12 @@ class Golden:
             "recordings": recordings,
         }
         data = save({name: np.ascontiguousarray(array) for name, array in arrays.items()}, {_KEY: json.dumps(about)})
-        folder, name = place_of(path)
+        folder, name = split_path(path)
         folder.make()
         folder.write(name, data)
 
 
-def place_of(path: str) -> tuple[Folder, str]:
+def split_path(path: str) -> tuple[Folder, str]:
     """The folder, on a disk or a bucket, and the name of a golden. Raises InvalidInput where no file can be."""
     above, name = os.path.split(path)
     folder = Folder.open(above or ".")
@@ -101,7 +102,7 @@ def place_of(path: str) -> tuple[Folder, str]:
 
 def read_golden(path: str) -> Golden:
     """Read a golden. Raises UnreadableInput for a file that is missing and InvalidInput for what is none."""
-    folder, name = place_of(path)
+    folder, name = split_path(path)
     try:
         data = folder.read(name)
     except OSError as error:
@@ -136,16 +137,16 @@ def _metadata(data: bytes) -> dict[str, Any]:
     return json.loads(json.loads(data[8 : 8 + length])["__metadata__"][_KEY])
 
 
-def _taken(number: int, about: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Taken:
+def _taken(number: int, about: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> GoldenRecording:
     given, slices, checksums = {}, {}, {}
     for stage, kept in about["stages"].items():
-        if stage in GIVEN:
+        if stage in INPUT_STAGES:
             given[stage] = arrays[f"{number}/given/{stage}"]
-        slices[stage] = Slice(
+        slices[stage] = SampledActivation(
             tuple(int(size) for size in kept["shape"]),
             float(kept["scale"]),
             arrays[f"{number}/values/{stage}"],
             arrays[f"{number}/sums/{stage}"],
         )
         checksums[stage] = str(kept["sha256"])
-    return Taken(str(about["name"]), about["text"], given, slices, checksums)
+    return GoldenRecording(str(about["name"]), about["text"], given, slices, checksums)

@@ -30,8 +30,8 @@ from transformers import (
 
 from ..convert import TEXT_ENCODER
 from ..registry import FUSION_MODES
-from .stages import FEATURES, FUSED, LOGITS, POOLED, PREDICTION, PROBABILITIES, TOKENS, WAVEFORM, Computed, layer
-from .tensors import EPSILON, LEFT, Constants
+from .stages import FEATURES, FUSED, LOGITS, POOLED, PREDICTION, PROBABILITIES, TOKENS, WAVEFORM, StageArray, layer
+from .tensors import EPSILON, MAX_LEFT_DISTANCE, Constants
 
 SAMPLE_RATE = 16_000
 MAX_FBANK_FRAMES = 16_000
@@ -241,13 +241,13 @@ class TorchOriginal:
         return self._probabilities(self.logits(*audio, *tokens)[0]).numpy()
 
     def constants(self) -> Constants:
-        """The constants of the modules, as `tensors.constants_of` names them."""
-        found = constants_of(self.model)
+        """The constants of the modules, as `tensors.module_constants` names them."""
+        found = module_constants(self.model)
         if self.text_encoder is not None:
-            found |= {f"{TEXT_ENCODER}/{name}": value for name, value in constants_of(self.text_encoder).items()}
+            found |= {f"{TEXT_ENCODER}/{name}": value for name, value in module_constants(self.text_encoder).items()}
         return found
 
-    def stages(self, recording: str | None, text: str | None) -> dict[str, Computed]:
+    def compute_stages(self, recording: str | None, text: str | None) -> dict[str, StageArray]:
         """All that is computed on the way from a file and its text to probabilities, by the names of `stages`.
 
         Arrays have no batch axis, and no frames that the mask leaves out.
@@ -290,14 +290,14 @@ def listen(recording: str) -> Float[np.ndarray, " samples"]:
         return librosa.load(recording, sr=SAMPLE_RATE)[0]
 
 
-def constants_of(model: nn.Module) -> Constants:
+def module_constants(model: nn.Module) -> Constants:
     """The epsilon of each norm and the largest distance before a frame, by the modules' names."""
     found: Constants = {}
     for name, module in model.named_modules():
         if isinstance(module, nn.LayerNorm):
             found[f"{name}.{EPSILON}"] = module.eps
-        elif hasattr(module, LEFT) and hasattr(module, "distance_embedding"):
-            found[f"{name}.{LEFT}"] = getattr(module, LEFT)
+        elif hasattr(module, MAX_LEFT_DISTANCE) and hasattr(module, "distance_embedding"):
+            found[f"{name}.{MAX_LEFT_DISTANCE}"] = getattr(module, MAX_LEFT_DISTANCE)
     return found
 
 

@@ -10,8 +10,8 @@ import torch
 from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneration
 
 from ..audio import SAMPLE_RATE, WINDOW_SAMPLES
-from .original import constants_of, listen
-from .stages import ENCODED, LOG_MEL, WAVEFORM, WORD_LOGITS, WORDS, Computed, layer
+from .original import listen, module_constants
+from .stages import ENCODED, LOG_MEL, WAVEFORM, WORD_LOGITS, WORDS, StageArray, layer
 from .tensors import Constants
 
 
@@ -24,10 +24,10 @@ class WhisperOriginal:
         self._extractor = WhisperFeatureExtractor.from_pretrained(folder)
 
     def constants(self) -> Constants:
-        """The constants of the modules, as `tensors.constants_of` names them."""
-        return constants_of(self._model.model)
+        """The constants of the modules, as `tensors.module_constants` names them."""
+        return module_constants(self._model.model)
 
-    def stages(self, recording: str, text: str | None = None) -> dict[str, Computed]:
+    def compute_stages(self, recording: str, text: str | None = None) -> dict[str, StageArray]:
         """What is computed of the first 30 s of a file, by the names of `stages`.
 
         The words are tokens, the prompt and those that are written greedily, without the end; their logits are those

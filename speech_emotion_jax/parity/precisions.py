@@ -22,10 +22,10 @@ from ..runtime.plots import BLUE, GREEN, GREY, ORANGE, SKY, drawn
 from ..runtime.progress import progress
 from ..runtime.storage import Folder
 from .difference import difference, scale_of
+from .examples import make_examples
 from .figure import stage_axes, trace
-from .ours import Ours
-from .pairs import paired
-from .products import ROUNDED, SETTINGS
+from .jax_emotion import JaxEmotion
+from .products import JAX_PRECISIONS, ROUNDED_BITS
 from .stages import LOGITS, POOLED, PROBABILITIES
 
 if TYPE_CHECKING:
@@ -37,8 +37,8 @@ EXACT = "float32, highest"
 BFLOAT16 = "bfloat16"
 # In the order of the table: the checkpoint's precision, and how float32 is multiplied.
 VARIANTS = {
-    **{f"float32, {name}": ("float32", name) for name in SETTINGS},
-    **{f"float32, {name}": ("float32", name) for name in ROUNDED},
+    **{f"float32, {name}": ("float32", name) for name in JAX_PRECISIONS},
+    **{f"float32, {name}": ("float32", name) for name in ROUNDED_BITS},
     BFLOAT16: ("bfloat16", None),
 }
 WHY = {
@@ -79,7 +79,7 @@ class Variant:
 
 
 @dataclass(frozen=True)
-class Study:
+class PrecisionsResult:
     """Of all recordings; `why` says what the device does."""
 
     checkpoint: str
@@ -100,7 +100,7 @@ class PrecisionsConfig:
     output: str | None = None
 
 
-def measure_precisions(job: PrecisionsConfig) -> Study:
+def measure_precisions(job: PrecisionsConfig) -> PrecisionsResult:
     """Run every variant on every recording; write JSON and figure where an output is asked for.
 
     Raises InvalidInput and UnreadableInput for a checkpoint, recording or text that can't be used.
@@ -111,16 +111,16 @@ def measure_precisions(job: PrecisionsConfig) -> Study:
     place = NamedSharding(select_mesh(device), PartitionSpec())
     loaded = {precision: load_resolved(checkpoint, place, precision) for precision in ("float32", "bfloat16")}
     config = loaded["float32"].config
-    pairs = paired(job.recordings, job.texts, hears=config.audio is not None, reads=config.text is not None)
-    sides = {name: Ours(loaded[precision], products) for name, (precision, products) in VARIANTS.items()}
+    pairs = make_examples(job.recordings, job.texts, hears=config.audio is not None, reads=config.text is not None)
+    sides = {name: JaxEmotion(loaded[precision], products) for name, (precision, products) in VARIANTS.items()}
     drifts: dict[str, dict[str, float]] = {name: {} for name in sides}
     scores: dict[str, list[np.ndarray]] = {name: [] for name in sides}
     with progress(f"Comparing precisions on {len(pairs)} examples", len(pairs) * len(sides)) as advance:
         for audio, text in pairs:
-            given = sides[EXACT].given(audio, text)
-            exact = sides[EXACT].networks(given)
+            given = sides[EXACT].read_inputs(audio, text)
+            exact = sides[EXACT].run_networks(given)
             for name, side in sides.items():
-                stages = exact if name == EXACT else side.networks(given)
+                stages = exact if name == EXACT else side.run_networks(given)
                 for stage, array in stages.items():
                     apart = difference(array, exact[stage], scale_of(stage, exact[stage])).largest
                     drifts[name][stage] = max(apart, drifts[name].get(stage, 0.0))
@@ -128,7 +128,7 @@ def measure_precisions(job: PrecisionsConfig) -> Study:
                 advance(1)
     exact_scores = np.stack(scores[EXACT])
     variants = [_variant(name, drifts[name], exact_scores, np.stack(scores[name])) for name in sides]
-    result = Study(
+    result = PrecisionsResult(
         job.request.model_id,
         device.device_kind,
         len(pairs),
@@ -156,12 +156,12 @@ def _variant(
     return Variant(name, dict(drift), same, float(divergence.mean()), float(apart.max()), float(apart.mean()))
 
 
-def precisions_as_dict(result: Study) -> dict[str, Any]:
+def precisions_as_dict(result: PrecisionsResult) -> dict[str, Any]:
     """As JSON takes it: {"schema", "checkpoint", "device", "recordings", "why", "variants": [a Variant's fields]}."""
     return {"schema": SCHEMA, **vars(result), "variants": [vars(each) for each in result.variants]}
 
 
-def render_precisions(result: Study) -> str:
+def render_precisions(result: PrecisionsResult) -> str:
     """A table for a terminal, and what it means."""
     head = (
         "",
@@ -206,7 +206,7 @@ def _largest(values: Iterable[float]) -> str:
 
 
 @drawn
-def draw(result: Study) -> Figure:
+def draw(result: PrecisionsResult) -> Figure:
     """The drift at each stage, a line a precision."""
     figure, axes = stage_axes(list(result.variants[0].drift))
     for variant, color in zip(result.variants[1:], (GREY, SKY, GREEN, ORANGE, BLUE), strict=True):

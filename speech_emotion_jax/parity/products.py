@@ -15,14 +15,14 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Var, jaxpr_as_fun, new
 from jax.extend.core.primitives import dot_general_p, reduce_precision_p
 
 # JAX's settings: full float32; bfloat16 in three passes on TPUs, TF32 on GPUs; bfloat16 once on TPUs, TF32 on GPUs.
-SETTINGS = {name: getattr(jax.lax.Precision, name.upper()) for name in ("highest", "high", "default")}
+JAX_PRECISIONS = {name: getattr(jax.lax.Precision, name.upper()) for name in ("highest", "high", "default")}
 # What TPUs and GPUs do by default, on any device: both operands are rounded to so many bits after the leading one.
-ROUNDED = {"rounded to TF32": 10, "rounded to bfloat16": 7}
+ROUNDED_BITS = {"rounded to TF32": 10, "rounded to bfloat16": 7}
 EXPONENT_BITS = 8  # of all three
 
 
-def multiplied(function: Callable[..., Any], how: str) -> Callable[..., Any]:
-    """The function with its float32 products multiplied as one of SETTINGS or ROUNDED says.
+def change_products(function: Callable[..., Any], how: str) -> Callable[..., Any]:
+    """The function with its float32 products multiplied as one of JAX_PRECISIONS or ROUNDED_BITS says.
 
     Its arguments and results are pytrees of arrays; it may be jitted.
     """
@@ -51,13 +51,13 @@ def _equations(equation: JaxprEqn, how: str) -> list[JaxprEqn]:
         return [equation.replace(params={name: _changed(value, how) for name, value in equation.params.items()})]
     if any(getattr(operand.aval, "dtype", None) != jnp.float32 for operand in equation.invars):
         return [equation]
-    if how in SETTINGS:
-        setting = SETTINGS[how]
+    if how in JAX_PRECISIONS:
+        setting = JAX_PRECISIONS[how]
         return [equation.replace(params={**equation.params, "precision": (setting, setting)})]
     rounding, operands = [], []
     for operand in equation.invars:
         operands.append(Var(operand.aval))
-        bits = {"exponent_bits": EXPONENT_BITS, "mantissa_bits": ROUNDED[how]}
+        bits = {"exponent_bits": EXPONENT_BITS, "mantissa_bits": ROUNDED_BITS[how]}
         rounding.append(
             new_jaxpr_eqn([operand], [operands[-1]], reduce_precision_p, bits, equation.effects, equation.source_info)
         )

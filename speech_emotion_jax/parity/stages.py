@@ -12,15 +12,15 @@ from collections.abc import Mapping
 import numpy as np
 from jaxtyping import Shaped
 
-Computed = Shaped[np.ndarray, "..."]
-Stages = Mapping[str, Computed]  # {name: what is computed there, of one recording}
+StageArray = Shaped[np.ndarray, "..."]
+Stages = Mapping[str, StageArray]  # {name: what is computed there, of one recording}
 
 WAVEFORM, FEATURES, POOLED = "waveform", "features", "pooled"
 TOKENS, FUSED, LOGITS, PROBABILITIES = "tokens", "fused", "logits", "probabilities"
 PREDICTION = "prediction"  # the probabilities once more, from the file and the text, nothing taken from the original
 LOG_MEL, ENCODED = "log-mel", "encoded"  # of Whisper
 WORD_LOGITS, WORDS = "logits of the words", "words"  # tokens, greedily
-GIVEN = (WAVEFORM, FEATURES, TOKENS, LOG_MEL, WORDS)  # where the other side starts from what the original has
+INPUT_STAGES = (WAVEFORM, FEATURES, TOKENS, LOG_MEL, WORDS)  # where the other side starts from what the original has
 
 _FIRST = {"audio": "projection", "text": "embeddings", "encoder": "convolutions"}
 ENCODERS = tuple(_FIRST)

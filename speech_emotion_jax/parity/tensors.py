@@ -23,10 +23,10 @@ from ..runtime.precision import PRECISIONS, parameter_dtype
 
 Digests = dict[str, str]  # {the tensor's name in the file: digest}
 Constants = dict[str, float]  # {the name of PyTorch's module, and of its attribute: value}
-EPSILON, LEFT = "eps", "left_max_position_embeddings"
+EPSILON, MAX_LEFT_DISTANCE = "eps", "left_max_position_embeddings"
 
 
-def of_files(
+def digest_files(
     published: Published, precisions: Iterable[str] = PRECISIONS, advance: Callable[[int], None] = lambda tensors: None
 ) -> dict[str, Digests]:
     """{precision: digests} of what a published checkpoint's tensors should be in memory. Each is read once."""
@@ -42,7 +42,9 @@ def of_files(
     return found
 
 
-def of_memory(config: Architecture, parameters: Mapping[str, jax.Array | np.ndarray], precision: str) -> Digests:
+def digest_parameters(
+    config: Architecture, parameters: Mapping[str, jax.Array | np.ndarray], precision: str
+) -> Digests:
     """Digests of a loaded model's parameters, laid out as in the published files."""
     return {
         _named(part, name): _digest(tensor, parameter_dtype(path, precision))
@@ -50,7 +52,7 @@ def of_memory(config: Architecture, parameters: Mapping[str, jax.Array | np.ndar
     }
 
 
-def constants_of(config: Architecture, model: nnx.Module) -> Constants:
+def module_constants(config: Architecture, model: nnx.Module) -> Constants:
     """The epsilon of each norm and the largest distance before a frame, by the names of PyTorch's modules."""
     found: Constants = {}
     for part, table in tables_of(config).items():
@@ -64,7 +66,9 @@ def constants_of(config: Architecture, model: nnx.Module) -> Constants:
                 if isinstance(module, nnx.LayerNorm) and last == "scale":
                     found[_named(part, f"{name.rpartition('.')[0]}.{EPSILON}")] = module.epsilon
                 elif isinstance(module, SelfAttention) and last == "distance_embedding":
-                    found[_named(part, f"{name.rpartition('.distance_embedding')[0]}.{LEFT}")] = module.left
+                    found[_named(part, f"{name.rpartition('.distance_embedding')[0]}.{MAX_LEFT_DISTANCE}")] = (
+                        module.left
+                    )
     return found
 
 

@@ -9,12 +9,12 @@ from textwrap import shorten
 
 from ..errors import InvalidInput
 from .difference import Difference, budget
-from .reference_activations import Slice, Whole
+from .reference_activations import FullActivation, SampledActivation
 from .stages import Stages
 
 
 @dataclass(frozen=True)
-class Row:
+class StageVerdict:
     """A stage of a recording.
 
     `found` is the difference of both sides' networks, `alone` that of the stage by itself, None where it was not
@@ -23,15 +23,15 @@ class Row:
     """
 
     stage: str
-    found: Difference | None
+    difference: Difference | None
     alone: Difference | None
-    used: float
-    by: str = ""
+    budget_used: float
+    criterion: str = ""
     remark: str = ""
 
     @property
-    def good(self) -> bool:
-        return self.used <= 1
+    def passed(self) -> bool:
+        return self.budget_used <= 1
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Verdict:
 
     recording: str
     text: str
-    rows: tuple[Row, ...]
+    rows: tuple[StageVerdict, ...]
 
     @property
     def name(self) -> str:
@@ -49,18 +49,18 @@ class Verdict:
         return ", ".join(each for each in (self.recording, said) if each)
 
     @property
-    def first_bad(self) -> Row | None:
-        return next((row for row in self.rows if not row.good), None)
+    def first_failure(self) -> StageVerdict | None:
+        return next((row for row in self.rows if not row.passed), None)
 
     @property
-    def worst(self) -> Row:
-        return max(self.rows, key=lambda row: row.used)
+    def worst(self) -> StageVerdict:
+        return max(self.rows, key=lambda row: row.budget_used)
 
 
 def judge(
     recording: str,
     text: str,
-    theirs: Mapping[str, Whole] | Mapping[str, Slice],
+    theirs: Mapping[str, FullActivation] | Mapping[str, SampledActivation],
     ours: Stages,
     alone: Stages,
     precision: str,
@@ -83,23 +83,23 @@ def judge(
     for stage, kept in theirs.items():
         if ours[stage].shape != kept.shape:
             remark = f"ours has the shape {ours[stage].shape}, the original {kept.shape}"
-            rows.append(Row(stage, None, None, math.inf, remark=remark))
+            rows.append(StageVerdict(stage, None, None, math.inf, remark=remark))
             continue
-        found = kept.against(ours[stage])
-        by_itself = kept.against(alone[stage]) if stage in alone else None
-        used, by = budget(stage, precision).used(found)
+        found = kept.compare(ours[stage])
+        by_itself = kept.compare(alone[stage]) if stage in alone else None
+        used, by = budget(stage, precision).fraction_used(found)
         if by_itself is not None:
-            used_alone, by_alone = budget(stage, precision, alone=True).used(by_itself)
+            used_alone, by_alone = budget(stage, precision, alone=True).fraction_used(by_itself)
             if used_alone > used:
                 used, by = used_alone, f"{by_alone}, alone"
-        rows.append(Row(stage, found, by_itself, used, by if used else ""))
+        rows.append(StageVerdict(stage, found, by_itself, used, by if used else ""))
     return Verdict(recording, text, tuple(rows))
 
 
-def worst_rows(verdicts: Sequence[Verdict]) -> list[tuple[Row, Verdict]]:
+def worst_rows(verdicts: Sequence[Verdict]) -> list[tuple[StageVerdict, Verdict]]:
     """Of each stage the row that takes most of its budget, and the recording that it is of."""
     worst = []
     for rows in zip(*(verdict.rows for verdict in verdicts), strict=True):
-        place = max(range(len(rows)), key=lambda number: rows[number].used)
+        place = max(range(len(rows)), key=lambda number: rows[number].budget_used)
         worst.append((rows[place], verdicts[place]))
     return worst

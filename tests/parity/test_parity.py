@@ -25,12 +25,12 @@ from speech_emotion_jax.convert.engine import convert
 from speech_emotion_jax.convert.published import Origin
 from speech_emotion_jax.errors import InvalidInput, SpeechEmotionError, UnreadableInput
 from speech_emotion_jax.models.parameters import parameters_of
-from speech_emotion_jax.parity.check import Parity, ParityConfig, parity, parity_as_dict, render_parity, tensors
+from speech_emotion_jax.parity.check import ParityConfig, ParityResult, parity, parity_as_dict, render_parity, tensors
 from speech_emotion_jax.parity.difference import ALONE, BUDGETS, difference, scale_of
 from speech_emotion_jax.parity.golden import read_golden
+from speech_emotion_jax.parity.jax_emotion import JaxEmotion
 from speech_emotion_jax.parity.original import TorchOriginal
-from speech_emotion_jax.parity.ours import Ours
-from speech_emotion_jax.parity.reference_activations import Slice, Whole
+from speech_emotion_jax.parity.reference_activations import FullActivation, SampledActivation
 from speech_emotion_jax.parity.stages import FUSED, PREDICTION, Stages, layer
 from speech_emotion_jax.parity.verdict import Verdict, judge
 
@@ -54,10 +54,10 @@ class Healthy(NamedTuple):
     alone: Stages
     digests: Mapping[str, str]
 
-    def judged(self, ours: Ours, alone: Stages) -> Verdict:
-        whole = {stage: Whole(stage, array) for stage, array in self.theirs.items()}
+    def judged(self, ours: JaxEmotion, alone: Stages) -> Verdict:
+        whole = {stage: FullActivation(stage, array) for stage, array in self.theirs.items()}
         audio = None if self.checkpoint.config.audio is None else JOY
-        return judge("joy", TEXT, whole, ours.stages(self.theirs, audio, TEXT), alone, "float32")
+        return judge("joy", TEXT, whole, ours.compute_stages(self.theirs, audio, TEXT), alone, "float32")
 
 
 @pytest.fixture(scope="module")
@@ -67,9 +67,9 @@ def healthy(published) -> Callable[[str], Healthy]:
         model, text = published(mode, "es"), None if mode in ("text", "audio") else published("text_encoder", "es")
         request = Request(str(model), mode, "es", text_encoder=text and str(text))
         checkpoint = load_checkpoint(request, jax.devices()[0], "float32")
-        theirs = TorchOriginal(model, mode, text).stages(JOY, TEXT)
-        digests = tensors.of_memory(checkpoint.config, parameters_of(checkpoint.model), "float32")
-        return Healthy(checkpoint, theirs, Ours(checkpoint).alone(theirs), digests)
+        theirs = TorchOriginal(model, mode, text).compute_stages(JOY, TEXT)
+        digests = tensors.digest_parameters(checkpoint.config, parameters_of(checkpoint.model), "float32")
+        return Healthy(checkpoint, theirs, JaxEmotion(checkpoint).compute_stages_alone(theirs), digests)
 
     return of
 
@@ -85,7 +85,7 @@ def job(published, mode: str, **changes) -> ParityConfig:
 def test_what_is_right_passes(published, mode: str):
     result = parity(job(published, mode))
     assert result.passed, render_parity(result)
-    assert result.count > 40
+    assert result.tensor_count > 40
     assert len(result.verdicts) == (1 if mode == "text" else 2)
     stages = [row.stage for row in result.verdicts[0].rows]
     assert stages[-3:] == ["logits", "probabilities", PREDICTION]
@@ -96,7 +96,7 @@ def test_what_is_right_passes(published, mode: str):
     # Far from the budgets: whatever takes half of one is no rounding error. Of three products in a row that give 24
     # values it may be: either side is off by a third of the budget of their mean, held against float64.
     for row in (row for verdict in result.verdicts for row in verdict.rows):
-        assert row.used < (0.75 if (mode, row.stage) == ("multihead", FUSED) else 0.5), row
+        assert row.budget_used < (0.75 if (mode, row.stage) == ("multihead", FUSED) else 0.5), row
 
 
 @pytest.mark.parametrize("seed", range(FAULTS))
@@ -105,14 +105,14 @@ def test_every_fault_is_found_where_it_is(healthy, seed: int):
     case = healthy(("concat", "multihead", "text", "audio")[seed % 4])
     config = case.checkpoint.config
     model, fault = damaged(case.checkpoint.model, seed)
-    digests = tensors.of_memory(config, parameters_of(model), "float32")
+    digests = tensors.digest_parameters(config, parameters_of(model), "float32")
     assert (digests != case.digests) == fault.weights, fault
-    constants, before = (tensors.constants_of(config, each) for each in (model, case.checkpoint.model))
+    constants, before = (tensors.module_constants(config, each) for each in (model, case.checkpoint.model))
     assert (constants != before) != fault.weights, fault
 
-    ours = Ours(replace(case.checkpoint, model=model))
-    alone = ours.alone(case.theirs)
-    bad = case.judged(ours, alone).first_bad
+    ours = JaxEmotion(replace(case.checkpoint, model=model))
+    alone = ours.compute_stages_alone(case.theirs)
+    bad = case.judged(ours, alone).first_failure
     moved = {
         stage: difference(alone[stage], array, scale_of(stage, array)).largest for stage, array in case.alone.items()
     }
@@ -148,18 +148,21 @@ def test_a_single_bit_is_seen(healthy, seed: int, at: int):
     path = sorted(parameters)[seed % len(parameters)]
     changed = parameters[path].copy()
     changed.view(np.uint32).reshape(-1)[at % changed.size] ^= 1
-    digests = tensors.of_memory(case.checkpoint.config, parameters | {path: changed}, "float32")
+    digests = tensors.digest_parameters(case.checkpoint.config, parameters | {path: changed}, "float32")
     assert len([name for name, digest in digests.items() if digest != case.digests[name]]) == 1
 
 
 def test_files_and_memory_have_the_same_digests(published):
     model, text = published("concat", "es"), published("text_encoder", "es")
     source = open_emotion(Origin.local(model), "concat", "es", text_encoder=Origin.local(text))
-    expected = tensors.of_files(source)
+    expected = tensors.digest_files(source)
     request = Request(str(model), "concat", "es", text_encoder=str(text))
     for precision in ("float32", "bfloat16"):
         checkpoint = load_checkpoint(request, jax.devices()[0], precision)
-        assert tensors.of_memory(checkpoint.config, parameters_of(checkpoint.model), precision) == expected[precision]
+        assert (
+            tensors.digest_parameters(checkpoint.config, parameters_of(checkpoint.model), precision)
+            == expected[precision]
+        )
     assert expected["float32"] != expected["bfloat16"]
 
 
@@ -172,7 +175,7 @@ def test_checksums_tell_the_mean_difference(rows: int, columns: int, seed: int, 
     rng = np.random.default_rng(seed)
     theirs = rng.normal(size=(rows, columns)).astype(np.float32)
     ours = theirs + (size * rng.normal(size=(rows, columns))).astype(np.float32)
-    whole, kept = Whole("states", theirs).against(ours), Slice.of("states", theirs).against(ours)
+    whole, kept = FullActivation("states", theirs).compare(ours), SampledActivation.of("states", theirs).compare(ours)
     assert whole.mean / 2.5 <= kept.mean <= whole.mean * 2.5
     assert kept.largest <= whole.largest * 1.000001
 
@@ -181,9 +184,9 @@ def test_a_difference_outside_of_the_slices_is_seen():
     theirs = np.random.default_rng(0).normal(size=(500, 64)).astype(np.float32)
     ours = theirs.copy()
     ours[1, 1] += 1.0  # the slices have the rows 0, 16, ... and the columns 0, 2, ...
-    kept = Slice.of("states", theirs).against(ours)
+    kept = SampledActivation.of("states", theirs).compare(ours)
     assert kept.largest == 0
-    assert BUDGETS["float32"]["states"].used(kept)[0] > 10
+    assert BUDGETS["float32"]["states"].fraction_used(kept)[0] > 10
 
 
 @pytest.fixture(scope="module")
@@ -221,16 +224,16 @@ def test_a_golden_finds_faults(converted, monkeypatch):
     golden = read_golden(str(GOLDENS / "tiny-random.safetensors"))
     [taken] = golden.recordings
     checkpoint = load_checkpoint(Request(str(folder)), jax.devices()[0], "float32")
-    audio = {"array": taken.given["waveform"], "sampling_rate": 16_000}
-    healthy = Ours(checkpoint).stages(taken.given, audio, taken.text)
-    assert judge("joy", TEXT, taken.slices, healthy, {}, "float32").first_bad is None
+    audio = {"array": taken.inputs["waveform"], "sampling_rate": 16_000}
+    healthy = JaxEmotion(checkpoint).compute_stages(taken.inputs, audio, taken.text)
+    assert judge("joy", TEXT, taken.slices, healthy, {}, "float32").first_failure is None
     found = 0
     for seed in range(12):
         model, fault = damaged(checkpoint.model, seed)
-        stages = Ours(replace(checkpoint, model=model)).stages(taken.given, audio, taken.text)
+        stages = JaxEmotion(replace(checkpoint, model=model)).compute_stages(taken.inputs, audio, taken.text)
         before = healthy[fault.stage]
         if difference(stages[fault.stage], before, scale_of(fault.stage, before)).mean > 1e-5:
-            bad = judge("joy", TEXT, taken.slices, stages, {}, "float32").first_bad
+            bad = judge("joy", TEXT, taken.slices, stages, {}, "float32").first_failure
             assert bad is not None, fault
             assert bad.stage == fault.stage, fault
             found += 1
@@ -317,7 +320,7 @@ def test_bfloat16_has_budgets_of_its_own(published):
     result = parity(job(published, "multihead", precision="bfloat16"))
     assert result.passed, render_parity(result)
     stages = {row.stage: row for row in result.verdicts[0].rows}
-    found = stages[layer("audio", 2)].found
+    found = stages[layer("audio", 2)].difference
     assert found is not None
     assert found.largest > 1e-4  # it is not float32
 
@@ -380,12 +383,12 @@ def test_a_converted_folder_whose_source_is_gone(published, tmp_path):
     with pytest.raises(UnreadableInput, match="name the published folder with --reference"):
         parity(ask)
     result = parity(replace(ask, reference=str(tmp_path / "moved")))
-    assert isinstance(result, Parity)
+    assert isinstance(result, ParityResult)
     assert result.passed
 
 
 def test_a_stage_that_one_side_lacks(published):
-    fewer = {"waveform": Whole("waveform", np.zeros(3, np.float32))}
+    fewer = {"waveform": FullActivation("waveform", np.zeros(3, np.float32))}
     with pytest.raises(InvalidInput, match="the original has the stage 'waveform'"):
         judge("clip", "", fewer, {}, {}, "float32")
     with pytest.raises(InvalidInput, match="this checkpoint has the stage 'logits'"):
@@ -393,9 +396,9 @@ def test_a_stage_that_one_side_lacks(published):
 
 
 def test_another_shape_is_a_difference():
-    theirs = {"waveform": Whole("waveform", np.zeros(3, np.float32))}
+    theirs = {"waveform": FullActivation("waveform", np.zeros(3, np.float32))}
     [row] = judge("clip", "", theirs, {"waveform": np.zeros(4, np.float32)}, {}, "float32").rows
-    assert not row.good
+    assert not row.passed
     assert "(4,)" in row.remark
 
 
@@ -405,7 +408,7 @@ def test_the_gain_of_rounding_is_within_its_budget(size: int, seed: int):
     """However few the values: rounding to float32 cancels less in the gain of a text of one word."""
     exact = np.random.default_rng(seed).normal(size=size)
     found = difference(exact.astype(np.float32), exact, float(abs(exact).max()))
-    used, _ = ALONE["float32"]["states"].used(found)
+    used, _ = ALONE["float32"]["states"].fraction_used(found)
     assert used < 1
 
 
@@ -413,7 +416,7 @@ def test_the_gain_of_rounding_is_within_its_budget(size: int, seed: int):
 def test_a_gain_of_many_values_is_no_rounding(size: int):
     exact = np.random.default_rng(0).normal(size=size)
     found = difference(exact * (1 + 3e-7), exact, float(abs(exact).max()))
-    used, by = ALONE["float32"]["states"].used(found)
+    used, by = ALONE["float32"]["states"].fraction_used(found)
     assert used > 1
     assert by == "gain"
 
@@ -427,9 +430,9 @@ def test_a_text_of_one_word(published):
 
 
 def test_what_is_not_finite_fails():
-    theirs = {"logits": Whole("logits", np.zeros(3, np.float32))}
+    theirs = {"logits": FullActivation("logits", np.zeros(3, np.float32))}
     [row] = judge("clip", "", theirs, {"logits": np.full(3, np.nan, np.float32)}, {}, "float32").rows
-    assert not row.good
+    assert not row.passed
 
 
 def test_whisper(whisper_tiny):

@@ -33,8 +33,8 @@ from ..inference import FRAME_BUCKETS, TOKEN_BUCKETS, bucket, pad_tokens
 from ..models import EmotionModel
 from ..registry import FUSION_MODES
 from ..text import TextTokenizer
-from .alone import each_alone
-from .products import multiplied
+from .layers_alone import run_layers_alone
+from .products import change_products
 from .stages import (
     FEATURES,
     FUSED,
@@ -44,19 +44,19 @@ from .stages import (
     PROBABILITIES,
     TOKENS,
     WAVEFORM,
-    Computed,
+    StageArray,
     Stages,
     layer,
     layers,
 )
 
-Found = dict[str, Computed]
+Found = dict[str, StageArray]
 
 
-class Ours:
+class JaxEmotion:
     """A loaded emotion checkpoint that tells what it computes on the way.
 
-    `products` is another way to multiply float32, see `products.multiplied`; None: as the model is written.
+    `products` is another way to multiply float32, see `products.change_products`; None: as the model is written.
     """
 
     def __init__(self, checkpoint: Checkpoint, products: str | None = None):
@@ -68,7 +68,7 @@ class Ours:
         self._model = nnx.split(checkpoint.model)
         self._products = products
 
-    def given(self, audio: AudioSource | None, text: str | None) -> Found:
+    def read_inputs(self, audio: AudioSource | None, text: str | None) -> Found:
         """What the networks start from, as ours reads it: waveform and features, tokens.
 
         Raises InvalidInput and UnreadableInput for a recording or text that can't be used.
@@ -80,20 +80,20 @@ class Ours:
             found[TOKENS] = self._tokens_of(text)
         return found
 
-    def stages(self, theirs: Stages, audio: AudioSource | None, text: str | None) -> Found:
+    def compute_stages(self, theirs: Stages, audio: AudioSource | None, text: str | None) -> Found:
         """What ours makes of the original's waveform, features and tokens, and, at last, of the file and text alone.
 
         Raises InvalidInput and UnreadableInput for a recording or text that can't be used.
         """
-        own = self.given(audio, text)
+        own = self.read_inputs(audio, text)
         found = dict(own)
         if FEATURES in own:
             found[FEATURES] = self._features({"array": theirs[WAVEFORM], "sampling_rate": SAMPLE_RATE})
-        found |= self.networks(theirs)
-        found[PREDICTION] = self.networks(own)[PROBABILITIES]
+        found |= self.run_networks(theirs)
+        found[PREDICTION] = self.run_networks(own)[PROBABILITIES]
         return found
 
-    def networks(self, given: Stages) -> Found:
+    def run_networks(self, given: Stages) -> Found:
         """What the networks make of features and tokens: each layer, and all that follows."""
         found: Found = {}
         vector = words = None
@@ -105,7 +105,7 @@ class Ours:
             words = read[next(reversed(read))][0]
         return found | self._judged(vector, words)
 
-    def alone(self, theirs: Stages) -> Found:
+    def compute_stages_alone(self, theirs: Stages) -> Found:
         """Each stage of the networks by itself: what ours makes of the original's stage before it."""
         found: Found = {}
         vector = words = None
@@ -194,7 +194,7 @@ def _compiled(
     def of_model(parameters: Any, *arrays: Any) -> Any:
         return function(nnx.merge(graph, parameters), *arrays)
 
-    return (of_model if products is None else multiplied(of_model, products))(parameters, *arrays)
+    return (of_model if products is None else change_products(of_model, products))(parameters, *arrays)
 
 
 def _audio(
@@ -228,7 +228,7 @@ def _audio_alone(
     projected = encoder(x, mask, hidden_states=True).hidden_states
     assert projected is not None
     last = encoder.leave(states[-1:], mask, states[:, None])
-    return projected[0], each_alone(encoder.layers, lambda own, x: own(x, mask), states), model.pool(last)
+    return projected[0], run_layers_alone(encoder.layers, lambda own, x: own(x, mask), states), model.pool(last)
 
 
 def _text_alone(
@@ -239,7 +239,7 @@ def _text_alone(
 ) -> tuple[Float[Array, "1 tokens width"], Float[Array, "layers tokens width"]]:
     encoder = model.text_encoder
     assert encoder is not None
-    return encoder.embeddings(ids), each_alone(encoder.layers, lambda own, x: own(x, mask), states)
+    return encoder.embeddings(ids), run_layers_alone(encoder.layers, lambda own, x: own(x, mask), states)
 
 
 def _judge(

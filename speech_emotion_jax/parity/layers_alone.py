@@ -10,7 +10,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 
-def each_alone(
+def run_layers_alone(
     stack: nnx.Module,
     apply: Callable[[Any, Float[Array, "1 time width"]], Float[Array, "1 time width"]],
     states: Float[Array, "states time width"],

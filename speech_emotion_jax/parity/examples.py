@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 from ..errors import InvalidInput
 
-Pair = tuple[str | None, str | None]  # a recording and a text, None where the model has no use for it
+Example = tuple[str | None, str | None]  # a recording and a text, None where the model has no use for it
 
 
-def paired(recordings: Sequence[str], texts: Sequence[str], *, hears: bool, reads: bool) -> list[Pair]:
+def make_examples(recordings: Sequence[str], texts: Sequence[str], *, hears: bool, reads: bool) -> list[Example]:
     """A text for each recording, or one for all, as a model takes them that `hears` and `reads`.
 
     Raises InvalidInput where what it needs is missing, or where they are no pairs.

@@ -14,13 +14,13 @@ from jaxtyping import Array, Float, Int
 from ..audio import WINDOW_SAMPLES, AudioSource, load
 from ..models import Whisper, scan_layers
 from ..whisper import WhisperPipeline
-from .alone import each_alone
-from .stages import ENCODED, LOG_MEL, WAVEFORM, WORD_LOGITS, WORDS, Computed, Stages, layer, layers
+from .layers_alone import run_layers_alone
+from .stages import ENCODED, LOG_MEL, WAVEFORM, WORD_LOGITS, WORDS, StageArray, Stages, layer, layers
 
-Found = dict[str, Computed]
+Found = dict[str, StageArray]
 
 
-class OursWhisper:
+class JaxWhisper:
     """A loaded Whisper that tells what it computes on the way."""
 
     def __init__(self, pipeline: WhisperPipeline, language: str):
@@ -29,7 +29,7 @@ class OursWhisper:
         programs = pipeline.programs
         self._graph, self._parameters = programs.graph, programs.parameters
 
-    def stages(self, theirs: Stages, audio: AudioSource | None, text: str | None = None) -> Found:
+    def compute_stages(self, theirs: Stages, audio: AudioSource | None, text: str | None = None) -> Found:
         """What ours makes of the original's waveform, log-mel and words; the words of what our encoder heard."""
         assert audio is not None, "Whisper hears"
         found: Found = {WAVEFORM: load(audio)[:WINDOW_SAMPLES]}
@@ -41,7 +41,7 @@ class OursWhisper:
         found |= {ENCODED: np.asarray(encoded), WORD_LOGITS: np.asarray(logits)}
         return found | {WORDS: self._words(features)}
 
-    def alone(self, theirs: Stages) -> Found:
+    def compute_stages_alone(self, theirs: Stages) -> Found:
         """Each layer of the encoder by itself, from the original's state before it."""
         names = layers(theirs, "encoder")
         before = np.stack([theirs[name] for name in names])
@@ -84,5 +84,5 @@ def _alone(
     states: Float[Array, "states time width"],
 ) -> tuple[Float[Array, "time width"], Float[Array, "layers time width"], Float[Array, "time width"]]:
     encoder = nnx.merge(graph, parameters).encoder
-    after = each_alone(encoder.layers, lambda own, x: own(x), states)
+    after = run_layers_alone(encoder.layers, lambda own, x: own(x), states)
     return encoder.embed(log_mel)[0], after, encoder.layer_norm(states[-1:])[0]
