@@ -1,4 +1,4 @@
-"""Text to tokens, and the checks on what a user passes as text."""
+"""Check texts and turn them into token ids."""
 
 from .checks import Tokens, check_text
 from .tokenizer import TextTokenizer, load_cached_tokenizer, load_fast_tokenizer, load_tokenizer

@@ -1,6 +1,6 @@
-"""Text to token ids, by the tokenizer that the checkpoint brings, which is kept ready for the next process.
+"""Tokenize texts with the checkpoint's own tokenizer, and cache its rules for the next process.
 
-transformers alone takes a second to import, and another one where PyTorch is installed, which it then imports.
+Importing transformers takes a second, and another one where PyTorch is installed. Cached rules need neither.
 """
 
 from __future__ import annotations
@@ -18,12 +18,22 @@ from tokenizers import Tokenizer
 from ..errors import UnreadableInput
 from .checks import Tokens, check_text
 
-_FILES = (".json", ".jinja", ".model", ".txt")  # what a tokenizer is made of
+_FILES = (".json", ".jinja", ".model", ".txt")  # suffixes of all files that a tokenizer may read
 
 
 def load_tokenizer(folder: Path) -> Any:
-    """The tokenizer of a checkpoint, by transformers. Raises UnreadableInput where its files are missing or broken."""
-    # transformers would say that PyTorch was not found, which is as it should be.
+    """Load the tokenizer of a checkpoint with transformers.
+
+    Args:
+        folder: The checkpoint's folder.
+
+    Returns:
+        transformers' tokenizer.
+
+    Raises:
+        UnreadableInput: The tokenizer's files are missing or broken.
+    """
+    # Without this transformers warns that PyTorch is missing. It is not needed here.
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     from transformers import AutoTokenizer  # takes a second
 
@@ -31,9 +41,9 @@ def load_tokenizer(folder: Path) -> Any:
         return AutoTokenizer.from_pretrained(
             str(folder),
             local_files_only=True,
-            trust_remote_code=False,  # else a folder that brings code makes it ask on the terminal
+            trust_remote_code=False,  # otherwise it asks on the terminal whether to run code from the folder
         )
-    except Exception as error:  # broken files raise anything
+    except Exception as error:  # broken files raise exceptions of any type
         reason = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
         raise UnreadableInput(
             f"the tokenizer in {folder} can't be read ({reason}); fetch the whole folder again"
@@ -41,14 +51,33 @@ def load_tokenizer(folder: Path) -> Any:
 
 
 class TextTokenizer:
-    """The checkpoint's own tokenizer; its files alone decide on case and accents."""
+    """The checkpoint's own tokenizer, run by transformers. Its files decide on case and accents."""
 
     def __init__(self, folder: Path, max_tokens: int):
+        """Load the tokenizer.
+
+        Args:
+            folder: The checkpoint's folder.
+            max_tokens: Tokens to which texts are truncated, special tokens included.
+
+        Raises:
+            UnreadableInput: The tokenizer's files are missing or broken.
+        """
         self.max_tokens = max_tokens
         self._tokenizer = load_tokenizer(folder)
 
     def __call__(self, text: object) -> Tokens:
-        """Ids of a text, cut to `max_tokens` as the original does. Raises what `check_text` raises."""
+        """Tokenize a text and truncate it to `max_tokens`, as the original does.
+
+        Args:
+            text: The words that were said.
+
+        Returns:
+            The tokens.
+
+        Raises:
+            InvalidInput: As `check_text`.
+        """
         encoded = self._tokenizer(
             check_text(text), truncation=True, max_length=self.max_tokens, return_overflowing_tokens=True
         )
@@ -56,49 +85,68 @@ class TextTokenizer:
 
 
 def load_fast_tokenizer(folder: Path, max_tokens: int) -> Tokenizer | None:
-    """The rules of the tokenizer in `folder`, which cut texts to `max_tokens`; None where it is written in Python.
+    """Load the fast (Rust) tokenizer of a checkpoint.
 
-    Raises UnreadableInput where its files are missing or broken.
+    Args:
+        folder: The checkpoint's folder.
+        max_tokens: Tokens to which texts are truncated, special tokens included.
+
+    Returns:
+        The fast tokenizer, or None if the checkpoint's tokenizer is written in Python.
+
+    Raises:
+        UnreadableInput: The tokenizer's files are missing or broken.
     """
     tokenizer = load_tokenizer(folder)
-    if not isinstance(rules := getattr(tokenizer, "backend_tokenizer", None), Tokenizer):
+    if not isinstance(fast := getattr(tokenizer, "backend_tokenizer", None), Tokenizer):
         return None
-    tokenizer("a", truncation=True, max_length=max_tokens, return_overflowing_tokens=True)  # from now on the rules cut
-    return rules
+    tokenizer("a", truncation=True, max_length=max_tokens, return_overflowing_tokens=True)  # sets the truncation
+    return fast
 
 
-def load_cached_tokenizer(folder: Path, max_tokens: int, kept: Path) -> Callable[[object], Tokens]:
-    """The tokenizer in `folder`, which cuts texts to `max_tokens`; `kept` is where it is found the next time.
+def load_cached_tokenizer(folder: Path, max_tokens: int, cache: Path) -> Callable[[object], Tokens]:
+    """Load the tokenizer of a checkpoint from a cache, or load it with transformers and cache it.
 
-    Raises UnreadableInput where its files are missing or broken. What is returned raises what `check_text` raises.
+    Args:
+        folder: The checkpoint's folder.
+        max_tokens: Tokens to which texts are truncated, special tokens included.
+        cache: Folder of cached tokenizers. If it cannot be written, nothing is cached.
+
+    Returns:
+        The tokenizer, a function from text to `Tokens`. It raises InvalidInput as `check_text` does.
+
+    Raises:
+        UnreadableInput: The tokenizer's files are missing or broken.
     """
-    file = kept / f"{_digest(folder, max_tokens)}.json"
-    with suppress(Exception):  # it is not there or broken: tokenizers raises nothing more precise
+    file = cache / f"{_digest(folder, max_tokens)}.json"
+    with suppress(Exception):  # the file is missing or broken; tokenizers raises a bare Exception
         return FastTokenizer(Tokenizer.from_file(str(file)))
-    rules = load_fast_tokenizer(folder, max_tokens)
-    if rules is None:
+    tokenizer = load_fast_tokenizer(folder, max_tokens)
+    if tokenizer is None:
         return TextTokenizer(folder, max_tokens)
     with suppress(OSError):  # a shared cache may be read-only
-        kept.mkdir(parents=True, exist_ok=True)
+        cache.mkdir(parents=True, exist_ok=True)
         partial = file.with_suffix(f".{os.getpid()}")
-        partial.write_text(rules.to_str(), encoding="utf-8")
+        partial.write_text(tokenizer.to_str(), encoding="utf-8")
         partial.replace(file)
-    return FastTokenizer(rules)
+    return FastTokenizer(tokenizer)
 
 
 class FastTokenizer:
-    """As `TextTokenizer`, by the rules alone, which truncate."""
+    """The same as `TextTokenizer`, without transformers."""
 
-    def __init__(self, rules: Tokenizer):
-        self._rules = rules
+    def __init__(self, tokenizer: Tokenizer):
+        """Wrap a fast tokenizer that truncates texts."""
+        self._tokenizer = tokenizer
 
     def __call__(self, text: object) -> Tokens:
-        encoded = self._rules.encode(check_text(text))
+        """Tokenize a text, as `TextTokenizer.__call__`."""
+        encoded = self._tokenizer.encode(check_text(text))
         return Tokens(encoded.ids, bool(encoded.overflowing))
 
 
 def _digest(folder: Path, max_tokens: int) -> str:
-    """What a tokenizer depends on."""
+    """Hash everything that a tokenizer depends on: its files, `max_tokens` and the versions of the libraries."""
     digest = hashlib.sha256(f"{max_tokens} {version('transformers')} {version('tokenizers')}".encode())
     for file in sorted(folder.glob("*")):
         if file.suffix in _FILES:

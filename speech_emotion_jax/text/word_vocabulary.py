@@ -1,4 +1,4 @@
-"""A tokenizer of whole words, for training from scratch where no pretrained tokenizer is at hand."""
+"""Make a tokenizer of whole words, for training from scratch without a pretrained tokenizer."""
 
 from __future__ import annotations
 
@@ -11,10 +11,18 @@ SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
 def write_word_tokenizer(texts: Iterable[str], folder: Path, max_words: int = 30_000) -> int:
-    """Write the tokenizer of the texts' most frequent words into a folder; returns the size of its vocabulary.
+    """Write a tokenizer of the most frequent words of some texts.
 
-    Words are lower-cased and keep their accents; all others become [UNK]. The same texts give the same files: the
-    special tokens come first, [PAD] with id 0, then the words in their order.
+    Words are lower-cased and keep their accents. The special tokens come first, [PAD] with id 0, then the words in
+    alphabetical order. The same texts give the same files.
+
+    Args:
+        texts: The texts whose words are counted.
+        folder: Folder to write the tokenizer's files to.
+        max_words: Words in the vocabulary at most. All others become [UNK].
+
+    Returns:
+        The size of the vocabulary, special tokens included.
     """
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     from transformers import BertTokenizer  # takes a second
