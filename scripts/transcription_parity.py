@@ -44,7 +44,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from speech_emotion_jax.audio.log_mel import HOP_SAMPLES, WINDOW_SAMPLES
 from speech_emotion_jax.audio.waveform import SAMPLE_RATE, load
 from speech_emotion_jax.models.whisper import Whisper
-from speech_emotion_jax.whisper.transcribe import TranscriptionOptions, WhisperPipeline
+from speech_emotion_jax.whisper import TranscriptionOptions, WhisperPipeline
 
 BATCH = 8
 BEAMS = 5

@@ -24,7 +24,7 @@ from speech_emotion_jax import predict_emotion
 from speech_emotion_jax.checkpoints.info import PACKAGES
 from speech_emotion_jax.cli.main import chart, main
 from speech_emotion_jax.runtime.progress import progress
-from speech_emotion_jax.whisper.transcribe import TranscriptionOptions, WhisperPipeline
+from speech_emotion_jax.whisper import TranscriptionOptions, WhisperPipeline
 
 from .support.bad_input import AUDIO, CASES, CONCAT, RATE, TEXT, Case, furnish, noise
 

@@ -20,7 +20,7 @@ from speech_emotion_jax.inference import predict
 from speech_emotion_jax.parity.original import TorchOriginal
 from speech_emotion_jax.registry import LABELS, MODES
 from speech_emotion_jax.runtime.devices import select_device
-from speech_emotion_jax.whisper.transcribe import TranscriptionOptions, WhisperPipeline
+from speech_emotion_jax.whisper import TranscriptionOptions, WhisperPipeline
 
 from .support.bad_input import AUDIO, CASES, CONCAT, RATE, TEXT, Case, furnish, noise
 from .support.budgets import PROBABILITY_BUDGET
@@ -272,7 +272,7 @@ def test_transcripts_are_kept_by_content(workplace: Path, loads: Callable[[], in
 
 
 def test_a_folder_that_takes_no_transcripts_is_told(workplace: Path):
-    with pytest.raises(UnreadableInput, match=r"can't be kept in speech\.wav.*name another folder"):
+    with pytest.raises(UnreadableInput, match=r"can't be saved in speech\.wav.*name another folder"):
         predict_emotion(**SPOKEN, transcripts="speech.wav")
 
 

@@ -16,7 +16,7 @@ from flax import nnx
 from speech_emotion_jax.config import WhisperConfig
 from speech_emotion_jax.models.whisper import CrossKV, Whisper
 from speech_emotion_jax.whisper.rules import TokenRules
-from speech_emotion_jax.whisper.search import STAGES, Prompt, SearchResult, beam_search, greedy_search
+from speech_emotion_jax.whisper.search import STAGES, Prompt, Sampling, SearchResult, beam_search, greedy_search
 
 CONFIG = WhisperConfig(
     vocab_size=24,
@@ -82,8 +82,8 @@ def _compiled(graph, state, recordings, prompt, temperature, key, *, start, rule
     model = nnx.merge(graph, state)
     if beams:
         return beam_search(model, recordings, prompt, start=start, rules=rules, limit=limit, beams=beams)
-    drawing = {"temperature": temperature, "key": key} if sampled else {}
-    return greedy_search(model, recordings, prompt, start=start, rules=rules, limit=limit, **drawing)
+    sampling = Sampling(temperature, key) if sampled else None
+    return greedy_search(model, recordings, prompt, start=start, rules=rules, limit=limit, sampling=sampling)
 
 
 def search(

@@ -15,7 +15,7 @@ import speech_emotion_jax
 from speech_emotion_jax.audio.waveform import SAMPLE_RATE, load
 from speech_emotion_jax.audio.windows import read_windows
 from speech_emotion_jax.errors import InvalidInput, SpeechEmotionError, UnreadableInput
-from speech_emotion_jax.whisper.transcribe import FALLBACK, Transcript, TranscriptionOptions, WhisperPipeline
+from speech_emotion_jax.whisper import FALLBACK, Transcript, TranscriptionOptions, WhisperPipeline
 
 DEMO = Path(speech_emotion_jax.__file__).parent / "demo_data"
 with (DEMO / "manifest.csv").open(encoding="utf-8", newline="") as _file:
@@ -195,7 +195,7 @@ def test_two_hours_are_read_in_bounded_memory(tmp_path: Path):
 def test_four_devices_share_a_batch(whisper_tiny: Path):
     code = f"""
 import jax, numpy as np
-from speech_emotion_jax.whisper.transcribe import TranscriptionOptions, WhisperPipeline
+from speech_emotion_jax.whisper import TranscriptionOptions, WhisperPipeline
 random = np.random.default_rng(0)
 sounds = [dict(array=random.normal(0, 0.1, 16_000).astype(np.float32), sampling_rate=16_000) for _ in range(6)]
 texts = []

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from speech_emotion_jax import UnreadableInput
-from speech_emotion_jax.whisper.transcribe import Transcript
+from speech_emotion_jax.whisper import Transcript
 from speech_emotion_jax.whisper.transcript_cache import cached_transcripts
 
 from .support.bad_input import RATE, noise
@@ -142,7 +142,7 @@ def test_a_folder_that_cannot_be_written_is_refused(recording: Path, tmp_path: P
     occupied = tmp_path / "occupied"
     occupied.touch()
     with pytest.raises(
-        UnreadableInput, match=r"the transcript can't be kept in .*occupied.*; name another folder"
+        UnreadableInput, match=r"the transcript can't be saved in .*occupied.*; name another folder"
     ) as told:
         cached_transcripts(occupied / below, recording, SETTINGS, make)
     assert "\n" not in str(told.value)
@@ -154,7 +154,7 @@ def test_a_failure_leaves_nothing_half_done(folder: Path, recording: Path, make:
     [file] = folder.iterdir()
     file.unlink()
     file.mkdir()
-    with pytest.raises(UnreadableInput, match="can't be kept"):
+    with pytest.raises(UnreadableInput, match="can't be saved"):
         cached_transcripts(folder, recording, SETTINGS, make)
     assert list(folder.iterdir()) == [file]
 

@@ -171,7 +171,7 @@ def _resampled(source: AudioSource, silence: bool) -> Iterator[np.ndarray]:
         raise InvalidInput(f"{name} holds no samples; record or export it again")
     if total < MIN_SAMPLES and not silence:
         raise InvalidInput(
-            f"{name} has {total} samples at 16 kHz but {MIN_SAMPLES} (35 ms) are needed; give a longer recording"
+            f"{name} has {total} samples at 16 kHz and {MIN_SAMPLES} (35 ms) are needed; give a longer recording"
         )
     if lowest == highest and not silence:
         raise InvalidInput(f"{name} is digital silence: every sample is {lowest:g}; check the microphone or the export")

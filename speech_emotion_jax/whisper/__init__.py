@@ -1,7 +1,9 @@
-"""Transcription: Whisper over windows, its search, its word times, and whisper-jax's interface."""
+"""Transcribe recordings with Whisper, and render transcripts as subtitles."""
 
+from .options import FALLBACK, TranscriptionOptions
 from .subtitles import Cue, render_subtitles, subtitle_lines
-from .transcribe import FALLBACK, Transcript, TranscriptionOptions, WhisperPipeline
+from .transcribe import WhisperPipeline
+from .transcript import Transcript
 from .transcript_cache import cached_transcripts
 from .whisper_jax import FlaxWhisperPipline
 from .words import Word

@@ -1,7 +1,7 @@
-"""Whisper on one device or a mesh: windows of sound in, tokens out, all of it compiled, in batches.
+"""Compiled programs that run Whisper on batches of windows, on one device or a mesh.
 
-Parameters are on every device, and the rows of a batch are divided among them by jit. A batch that is not full is
-filled with copies of its first row: a row of silence could go on writing when all others have ended.
+Every device holds all parameters, and jit divides the rows of a batch among the devices. A batch that is not full is
+filled with copies of its first row. A row of silence might go on writing after all others have ended.
 """
 
 from __future__ import annotations
@@ -20,21 +20,34 @@ from jaxtyping import Array, Float
 from ..audio import WINDOW_SAMPLES, whisper_log_mel
 from ..models import CrossKV, Whisper
 from .rules import TokenRules
-from .search import Prompt, SearchResult, beam_search, greedy_search
+from .search import Prompt, Sampling, SearchResult, beam_search, greedy_search
 
-PROMPT_LENGTHS = (1, 2, 3, 4, 32, 64, 128, 228)  # what prompts are padded to; the first ones need no padding
-ALIGNED_LENGTHS = (32, 64, 128, 256)  # the same for transcripts that are aligned
+PROMPT_LENGTHS = (1, 2, 3, 4, 32, 64, 128, 228)  # lengths to which prompts are padded; up to 4 without earlier text
+ALIGNED_LENGTHS = (32, 64, 128, 256)  # lengths to which texts are padded for the alignment
 
 
 class WhisperPrograms:
-    """A Whisper with its compiled programs."""
+    """The parameters of a Whisper and its compiled programs.
+
+    Attributes:
+        config: The model's configuration.
+        mesh: The devices, one axis "data".
+        graph: The model's structure (the graph definition of `nnx.split`).
+        parameters: The model's parameters, replicated over the mesh.
+    """
 
     def __init__(self, model: Whisper, mesh: Mesh):
+        """Split a model into structure and parameters. Programs are compiled at their first call.
+
+        Args:
+            model: The model, whose parameters are replicated over the mesh. Its decoder layers are unstacked in place.
+            mesh: The devices over which batches are divided.
+        """
         self.config = model.config
         self.mesh = mesh
         model.decoder.unstack()
         self.graph, self.parameters = nnx.split(model)
-        # The caches of a CPU hold the activations of one recording; accelerators want them all at once.
+        # The activations of one window fit a CPU's caches, those of a batch do not. Accelerators need whole batches.
         one_by_one = mesh.size == 1 and mesh.devices.flat[0].platform == "cpu"
         self._encode = _compiled(_encode, self.graph, one_by_one)
         self._detect = _compiled(_detect, self.graph, static=("start", "languages"))
@@ -43,34 +56,73 @@ class WhisperPrograms:
         self._align = _compiled(_align, self.graph, static="heads")
 
     def rows(self, count: int) -> int:
-        """The size of the batch in which `count` rows are computed: a power of two on each device."""
+        """Return the batch size for `count` rows: a power of two on each device."""
         return self.mesh.size * (1 << (-(-count // self.mesh.size) - 1).bit_length())
 
     def close(self) -> None:
-        """Free the parameters and the compiled programs."""
+        """Free the parameters and the compiled programs. No other method can be called afterwards."""
         self.parameters = None
         for program in (self._encode, self._detect, self._greedy, self._beams, self._align):
             program.clear_cache()
 
     def features(self, waveforms: Sequence[Float[np.ndarray, " _samples"]]) -> Float[Array, "batch frames bins"]:
-        """Log-mel of windows of at most 30 s, padded with silence."""
+        """Compute the log-mel energies of windows.
+
+        Args:
+            waveforms: Mono samples at 16 kHz, float32, at most 480,000 (30 s) each.
+
+        Returns:
+            Energies of shape (batch, 3000, bins), float32, on the devices. The batch is filled up to `rows`.
+        """
         padded = [np.pad(waveform, (0, WINDOW_SAMPLES - len(waveform))) for waveform in waveforms]
         return whisper_log_mel(self.place_rows(padded), bins=self.config.num_mel_bins)
 
     def place_rows(self, rows: Sequence[np.ndarray]) -> jax.Array:
-        """Equal rows as a batch on the devices, filled up to `rows`."""
+        """Put rows on the devices.
+
+        Args:
+            rows: Arrays of one shape.
+
+        Returns:
+            The rows as one float32 array, filled up to `rows`.
+        """
         return self._put(np.stack([*rows, *[rows[0]] * (self.rows(len(rows)) - len(rows))]).astype(np.float32))
 
     def encode(self, features: Float[Array, "batch frames bins"]) -> CrossKV:
-        """Encode log-mel features, whose batch is `rows` of something."""
+        """Encode log-mel energies.
+
+        Args:
+            features: Energies as `features` returns them.
+
+        Returns:
+            Keys and values of the decoder's cross-attention.
+        """
         return self._encode(self.parameters, features)
 
     def detect(self, cross_kv: CrossKV, start: int, languages: Sequence[int]) -> Float[np.ndarray, "batch languages"]:
-        """How probably each of the languages' tokens follows `start`, which is <|startoftranscript|>."""
+        """Compute the probability of each language.
+
+        Args:
+            cross_kv: Keys and values of the windows.
+            start: Id of <|startoftranscript|>.
+            languages: Ids of the languages' tokens.
+
+        Returns:
+            Probabilities of the tokens after `start`, normalised over `languages`. Rows that fill the batch are
+            included.
+        """
         return np.asarray(self._detect(self.parameters, cross_kv, start=start, languages=tuple(languages)))
 
     def select_rows(self, cross_kv: CrossKV, rows: Sequence[int]) -> CrossKV:
-        """Some recordings of a batch, as a batch of their own."""
+        """Select windows of a batch.
+
+        Args:
+            cross_kv: Keys and values of the windows.
+            rows: Numbers of the windows to keep.
+
+        Returns:
+            The keys and values of these windows, filled up to `rows`.
+        """
         filled = [*rows, *[rows[0]] * (self.rows(len(rows)) - len(rows))]
         return jax.tree.map(lambda x: x[np.array(filled)], cross_kv)
 
@@ -86,35 +138,44 @@ class WhisperPrograms:
         temperature: float = 0.0,
         seed: int = 0,
     ) -> SearchResult:
-        """Transcripts as numpy arrays, a row for each prompt.
+        """Decode the tokens of each window.
 
-        `start` is the number of tokens of a prompt from <|startoftranscript|> on, the same in all; `limit` the most
-        tokens written, None for what the decoder has positions for. A `temperature` above 0 draws and uses no beams.
+        Args:
+            cross_kv: Keys and values of the windows.
+            prompts: Prompt of each window.
+            start: Number of prompt tokens from <|startoftranscript|> on, the same in all prompts.
+            rules: Which tokens may follow.
+            limit: Tokens to write at most. None writes as many as the decoder has positions for.
+            beams: Hypotheses; 1 is greedy search.
+            temperature: Temperature above 0 to draw tokens, without beams.
+            seed: Seed of the draws.
+
+        Returns:
+            NumPy arrays with one row per prompt.
         """
         prompt = self._prompt(prompts)
-        room = self.config.max_target_positions - prompt.tokens.shape[1]
-        limit = room if limit is None else min(limit, room)
-        if temperature > 0:
-            found = self._greedy(
-                self.parameters,
-                cross_kv,
-                prompt,
-                jnp.float32(temperature),
-                jax.random.key(seed),
-                start=start,
-                rules=rules,
-                limit=limit,
-            )
-        elif beams == 1:
-            found = self._greedy(self.parameters, cross_kv, prompt, None, None, start=start, rules=rules, limit=limit)
+        positions = self.config.max_target_positions - prompt.tokens.shape[1]
+        limit = positions if limit is None else min(limit, positions)
+        if beams == 1 or temperature > 0:
+            sampling = Sampling(jnp.float32(temperature), jax.random.key(seed)) if temperature > 0 else None
+            result = self._greedy(self.parameters, cross_kv, prompt, sampling, start=start, rules=rules, limit=limit)
         else:
-            found = self._beams(self.parameters, cross_kv, prompt, start=start, rules=rules, limit=limit, beams=beams)
-        return SearchResult(*(np.asarray(each)[: len(prompts)] for each in found))
+            result = self._beams(self.parameters, cross_kv, prompt, start=start, rules=rules, limit=limit, beams=beams)
+        return SearchResult(*(np.asarray(each)[: len(prompts)] for each in result))
 
     def align(
         self, cross_kv: CrossKV, texts: Sequence[Sequence[int]], heads: tuple[tuple[int, int], ...]
     ) -> Float[np.ndarray, "batch heads tokens frames"]:
-        """Attention of the alignment heads, given as (layer, head), while texts (prompts included) are written."""
+        """Run the decoder on texts and return the attention of the alignment heads.
+
+        Args:
+            cross_kv: Keys and values of the windows.
+            texts: Tokens of each window, prompt included.
+            heads: Pairs of layer and head.
+
+        Returns:
+            Attention weights with one row per text, float32. Tokens are padded to a common length.
+        """
         longest = max(map(len, texts))
         fits = [length for length in ALIGNED_LENGTHS if length >= longest]
         tokens = np.zeros((self.rows(len(texts)), min(fits, default=self.config.max_target_positions)), np.int32)
@@ -123,6 +184,7 @@ class WhisperPrograms:
         return np.asarray(self._align(self.parameters, cross_kv, self._put(tokens), heads=heads))[: len(texts)]
 
     def _prompt(self, prompts: Sequence[Sequence[int]]) -> Prompt:
+        """Pad prompts to a batch."""
         longest = max(map(len, prompts))
         length = next(length for length in PROMPT_LENGTHS if length >= longest)
         rows = self.rows(len(prompts))
@@ -138,7 +200,7 @@ class WhisperPrograms:
 
 
 def _compiled(function: Any, *bound: Any, static: Any = ()) -> Any:
-    """`function` with its first arguments bound, compiled; it holds the model's structure and no parameters."""
+    """Compile a function with its first arguments bound. The program holds the model's structure and no parameters."""
     return jax.jit(partial(function, *bound), static_argnames=static)
 
 
@@ -164,17 +226,14 @@ def _greedy(
     parameters: Any,
     cross_kv: CrossKV,
     prompt: Prompt,
-    temperature: jax.Array | None,
-    key: jax.Array | None,
+    sampling: Sampling | None,
     *,
     start: int,
     rules: TokenRules,
     limit: int,
 ) -> SearchResult:
     model = nnx.merge(graph, parameters)
-    return greedy_search(
-        model, cross_kv, prompt, start=start, rules=rules, limit=limit, temperature=temperature, key=key
-    )
+    return greedy_search(model, cross_kv, prompt, start=start, rules=rules, limit=limit, sampling=sampling)
 
 
 def _beams(

@@ -1,7 +1,8 @@
-"""Which tokens may come next: suppressed ones, those no transcript begins with, and the order of timestamps.
+"""Rule out tokens that may not come next: suppressed tokens, tokens that may not come first, wrong timestamps.
 
-With timestamps a transcript is `<|0.00|> words <|2.40|><|2.40|> words <|5.00|>`: they come in pairs except at the
-start, never go back, and the first is near the beginning (Radford et al. 2022, section 2.3 and the original decoder).
+A text with timestamps looks like `<|0.00|> words <|2.40|><|2.40|> words <|5.00|>`. Timestamps come in pairs except at
+the start and the end, never decrease, and the first is near 0 (Radford et al. 2022, section 2.3, and the original
+decoder).
 """
 
 from __future__ import annotations
@@ -16,22 +17,38 @@ from jaxtyping import Array, Bool, Float, Int
 
 @dataclass(frozen=True)
 class TokenRules:
-    """Token ids that steer the decoding; all ids from `first_timestamp` up are timestamps, 20 ms apart."""
+    """The rules of a checkpoint for the next token.
+
+    Attributes:
+        end: Id of <|endoftext|>. Ids below it are text.
+        no_speech: Id of <|nospeech|>.
+        first_timestamp: Id of <|0.00|>. All ids from it on are timestamps, 20 ms apart.
+        suppressed: Ids that are never written.
+        begin_suppressed: Ids that are not written first.
+        timestamps: Whether to write timestamps.
+        latest_start: Largest first timestamp, in steps of 20 ms. None allows any.
+    """
 
     end: int
     no_speech: int
     first_timestamp: int
-    suppressed: tuple[int, ...]  # never written
-    begin_suppressed: tuple[int, ...]  # not written first
+    suppressed: tuple[int, ...]
+    begin_suppressed: tuple[int, ...]
     timestamps: bool
-    latest_start: int | None  # the first timestamp is at most so many steps of 20 ms; None: anywhere
+    latest_start: int | None
 
     def mask_scores(
         self, scores: Float[Array, "rows vocabulary"], tokens: Int[Array, "rows limit"], count: Int[Array, ""]
     ) -> Float[Array, "rows vocabulary"]:
-        """The scores of the next token (logits or log-probabilities), minus infinity where it may not be.
+        """Set the scores of tokens that may not come next to minus infinity.
 
-        `tokens` holds the `count` tokens written so far; what stands behind them does not matter.
+        Args:
+            scores: Logits or log-probabilities of the next token.
+            tokens: Tokens written so far. Those from `count` on are ignored.
+            count: Number of tokens written so far.
+
+        Returns:
+            The masked scores.
         """
         ids = np.arange(scores.shape[1])
         scores = jnp.where(np.isin(ids, self.suppressed)[None], -jnp.inf, scores)
@@ -39,7 +56,7 @@ class TokenRules:
         if not self.timestamps:
             return scores
         scores = jnp.where(self._out_of_order(ids, tokens, count), -jnp.inf, scores)
-        # A timestamp comes where all of them together are likelier than any one word.
+        # A timestamp must follow if all timestamps together are more likely than any single text token.
         log_probabilities = jax.nn.log_softmax(scores)
         timestamps = jax.nn.logsumexp(log_probabilities[:, self.first_timestamp :], axis=-1)
         words = log_probabilities[:, : self.first_timestamp].max(axis=-1)
@@ -48,6 +65,7 @@ class TokenRules:
     def _out_of_order(
         self, ids: Int[np.ndarray, " vocabulary"], tokens: Int[Array, "rows limit"], count: Int[Array, ""]
     ) -> Bool[Array, "rows vocabulary"]:
+        """Return which tokens would break the order of timestamps."""
         is_timestamp, is_word = (ids >= self.first_timestamp)[None], (ids < self.end)[None]
 
         def timestamp_before(places: int) -> Bool[Array, "rows 1"]:
@@ -57,7 +75,7 @@ class TokenRules:
         closed, paired = timestamp_before(1), timestamp_before(2) | (count < 2)
         written = jnp.arange(tokens.shape[1])[None] < count
         latest = jnp.where(written, tokens, 0).max(axis=1, keepdims=True)
-        # A timestamp that ends a stretch of words may be repeated to begin the next; one of a pair may not.
+        # A timestamp that ends a segment may be repeated to begin the next one, but not a third time.
         earliest = jnp.where(closed & ~paired, latest, latest + 1)
         wrong = jnp.where(closed & paired, is_timestamp, False) | jnp.where(closed & ~paired, is_word, False)
         wrong |= is_timestamp & (ids[None] < earliest) & (latest >= self.first_timestamp)

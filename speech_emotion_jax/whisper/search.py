@@ -1,8 +1,8 @@
-"""The search for the most likely transcript, the whole loop compiled: greedy, sampled, or with beams.
+"""Search for the most likely tokens of each window: greedy, sampled, or with beams. The whole loop is compiled.
 
-All rows of a batch share the place of their next token: prompts are padded in front to one length. The loop ends when
-every row has written its end or `limit` tokens. Every step reads the whole cache, so it starts small and grows, at most
-twice: few windows hold more than 64 tokens.
+Prompts are padded in front to one length, so that the next token of every row has the same position. The loop ends when
+every row has written its end token or `limit` tokens. Every step reads the whole key-value cache. The cache therefore
+starts small and grows at most twice, since few windows hold more than 64 tokens.
 """
 
 from __future__ import annotations
@@ -19,24 +19,41 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from ..models import Cache, CrossKV, Whisper
 from .rules import TokenRules
 
-STAGES = (64, 160)  # tokens that the cache has room for at first, and when it has grown once; then for all
+STAGES = (64, 160)  # tokens for which the cache has room at first and after it has grown once; then `limit`
 
 
 class Prompt(NamedTuple):
-    """What stands before the transcript: earlier text if there is any, then <|startoftranscript|> and what follows it.
+    """The prompts of a batch: earlier text, if any, then <|startoftranscript|> and the tokens of language and task.
 
-    `tokens` are padded in front; `padding` says by how many places.
+    Attributes:
+        tokens: Token ids, padded in front, int32.
+        padding: Number of padding tokens in each row, int32.
     """
 
     tokens: Int[Array, "batch prompt"]
     padding: Int[Array, " batch"]
 
 
-class SearchResult(NamedTuple):
-    """`tokens` without prompt and end, `lengths` of them, the rest arbitrary.
+class Sampling(NamedTuple):
+    """How to draw tokens.
 
-    `log_probability` is the mean over the tokens and the end token, natural logarithm; `no_speech` the probability of
-    <|nospeech|> at the start.
+    Attributes:
+        temperature: Divisor of the logits, above 0.
+        key: Random key. Step i draws with `fold_in(key, i)`.
+    """
+
+    temperature: Float[Array, ""]
+    key: PRNGKeyArray
+
+
+class SearchResult(NamedTuple):
+    """The decoded tokens of a batch.
+
+    Attributes:
+        tokens: Token ids without the prompt, int32. Those from `lengths` on are meaningless.
+        lengths: Number of tokens in each row, without the end token, int32.
+        log_probability: Mean natural log-probability over the tokens and the end token, float32.
+        no_speech: Probability of <|nospeech|> after <|startoftranscript|>, float32.
     """
 
     tokens: Int[Array | np.ndarray, "batch limit"]
@@ -45,22 +62,22 @@ class SearchResult(NamedTuple):
     no_speech: Float[Array | np.ndarray, " batch"]
 
 
-class _Prefilled(NamedTuple):
+class _Prefill(NamedTuple):
+    """The state after the prompt."""
+
     logits: Float[Array, "batch vocabulary"]
     no_speech: Float[Array, " batch"]
     cache: Cache
 
 
-def _prefill(
-    model: Whisper, cross_kv: CrossKV, prompt: Prompt, start: int, rules: TokenRules, limit: int
-) -> _Prefilled:
-    """Decode the prompt at once, into a cache of the first stage."""
+def _prefill(model: Whisper, cross_kv: CrossKV, prompt: Prompt, start: int, rules: TokenRules, limit: int) -> _Prefill:
+    """Decode the whole prompt in one step, into a cache of the first stage's size."""
     decoder = model.decoder
     batch, length = prompt.tokens.shape
     cache = decoder.empty_cache(batch, length + min(STAGES[0], limit))
     decoded = decoder(prompt.tokens, 0, prompt.padding, cache, cross_kv)
     logits = decoder.logits(decoded.states[:, np.array([length - start, length - 1])])
-    return _Prefilled(logits[:, 1], jax.nn.softmax(logits[:, 0])[:, rules.no_speech], decoded.cache)
+    return _Prefill(logits[:, 1], jax.nn.softmax(logits[:, 0])[:, rules.no_speech], decoded.cache)
 
 
 def _run(
@@ -71,23 +88,34 @@ def _run(
     *,
     limit: int,
 ) -> tuple[jax.Array, ...]:
-    """`result` of the state after the last step; a state counts what was `written` and has a `cache`, which grows."""
+    """Run a search to its end, and grow the cache from stage to stage.
 
-    def stage(state: Any, rooms: tuple[int, ...]) -> tuple[jax.Array, ...]:
-        room, *rest = rooms
-        last = jax.lax.while_loop(lambda each: unfinished(each) & (each.written < room), advance, state)
+    Args:
+        state: The first state. It has the number of tokens `written` and the `cache`.
+        unfinished: Whether a state needs another step.
+        advance: The step from a state to the next.
+        result: What to return of the last state.
+        limit: Tokens to write at most.
+
+    Returns:
+        The result of the last state.
+    """
+
+    def stage(state: Any, sizes: tuple[int, ...]) -> tuple[jax.Array, ...]:
+        size, *rest = sizes
+        last = jax.lax.while_loop(lambda each: unfinished(each) & (each.written < size), advance, state)
         if not rest:
             return result(last)
 
         def grow(x: jax.Array) -> jax.Array:
-            return jnp.pad(x, ((0, 0), (0, rest[0] - room), (0, 0)))
+            return jnp.pad(x, ((0, 0), (0, rest[0] - size), (0, 0)))
 
         def go_on(state: Any) -> tuple[jax.Array, ...]:
             return stage(state._replace(cache=jax.tree.map(grow, state.cache)), tuple(rest))
 
         return jax.lax.cond(unfinished(last), go_on, result, last)
 
-    return stage(state, (*(room for room in STAGES if room < limit), limit))
+    return stage(state, (*(size for size in STAGES if size < limit), limit))
 
 
 def greedy_search(
@@ -98,12 +126,21 @@ def greedy_search(
     start: int,
     rules: TokenRules,
     limit: int,
-    temperature: Float[Array, ""] | None = None,
-    key: PRNGKeyArray | None = None,
+    sampling: Sampling | None = None,
 ) -> SearchResult:
-    """The likeliest token at each place or, at a `temperature` above 0, one drawn by its probability.
+    """Decode the most likely token at each step, or draw each token by its probability.
 
-    `start` is the number of prompt tokens from <|startoftranscript|> on; `limit` the most tokens that are written.
+    Args:
+        model: The model.
+        cross_kv: Keys and values of the encoded windows.
+        prompt: The prompts.
+        start: Number of prompt tokens from <|startoftranscript|> on, the same in all rows (static).
+        rules: Which tokens may follow (static).
+        limit: Tokens to write at most (static).
+        sampling: How to draw tokens. None takes the most likely ones.
+
+    Returns:
+        The decoded tokens of each row.
     """
     decoder = model.decoder
     batch, length = prompt.tokens.shape
@@ -118,10 +155,11 @@ def greedy_search(
 
     def write(logits: jax.Array, state: State) -> State:
         scores = rules.mask_scores(logits, state.tokens, state.written)
-        if temperature is None or key is None:
+        if sampling is None:
             token = scores.argmax(axis=-1)
         else:
-            token = jax.random.categorical(jax.random.fold_in(key, state.written), scores / temperature)
+            key = jax.random.fold_in(sampling.key, state.written)
+            token = jax.random.categorical(key, scores / sampling.temperature)
         token = jnp.where(state.finished, rules.end, token).astype(jnp.int32)
         gained = jnp.take_along_axis(jax.nn.log_softmax(scores), token[:, None], axis=1)[:, 0]
         return State(
@@ -157,14 +195,26 @@ def greedy_search(
 def beam_search(
     model: Whisper, cross_kv: CrossKV, prompt: Prompt, *, start: int, rules: TokenRules, limit: int, beams: int
 ) -> SearchResult:
-    """The likeliest transcript that `beams` hypotheses find, by mean log-probability.
+    """Search with several hypotheses for the text of the highest mean log-probability.
 
-    Ends for a recording as transformers' beam search does: `beams` transcripts are complete, and the best running
-    hypothesis, by its mean so far, is below the worst of them.
+    The search of a row ends as in transformers: `beams` texts are complete, and the best running hypothesis has a mean
+    log-probability below the worst of them.
+
+    Args:
+        model: The model.
+        cross_kv: Keys and values of the encoded windows.
+        prompt: The prompts.
+        start: Number of prompt tokens from <|startoftranscript|> on, the same in all rows (static).
+        rules: Which tokens may follow (static).
+        limit: Tokens to write at most (static).
+        beams: Number of hypotheses (static).
+
+    Returns:
+        The best tokens of each row.
     """
     decoder = model.decoder
     batch, length = prompt.tokens.shape
-    never = jnp.float32(-1e9)
+    penalty = jnp.float32(-1e9)  # lower than any sum of log-probabilities, and finite, so that sums stay ordered
     first_logits, no_speech, first_cache = _prefill(model, cross_kv, prompt, start, rules, limit)
     padding = jnp.repeat(prompt.padding, beams)
 
@@ -172,10 +222,10 @@ def beam_search(
         written: Int[Array, ""]
         tokens: Int[Array, "batch beams limit"]  # running hypotheses, best first
         scores: Float[Array, "batch beams"]  # their summed log-probabilities
-        done_tokens: Int[Array, "batch beams limit"]  # complete transcripts, best first
+        done_tokens: Int[Array, "batch beams limit"]  # complete texts, best first
         done_scores: Float[Array, "batch beams"]  # their mean log-probabilities
         done: Bool[Array, "batch beams"]
-        improvable: Bool[Array, " batch"]
+        improvable: Bool[Array, " batch"]  # whether a running hypothesis may still win
         dead_end: Bool[Array, ""]  # no hypothesis can go on
         cache: Cache
 
@@ -184,18 +234,18 @@ def beam_search(
         flat = state.tokens.reshape(batch * beams, limit)
         gained = rules.mask_scores(jax.nn.log_softmax(logits), flat, count).reshape(batch, beams, vocabulary)
         totals = (gained + state.scores[..., None]).reshape(batch, beams * vocabulary)
-        # Twice as many as there are beams: enough go on even where all the best ones end.
+        # Of 2 * beams candidates at least `beams` continue, even if all of the best ones end.
         totals, places = jax.lax.top_k(totals, 2 * beams)
         parents, ids = places // vocabulary, (places % vocabulary).astype(jnp.int32)
         candidates = _pick(state.tokens, parents)
         candidates = jax.lax.dynamic_update_slice(candidates, ids[..., None], (jnp.int32(0), jnp.int32(0), count))
         ending = (ids == rules.end) | (count + 1 == limit)
 
-        scores, chosen = jax.lax.top_k(totals + ending * never, beams)
+        scores, chosen = jax.lax.top_k(totals + ending * penalty, beams)
 
         complete = ending & (jnp.arange(2 * beams) < beams)[None]
         means = totals / (count + 1)
-        means = jnp.where(complete & state.improvable[:, None], means, means + never)
+        means = jnp.where(complete & state.improvable[:, None], means, means + penalty)
         done_scores, best = jax.lax.top_k(jnp.concatenate([state.done_scores, means], axis=1), beams)
         done = _pick(jnp.concatenate([state.done, complete], axis=1), best)
 
@@ -225,9 +275,9 @@ def beam_search(
     empty = State(
         jnp.int32(0),
         unwritten,
-        jnp.full((batch, beams), never).at[:, 0].set(0.0),  # all are the same yet: only one may be continued
+        jnp.full((batch, beams), penalty).at[:, 0].set(0.0),  # all beams are equal at first, so only one may continue
         unwritten,
-        jnp.full((batch, beams), never),
+        jnp.full((batch, beams), penalty),
         jnp.zeros((batch, beams), bool),
         jnp.ones(batch, bool),
         jnp.bool_(False),
@@ -244,13 +294,13 @@ def beam_search(
 
 
 def _repeat(batch: int, beams: int, x: Array) -> Array:
-    """The cache of each recording once for each of its hypotheses."""
+    """Repeat the cache of each recording for each of its hypotheses."""
     by_row = x.reshape(batch, 1, -1, *x.shape[1:])
     return jnp.broadcast_to(by_row, (batch, beams, *by_row.shape[2:])).reshape(-1, *x.shape[1:])
 
 
 def _follow(cache: Cache, parents: Int[Array, "batch beams"]) -> Cache:
-    """The cache in which each hypothesis continues its parent; recordings keep to themselves, on their own device."""
+    """Give each hypothesis the cache of its parent. Recordings are not mixed, so each stays on its own device."""
 
     def follow(x: jax.Array) -> jax.Array:
         batch, beams = parents.shape
@@ -260,5 +310,5 @@ def _follow(cache: Cache, parents: Int[Array, "batch beams"]) -> Cache:
 
 
 def _pick(x: Array, places: Int[Array, "batch picked"]) -> Array:
-    """For each recording the entries of `x` (batch, hypotheses, ...) at its places."""
+    """Select the entries of `x` (batch, hypotheses, ...) at the given places of each recording."""
     return jnp.take_along_axis(x, places.reshape(*places.shape, *(1,) * (x.ndim - 2)), axis=1)

@@ -1,9 +1,9 @@
-"""Joins what was decoded from overlapping windows of one recording.
+"""Join the texts of a recording's overlapping windows.
 
-The recording is cut into windows of up to 30 s that overlap, so that a word cut by one window's edge is whole in its
-neighbour. Two neighbours thus say the same words twice: where their tokens agree best, the first is followed up to the
-middle of the agreement and the second from there on. Timestamps inside an overlap are ignored, so that a segment begun
-in one window ends in the next.
+Windows overlap so that a word at the edge of one window is whole in its neighbour. The texts of two neighbours share
+some words, and are aligned where most tokens agree. The text of the first is kept up to the middle of the agreement, and
+that of the second from there on. Timestamps inside an overlap are ignored, so that a segment that begins in one window
+can end in the next.
 """
 
 from __future__ import annotations
@@ -19,11 +19,17 @@ from .words import FRAME_SECONDS, Span
 
 @dataclass(frozen=True)
 class DecodedWindow:
-    """A stretch of the recording and what was decoded from it. All times are seconds.
+    """A window of a recording and its tokens. All times are in seconds.
 
-    `left` and `right` are the overlaps with its neighbours, 0 at the recording's ends; a neighbour begins at
-    `start + duration - right - left`, with its own `left`. `tokens` come without prompt and end token, and may hold
-    timestamps. `times`, where asked for, has each token's start and end since the window's start.
+    The next window begins at `start + duration - right - left`, where `left` is that of the next window.
+
+    Attributes:
+        start: Start of the window in the recording.
+        duration: Duration of the window.
+        left: Overlap with the previous window, 0 for the first window.
+        right: Overlap with the next window, 0 for the last window.
+        tokens: Tokens without prompt and end token. They may hold timestamps.
+        times: Start and end of each token since the window's start, or empty.
     """
 
     start: float
@@ -35,14 +41,19 @@ class DecodedWindow:
 
     @property
     def end(self) -> float:
+        """End of the window in the recording."""
         return self.start + self.duration
 
 
 @dataclass(frozen=True)
 class Segment:
-    """Text tokens that belong together, never none, and when they were said: seconds in the recording.
+    """Text tokens that belong together. All times are seconds in the recording.
 
-    `times` has each token's start and end where the windows had them, and is empty otherwise.
+    Attributes:
+        start: Start of the segment.
+        end: End of the segment.
+        tokens: Text tokens, at least one.
+        times: Start and end of each token, or empty.
     """
 
     start: float
@@ -52,24 +63,32 @@ class Segment:
 
 
 def stitch(windows: Iterable[DecodedWindow], *, first_timestamp: int) -> list[Segment]:
-    """Join the windows of one recording, in their order. `first_timestamp` is the id of <|0.00|>.
+    """Join the windows of one recording.
 
-    Without timestamp tokens there is one segment for each stretch of speech that no silent window divides. The work
-    grows linearly with the number of windows.
+    Without timestamp tokens there is one segment for all windows between two silent ones. The time grows linearly with
+    the number of windows.
 
-    Tokens and times are those of transformers' `_decode_asr`, except where it errs:
-    - A window without text counts as silence: it opens and closes nothing. Windows that don't overlap, such as those on
-      its two sides, are not matched: no text is lost where they happen to say the same words.
+    Tokens and times equal those of transformers' `_decode_asr`, except where it is wrong:
+
+    - A window without text is silence. It neither opens nor closes a segment. Windows that don't overlap, such as those
+      on its two sides, are not matched, so no text is lost if they hold the same words.
     - A segment without a closing timestamp ends at the last timestamp if no text follows it, else with its window.
-    - A segment never begins after its own text: one whose opening timestamp is missing, or fell into an overlap, begins
-      at the last timestamp before its text, else with its window.
-    - A segment ends no sooner than it begins, and begins no sooner than the one before ends.
-    - A timestamp before its predecessor in one window begins another pass over the window's rest, as transformers'
-      `generate` appends them: its clock starts at the predecessor, and all later ones are read so. There, these are
-      taken for the window's start, and timestamps that come long before its end for its overlap.
+    - A segment never begins after its own text. If its opening timestamp is missing or lies in an overlap, it begins at
+      the last timestamp before its text, else with its window.
+    - A segment never ends before it begins, and never begins before the previous one ends.
+    - A timestamp that is smaller than the one before it, in the same window, counts from that one, and so do all later
+      ones. transformers' `generate` writes such timestamps if it decodes the rest of a window in another pass.
+      `_decode_asr` counts them from the window's start, and may take them for timestamps of the overlap.
     - Segments without text are dropped.
+
+    Args:
+        windows: The windows, in order.
+        first_timestamp: Id of <|0.00|>.
+
+    Returns:
+        The segments, in order.
     """
-    joined = _Joined()
+    joined = _Stitcher()
     for window in windows:
         if any(token < first_timestamp for token in window.tokens):
             joined.add(window, first_timestamp)
@@ -78,43 +97,43 @@ def stitch(windows: Iterable[DecodedWindow], *, first_timestamp: int) -> list[Se
 
 
 @dataclass
-class _Part:
-    """The text tokens that one window gives to a segment, and their times in the recording."""
+class _Piece:
+    """The text tokens of one window that belong to one segment, and their times in the recording."""
 
     tokens: list[int] = field(default_factory=list)
     times: list[Span] = field(default_factory=list)
 
 
-class _Joined:
-    """The finished segments, and the state of the one that is open."""
+class _Stitcher:
+    """Joins windows one by one. It holds the finished segments and the state of the open one."""
 
     def __init__(self) -> None:
         self.segments: list[Segment] = []
         self._reset()
 
     def _reset(self) -> None:
-        self.parts: list[_Part] = []
-        self.opened: float | None = None  # the opening timestamp
-        self.said = 0.0  # no text before this
-        self.until = 0.0  # where the segment ends if nothing closes it
-        self.reach = 0.0  # end of the last window
-        self.skip = False  # timestamps come in pairs: where the overlap takes the first, the second goes too
+        self.pieces: list[_Piece] = []
+        self.opened: float | None = None  # the opening timestamp, seconds
+        self.text_start = 0.0  # the segment has no text before this time
+        self.open_end = 0.0  # the end of the segment if no timestamp closes it
+        self.window_end = 0.0  # end of the last window with text
+        self.skip_next = False  # whether to ignore the second timestamp of a pair whose first one lies in an overlap
 
     def add(self, window: DecodedWindow, first_timestamp: int) -> None:
-        """Take a window with text."""
-        if self.parts and window.start > self.reach - FRAME_SECONDS:
+        """Add the next window that has text."""
+        if self.pieces and window.start > self.window_end - FRAME_SECONDS:
             self.close()
         steps = _steps(window, first_timestamp)
-        decided = round(window.left / FRAME_SECONDS, 6)  # the step up to which the window before decides
-        held = _first_held(steps, window)
+        left_steps = round(window.left / FRAME_SECONDS, 6)  # before this step the previous window's timestamps count
+        deferred = _first_deferred(steps, window)
         timestamps = iter(steps)
-        continued = bool(self.parts)
-        part = _Part()
+        continued = bool(self.pieces)
+        part = _Piece()
         now = window.start  # the last timestamp, seconds in the recording
         for position, token in enumerate(window.tokens):
             if token < first_timestamp:
-                if not part.tokens and not self.parts:
-                    self.said = now
+                if not part.tokens and not self.pieces:
+                    self.text_start = now
                 part.tokens.append(token)
                 if window.times:
                     start, end = window.times[position]
@@ -122,40 +141,41 @@ class _Joined:
                 continue
             step = next(timestamps)
             now = round(step * FRAME_SECONDS + window.start, 2)
-            if step >= held:
-                self.skip = True
-            elif self.skip or (continued and step < decided):
-                self.skip = False
+            if step >= deferred:
+                self.skip_next = True
+            elif self.skip_next or (continued and step < left_steps):
+                self.skip_next = False
             elif self.opened is None:
                 self.opened = now
             elif now != self.opened:
-                self.parts.append(part)
+                self.pieces.append(part)
                 self._finish(now)
-                part, continued = _Part(), False
+                part, continued = _Piece(), False
         if part.tokens:
-            self.parts.append(part)
-        elif not self.parts:
+            self.pieces.append(part)
+        elif not self.pieces:
             self.opened = None
-        self.reach = window.end
-        self.until = now if window.tokens[-1] >= first_timestamp else window.end
+        self.window_end = window.end
+        self.open_end = now if window.tokens[-1] >= first_timestamp else window.end
 
     def close(self) -> None:
-        """End the open segment where no timestamp does."""
-        self._finish(self.until)
+        """End the open segment without a timestamp."""
+        self._finish(self.open_end)
         self._reset()
 
     def _finish(self, end: float) -> None:
-        joined = _match(self.parts)
+        """End the open segment at `end`."""
+        joined = _match(self.pieces)
         if joined.tokens:
-            start = self.said if self.opened is None else min(self.opened, self.said)
+            start = self.text_start if self.opened is None else min(self.opened, self.text_start)
             if self.segments:
                 start = max(start, self.segments[-1].end)
             self.segments.append(Segment(start, max(start, end), tuple(joined.tokens), tuple(joined.times)))
-        self.parts, self.opened = [], None
+        self.pieces, self.opened = [], None
 
 
 def _steps(window: DecodedWindow, first_timestamp: int) -> list[int]:
-    """The timestamps in steps since the window's start."""
+    """Return the timestamps of a window in steps of 20 ms since its start."""
     steps: list[int] = []
     origin = before = 0
     for step in (token - first_timestamp for token in window.tokens if token >= first_timestamp):
@@ -166,27 +186,27 @@ def _steps(window: DecodedWindow, first_timestamp: int) -> list[int]:
     return steps
 
 
-def _first_held(steps: list[int], window: DecodedWindow) -> int:
-    """The step from which on all is left to the next window: the first in the right overlap, or else the last."""
+def _first_deferred(steps: list[int], window: DecodedWindow) -> int:
+    """Return the first step that is left to the next window: the first in the right overlap, or else the last."""
     if not window.right or not steps:
         return sys.maxsize
     inside = (step for step in steps if step * FRAME_SECONDS >= window.duration - window.right)
     return next(inside, steps[-1])
 
 
-def _match(parts: list[_Part]) -> _Part:
-    """Join what successive windows give to one segment."""
-    joined, left = _Part(), _Part()
-    for right in parts:
+def _match(pieces: list[_Piece]) -> _Piece:
+    """Join the pieces of one segment, which come from successive windows."""
+    joined, left = _Piece(), _Piece()
+    for right in pieces:
         left_cut, right_cut = _cuts(left, right)
         joined.tokens += left.tokens[:left_cut]
         joined.times += left.times[:left_cut]
-        left = _Part(right.tokens[right_cut:], right.times[right_cut:])
-    return _Part(joined.tokens + left.tokens, joined.times + left.times)
+        left = _Piece(right.tokens[right_cut:], right.times[right_cut:])
+    return _Piece(joined.tokens + left.tokens, joined.times + left.times)
 
 
-def _cuts(left: _Part, right: _Part) -> tuple[int, int]:
-    """How many tokens of `left` to keep, and from which of `right` to go on."""
+def _cuts(left: _Piece, right: _Piece) -> tuple[int, int]:
+    """Return how many tokens of `left` to keep, and the first token of `right` to keep."""
     left_length, right_length = len(left.tokens), len(right.tokens)
     whole = left_length, 0
     if not left_length or not right_length:
@@ -196,11 +216,12 @@ def _cuts(left: _Part, right: _Part) -> tuple[int, int]:
         left_start, left_end = np.array(left.times).T[:, :, None]
         right_start, right_end = np.array(right.times).T[:, None, :]
         same &= (left_start < right_start) | ((left_start == right_start) & (left_end <= right_end))
-    # Slide right over left: at shift 1 its first token lies on left's last, at further ones nearer to left's start.
+    # Slide right over left. At shift 1 the first token of right lies on the last one of left. Each further shift moves
+    # it one token nearer to the start of left.
     left_index, right_index = np.nonzero(same)
     matches = np.bincount(left_length - left_index + right_index, minlength=left_length + right_length)[1:]
     shifts = np.arange(1, left_length + right_length)
-    # The share of agreeing tokens; a little is added for longer overlaps. One token alone is chance.
+    # The score is the fraction of tokens that agree. Longer overlaps get a little more. One token may agree by chance.
     score = np.where(matches > 1, matches / shifts + shifts / 10_000, 0)
     if not score.any():
         return whole

@@ -1,4 +1,4 @@
-"""Transcripts as subtitles: SubRip (srt) and WebVTT (vtt)."""
+"""Render transcripts as subtitles in SubRip (srt) or WebVTT (vtt)."""
 
 from __future__ import annotations
 
@@ -10,16 +10,23 @@ from dataclasses import dataclass
 from ..errors import InvalidInput
 from .words import Word
 
-LINE_WIDTH = 42  # columns, and
-LINE_SECONDS = 7.0  # how long a line stays: what subtitlers hold to be readable
+# Common limits of subtitlers: columns of a line, and seconds for which it is shown.
+LINE_WIDTH = 42
+LINE_SECONDS = 7.0
 PAUSE_SECONDS = 1.0  # a silence that ends a line
 SENTENCE_ENDS = (".", "?", "!", "…", "。", "？", "！")  # noqa: RUF001
-SHORTEST_MS = 1_000  # for a cue whose end is unknown or not after its start
+SHORTEST_MS = 1_000  # duration of a cue whose end is unknown or not after its start
 
 
 @dataclass(frozen=True)
 class Cue:
-    """A text, as decoded with its leading space, and when it is said: seconds; an end of None is unknown."""
+    """A text and when it is said.
+
+    Attributes:
+        start: Start in seconds.
+        end: End in seconds, or None if it is unknown.
+        text: The text as decoded, with its leading space.
+    """
 
     start: float
     end: float | None
@@ -27,10 +34,20 @@ class Cue:
 
 
 def render_subtitles(format: str, transcript: Sequence[Cue]) -> str:
-    """The transcript in `format`, "srt" or "vtt", with a newline at its end.
+    """Render a transcript as subtitles.
 
-    Cues with text stand in the order of their starts, in milliseconds; one whose end is not after its start lasts 1 s,
-    or up to the next cue where that is sooner. Raises InvalidInput for another format.
+    Cues without text are left out, and the others are sorted by their start. A cue whose end is not after its start
+    lasts 1 s, or until the next cue if that starts sooner.
+
+    Args:
+        format: "srt" or "vtt".
+        transcript: The cues.
+
+    Returns:
+        The content of the file, which ends with a newline.
+
+    Raises:
+        InvalidInput: The format is unknown.
     """
     if format not in FORMATS:
         raise InvalidInput(f"subtitles have no format {format!r}; use {' or '.join(FORMATS)}")
@@ -38,9 +55,16 @@ def render_subtitles(format: str, transcript: Sequence[Cue]) -> str:
 
 
 def subtitle_lines(words: Iterable[Word]) -> list[Cue]:
-    """Words as cues of one line: at most 42 columns and 7 s, ended by a pause of 1 s or the end of a sentence.
+    """Group words into cues of one line.
 
-    A word that alone is longer has a line of its own. Wide characters, as in Chinese, take two columns.
+    A line has at most 42 columns and 7 s, and ends at a pause of 1 s or at the end of a sentence. A longer word has a
+    line of its own. Wide characters, as in Chinese, take two columns.
+
+    Args:
+        words: Words in the order of their times.
+
+    Returns:
+        One cue for each line.
     """
     grouped: list[list[Word]] = []
     for word in words:
@@ -52,6 +76,7 @@ def subtitle_lines(words: Iterable[Word]) -> list[Cue]:
 
 
 def _fits(word: Word, line: list[Word]) -> bool:
+    """Return whether a word may continue a line."""
     return (
         not line[-1].text.rstrip().endswith(SENTENCE_ENDS)
         and word.start - line[-1].end < PAUSE_SECONDS
@@ -81,7 +106,7 @@ def _vtt(transcript: Sequence[Cue]) -> str:
 
 
 def _timed(transcript: Sequence[Cue]) -> list[tuple[int, int, str]]:
-    """(start, end, text) of the cues with text: milliseconds, starts in order, ends after them, no blank lines."""
+    """Return (start, end, text) of the cues with text, in milliseconds, sorted by start, without blank lines."""
     cues = []
     for cue in sorted(transcript, key=lambda cue: cue.start):
         # A blank line would end the cue.

@@ -1,4 +1,4 @@
-"""What was transcribed before, kept in a folder and found again by the recording's content."""
+"""A folder of transcripts that are found again by the content of the recording."""
 
 from __future__ import annotations
 
@@ -13,26 +13,35 @@ import numpy as np
 
 from ..audio import AudioSource, Cut, PackedRecording, describe
 from ..errors import UnreadableInput
-from .transcribe import Transcript
+from .transcript import Transcript
 
-REQUIRED = {"text", "language", "duration", "no_speech_probability"}  # of every Transcript
+REQUIRED = {"text", "language", "duration", "no_speech_probability"}  # keys of every Transcript
 
 
 def cached_transcripts(
     folder: Path, source: AudioSource, settings: Mapping[str, Any], make: Callable[[], Transcript]
 ) -> Transcript:
-    """The transcript of a recording's content under `settings` (JSON values): from `folder`, or made and put there.
+    """Return the transcript of a recording from a cache, or make and cache it.
 
-    A file there that holds no transcript is written anew. Raises UnreadableInput for a recording or a folder that can't
-    be used, and what `make` raises.
+    Args:
+        folder: The cache. A file in it that holds no transcript is overwritten.
+        source: The recording.
+        settings: All settings on which the transcript depends, as JSON values.
+        make: Function that transcribes the recording. Its errors are passed on.
+
+    Returns:
+        The transcript.
+
+    Raises:
+        UnreadableInput: The recording cannot be read, or the folder cannot be written.
     """
     key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     key.update(_content(source))
     path = folder / f"{key.hexdigest()}.json"
     try:
-        known = json.loads(path.read_bytes())
-        if isinstance(known, dict) and known.keys() >= REQUIRED:
-            return cast(Transcript, known)
+        cached = json.loads(path.read_bytes())
+        if isinstance(cached, dict) and cached.keys() >= REQUIRED:
+            return cast(Transcript, cached)
     except (OSError, ValueError):
         pass
     transcript = make()
@@ -46,13 +55,13 @@ def cached_transcripts(
             partial.unlink(missing_ok=True)
     except OSError as error:
         raise UnreadableInput(
-            f"the transcript can't be kept in {folder} ({error.strerror}); name another folder"
+            f"the transcript can't be saved in {folder} ({error.strerror}); name another folder"
         ) from error
     return transcript
 
 
 def _content(source: AudioSource) -> bytes:
-    """A digest of the bytes of a file, or of an array and its rate; of a cut with its bounds."""
+    """Hash the bytes of a file, or an array and its rate. The hash of a cut includes its bounds."""
     if isinstance(source, Cut):
         return hashlib.sha256(_content(source.source) + f"{source.start} {source.end}".encode()).digest()
     if isinstance(source, PackedRecording):

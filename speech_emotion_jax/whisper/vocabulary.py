@@ -1,4 +1,4 @@
-"""A Whisper checkpoint's tokens: what a prompt is made of, what may not be written, and tokens back to text."""
+"""The tokens of a Whisper checkpoint: its prompts, its rules, and its text."""
 
 from __future__ import annotations
 
@@ -11,34 +11,54 @@ from ..errors import InvalidInput
 from .rules import TokenRules
 
 TASKS = ("transcribe", "translate")
-MULTILINGUAL_VOCABULARY = 51865  # and larger; English-only checkpoints have one token less
+MULTILINGUAL_VOCABULARY = 51865  # or larger; English-only checkpoints have one token less
 UNSPACED_LANGUAGES = ("zh", "ja", "th", "lo", "my", "yue")
 
 
 @runtime_checkable
 class Tokenizer(Protocol):
-    """What is used of transformers' tokenizers."""
+    """The methods of transformers' tokenizers that are used here."""
 
-    def convert_tokens_to_ids(self, tokens: str) -> Any: ...
-    def decode(self, token_ids: Any, skip_special_tokens: bool = ...) -> Any: ...
+    def convert_tokens_to_ids(self, tokens: str) -> Any:
+        """Return the id of a token."""
+        ...
+
+    def decode(self, token_ids: Any, skip_special_tokens: bool = ...) -> Any:
+        """Return the text of token ids."""
+        ...
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Token ids by their meaning. `languages` and `tasks` are empty for an English-only checkpoint."""
+    """The token ids of a checkpoint by their meaning.
 
-    name: str  # the checkpoint's, for messages
+    Attributes:
+        name: The checkpoint's name for messages.
+        tokenizer: The checkpoint's tokenizer.
+        start: Id of <|startoftranscript|>.
+        end: Id of <|endoftext|>. Ids below it are text.
+        previous: Id of <|startofprev|>, which precedes earlier text in a prompt.
+        no_timestamps: Id of <|notimestamps|>.
+        languages: {"es": id of <|es|>}. It is empty for an English-only checkpoint.
+        tasks: {"transcribe": id of <|transcribe|>}. It is empty for an English-only checkpoint.
+        suppressed: Ids that are never written.
+        begin_suppressed: Ids that are not written first.
+        latest_start: Largest first timestamp, in steps of 20 ms. None allows any.
+        alignment_heads: Pairs (layer, head) of the cross-attention heads that follow the speech.
+    """
+
+    name: str
     tokenizer: Tokenizer = field(repr=False)
-    start: int  # <|startoftranscript|>
-    end: int  # <|endoftext|>
-    previous: int  # <|startofprev|>
+    start: int
+    end: int
+    previous: int
     no_timestamps: int
-    languages: Mapping[str, int]  # {"es": id of <|es|>}
+    languages: Mapping[str, int]
     tasks: Mapping[str, int]
     suppressed: tuple[int, ...]
     begin_suppressed: tuple[int, ...]
     latest_start: int | None
-    alignment_heads: tuple[tuple[int, int], ...]  # (layer, head) of those that follow the speech
+    alignment_heads: tuple[tuple[int, int], ...]
 
     @classmethod
     def read(
@@ -49,29 +69,41 @@ class Vocabulary:
         settings: Mapping[str, Any],
         generation: Mapping[str, Any] | None,
     ) -> Vocabulary:
-        """From the tokenizer, config.json (`settings`) and generation_config.json, where there is one.
+        """Read the vocabulary of a checkpoint.
 
-        Checkpoints of before 2023 have none: suppressed tokens are then config.json's, and without alignment heads all
-        heads of the upper half of the decoder are taken, as by the original. Raises InvalidInput for a tokenizer that
-        lacks Whisper's tokens.
+        Checkpoints from before 2023 have no generation_config.json. The suppressed tokens are then those of
+        config.json, and the alignment heads are all heads of the upper half of the decoder, as in the original.
+
+        Args:
+            name: The checkpoint's name for messages.
+            tokenizer: The checkpoint's tokenizer.
+            config: The model's configuration.
+            settings: The content of config.json.
+            generation: The content of generation_config.json, or None.
+
+        Returns:
+            The vocabulary.
+
+        Raises:
+            InvalidInput: The tokenizer lacks a token of Whisper's, or generation_config.json is broken.
         """
         stated = {**settings, **{key: value for key, value in (generation or {}).items() if value is not None}}
 
         def token(text: str) -> int | None:
-            found = tokenizer.convert_tokens_to_ids(text)  # for an unknown token, that of <|endoftext|> or none
-            known = isinstance(found, int) and tokenizer.decode([found], skip_special_tokens=False) == text
-            return found if known and found < config.vocab_size else None
+            id = tokenizer.convert_tokens_to_ids(text)  # an unknown token gives the id of <|endoftext|> or None
+            known = isinstance(id, int) and tokenizer.decode([id], skip_special_tokens=False) == text
+            return id if known and id < config.vocab_size else None
 
         special = {
             key: token(f"<|{key}|>")
             for key in ("startoftranscript", "endoftext", "startofprev", "notimestamps", *TASKS)
         }
-        if missing := [key for key, found in special.items() if found is None]:
+        if missing := [key for key, id in special.items() if id is None]:
             raise InvalidInput(
                 f"the tokenizer of {name} has no <|{missing[0]}|>, so it is not Whisper's; fetch the whole folder again"
             )
         multilingual = stated.get("is_multilingual", config.vocab_size >= MULTILINGUAL_VOCABULARY)
-        languages = {code: found for code in _language_codes() if (found := token(f"<|{code}|>")) is not None}
+        languages = {code: id for code in _language_codes() if (id := token(f"<|{code}|>")) is not None}
         layers, heads_each = config.decoder_layers, config.decoder_attention_heads
         all_heads = [[layer, head] for layer in range(layers) for head in range(heads_each)]
         all_upper = all_heads[layers // 2 * heads_each :]
@@ -99,16 +131,20 @@ class Vocabulary:
 
     @property
     def no_speech(self) -> int:
-        """<|nospeech|>, which the tokenizers of large-v3 and the others call by two names."""
+        """Id of <|nospeech|>. Tokenizers have two names for it, so it is found by its place."""
         return self.no_timestamps - 1
 
     @property
     def first_timestamp(self) -> int:
-        """<|0.00|>."""
+        """Id of <|0.00|>."""
         return self.no_timestamps + 1
 
     def rules(self, *, timestamps: bool) -> TokenRules:
-        """What may be written. Without timestamps <|notimestamps|> is in the prompt."""
+        """Return the rules for the next token.
+
+        Args:
+            timestamps: Whether to write timestamps. If not, <|notimestamps|> must be in the prompt.
+        """
         never = {*self.suppressed, self.no_timestamps, self.no_speech, self.start, self.previous}
         return TokenRules(
             self.end,
@@ -121,14 +157,21 @@ class Vocabulary:
         )
 
     def language_code(self, language: str) -> str:
-        """The code of a language that is called "es", "Spanish" or "<|es|>".
+        """Return the code of a language.
 
-        Raises InvalidInput for one that the checkpoint doesn't know.
+        Args:
+            language: A code ("es"), a name ("Spanish") or a token ("<|es|>").
+
+        Returns:
+            The code.
+
+        Raises:
+            InvalidInput: The checkpoint doesn't know the language.
         """
         from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
 
-        asked = language.strip().lower()
-        code = TO_LANGUAGE_CODE.get(asked, asked.removeprefix("<|").removesuffix("|>"))
+        name = language.strip().lower()
+        code = TO_LANGUAGE_CODE.get(name, name.removeprefix("<|").removesuffix("|>"))
         if not self.languages and code != "en":
             raise InvalidInput(
                 f"{self.name} is an English-only checkpoint and can't transcribe {language!r}; "
@@ -141,7 +184,17 @@ class Vocabulary:
         return code
 
     def check_task(self, task: str) -> str:
-        """The task. Raises InvalidInput for an unknown one, or one that the checkpoint can't do."""
+        """Return a task if the checkpoint can do it.
+
+        Args:
+            task: "transcribe" or "translate".
+
+        Returns:
+            The task.
+
+        Raises:
+            InvalidInput: The task is unknown, or the checkpoint can't do it.
+        """
         if task not in TASKS:
             raise InvalidInput(f"the task {task!r} is unknown; use transcribe or translate")
         if not self.tasks and task == "translate":
@@ -149,12 +202,22 @@ class Vocabulary:
         return task
 
     def prompt(self, language: str, task: str, *, timestamps: bool) -> tuple[int, ...]:
-        """<|startoftranscript|> and what follows it, for a language code and a task."""
-        steering = (self.languages[language], self.tasks[task]) if self.languages else ()
-        return (self.start, *steering, *(() if timestamps else (self.no_timestamps,)))
+        """Return the prompt of a window.
+
+        Args:
+            language: Language code.
+            task: "transcribe" or "translate".
+            timestamps: Whether to write timestamps.
+
+        Returns:
+            The id of <|startoftranscript|> and, unless the checkpoint is English-only, those of language and task. The
+            id of <|notimestamps|> follows if there are no timestamps.
+        """
+        control = (self.languages[language], self.tasks[task]) if self.languages else ()
+        return (self.start, *control, *(() if timestamps else (self.no_timestamps,)))
 
     def text(self, tokens: Sequence[int]) -> str:
-        """The text of tokens; special tokens and timestamps have none."""
+        """Return the text of tokens. Special tokens and timestamps are skipped."""
         return str(self.tokenizer.decode([token for token in tokens if token < self.end], skip_special_tokens=True))
 
 

@@ -1,8 +1,10 @@
-"""whisper-jax's pipeline by its name, arguments and results, on our Whisper: only the import changes.
+"""A drop-in replacement for whisper-jax's pipeline.
 
-    from speech_emotion_jax import FlaxWhisperPipline    # in place of: from whisper_jax import FlaxWhisperPipline
+Only the import changes:
 
-The class name is spelled as there. Differences that can be noticed are in the docstrings.
+    from speech_emotion_jax import FlaxWhisperPipline    # instead of: from whisper_jax import FlaxWhisperPipline
+
+The class name is spelled as in whisper-jax. The docstrings name all differences.
 """
 
 from __future__ import annotations
@@ -20,10 +22,12 @@ from jaxtyping import Float, Int
 
 from ..audio import SAMPLE_RATE, WINDOW_FRAMES, WINDOW_SECONDS, AudioSource
 from ..errors import InvalidInput, UnreadableInput
-from .transcribe import FALLBACK, Transcript, TranscriptionOptions, WhisperPipeline
+from .options import FALLBACK, TranscriptionOptions
+from .transcribe import WhisperPipeline
+from .transcript import Transcript
 from .vocabulary import UNSPACED_LANGUAGES
 
-# generate_kwargs that have an option of ours, under transformers' names
+# Options by the names that transformers' `generate` has for them.
 _OPTION = {
     "num_beams": "beams",
     "max_new_tokens": "max_tokens",
@@ -32,22 +36,26 @@ _OPTION = {
     "compression_ratio_threshold": "compression_ratio",
     "condition_on_prev_tokens": "condition_on_previous",
 }
-_OFF = {"logprob_threshold": -math.inf, "compression_ratio_threshold": math.inf}  # what None stands for there
+_OFF = {"logprob_threshold": -math.inf, "compression_ratio_threshold": math.inf}  # None switches a threshold off
 _CALL = ("language", "task", "return_timestamps", "temperature")
 
 
 class Chunk(TypedDict):
-    timestamp: tuple[float, float]  # seconds
+    """A segment or a word, and its start and end in seconds."""
+
+    timestamp: tuple[float, float]
     text: str
 
 
 class Result(TypedDict):
-    text: str  # with a leading space, as whisper-jax has it
-    chunks: NotRequired[list[Chunk]]  # with return_timestamps
+    """The text of a recording, with a leading space as in whisper-jax. `chunks` is only there with timestamps."""
+
+    text: str
+    chunks: NotRequired[list[Chunk]]
 
 
 class FlaxWhisperPipline:
-    """A loaded Whisper, called on one recording after the other.
+    """A loaded Whisper that is called on one recording at a time.
 
     >>> pipeline = FlaxWhisperPipline("openai/whisper-large-v2", dtype=jnp.bfloat16)
     >>> pipeline("audio.mp3", task="transcribe", return_timestamps=True)
@@ -60,10 +68,17 @@ class FlaxWhisperPipline:
         batch_size: int | None = None,
         max_length: int | None = None,
     ):
-        """Load `checkpoint` (hub id or folder) and put it on all devices of this process.
+        """Load a checkpoint and put it on all devices of this process.
 
-        `dtype` is jnp.float32, jnp.bfloat16 or, taken for bfloat16, jnp.float16. `batch_size` is the default of calls;
-        without it a window a device is decoded at once. `max_length` limits prompt and text together.
+        Args:
+            checkpoint: Hub id or folder.
+            dtype: jnp.float32 or jnp.bfloat16. jnp.float16 is computed as bfloat16.
+            batch_size: Default of the calls. None decodes one window per device at a time.
+            max_length: Limit of prompt and text together, in tokens.
+
+        Raises:
+            InvalidInput: The dtype or the checkpoint cannot be used.
+            UnreadableInput: The checkpoint cannot be fetched or read.
         """
         name = jnp.dtype(dtype).name
         if name not in ("float32", "bfloat16", "float16"):
@@ -88,19 +103,27 @@ class FlaxWhisperPipline:
     ) -> Result:
         """Transcribe one recording.
 
-        inputs: path, URL, bytes of a file, array of samples at 16 kHz, or {"array" or "raw": samples,
-            "sampling_rate": Hz}; a "stride" in it is ignored where windows are made, as by whisper-jax
-        chunk_length_s, stride_length_s: windows, and how much on their left and right is context (default: a sixth);
-            with a length of 0 windows of 30 s follow each other, where whisper-jax would hear the first one only
-        batch_size: windows at once (default: the pipeline's)
-        language: code or name; None: recognised, once for the recording
-        task: "transcribe" (default) or "translate"
-        return_timestamps: also give "chunks", one a segment or, with "word", one a word
-        generate_kwargs: language, task, return_timestamps, num_beams, max_new_tokens, temperature (a number or the
-            sequence of a fallback; True for the original's), no_speech_threshold, logprob_threshold,
-            compression_ratio_threshold, condition_on_prev_tokens, as transformers' `generate` has them
+        Args:
+            inputs: A path, a URL, the bytes of a file, an array of samples at 16 kHz, or
+                {"array" or "raw": samples, "sampling_rate": Hz}. A "stride" in it is ignored if windows overlap, as in
+                whisper-jax.
+            chunk_length_s: Length of a window in seconds. With 0, windows of 30 s follow each other without overlap;
+                whisper-jax would transcribe the first window only.
+            stride_length_s: Context on the left and right of a window in seconds. The default is a sixth of the window.
+            batch_size: Windows to decode together. The default is that of the pipeline.
+            language: Code or name. None detects the language once for the recording.
+            task: "transcribe", the default, or "translate".
+            return_timestamps: Whether to return "chunks", one per segment or, with "word", one per word.
+            generate_kwargs: Any of language, task, return_timestamps, num_beams, max_new_tokens, no_speech_threshold,
+                logprob_threshold, compression_ratio_threshold and condition_on_prev_tokens, as in transformers'
+                `generate`; and temperature: a number, the temperatures of a fallback, or True for the original's.
 
-        Raises InvalidInput (a ValueError) or UnreadableInput (an OSError).
+        Returns:
+            The text and, with timestamps, the chunks.
+
+        Raises:
+            InvalidInput: An argument or the recording cannot be used. It is a ValueError.
+            UnreadableInput: The recording cannot be read. It is an OSError.
         """
         settings = self._settings(language, task, return_timestamps, generate_kwargs or {})
         window = chunk_length_s or float(WINDOW_SECONDS)
@@ -117,7 +140,20 @@ class FlaxWhisperPipline:
         task: str | None = None,
         return_timestamps: bool = False,
     ) -> Int[np.ndarray, "batch length"]:
-        """Token ids, prompt and end included, of log-mel features (batch, bins, 3000); padded with the end token."""
+        """Decode token ids from log-mel energies.
+
+        Args:
+            input_features: Energies of shape (batch, bins, 3000).
+            language: Code or name. None detects the language of each row.
+            task: "transcribe", the default, or "translate".
+            return_timestamps: Whether to write timestamps.
+
+        Returns:
+            Token ids, prompt and end token included, int32. Rows are padded with the end token.
+
+        Raises:
+            InvalidInput: The shape, the language or the task cannot be used.
+        """
         programs, vocabulary = self.pipeline.programs, self.pipeline.vocabulary
         features = np.asarray(input_features, np.float32)
         bins = programs.config.num_mel_bins
@@ -131,21 +167,24 @@ class FlaxWhisperPipline:
             codes = [list(vocabulary.languages)[best] for best in probable.argmax(axis=1)[: len(features)]]
         task = vocabulary.check_task(task or "transcribe")
         prompts = [vocabulary.prompt(code, task, timestamps=return_timestamps) for code in codes]
-        found = programs.search(
+        result = programs.search(
             cross_kv,
             prompts,
             start=len(prompts[0]),
             rules=vocabulary.rules(timestamps=return_timestamps),
             limit=self.max_length and max(1, self.max_length - len(prompts[0])),
         )
-        ended = np.full((len(features), 1), vocabulary.end, np.int32)
-        return np.concatenate([np.array(prompts, np.int32), found.tokens, ended], axis=1)
+        end = np.full((len(features), 1), vocabulary.end, np.int32)
+        return np.concatenate([np.array(prompts, np.int32), result.tokens, end], axis=1)
 
     def shard_params(self, num_mp_partitions: int = 1, logical_axis_rules: object = None) -> None:
-        """Nothing is left to do: parameters are replicated as they are loaded, and jit divides the batches.
+        """Do nothing. Parameters are replicated when they are loaded, and jit divides the batches.
 
-        Other ways to place them change no result, so they are not built: every Whisper fits on one chip. Asking for
-        `num_mp_partitions` above 1 warns.
+        Every Whisper fits on one chip, and another placement would not change a result.
+
+        Args:
+            num_mp_partitions: Ignored. A value other than 1 warns.
+            logical_axis_rules: Ignored.
         """
         if num_mp_partitions != 1:
             warnings.warn("parameters stay replicated: num_mp_partitions has no effect", stacklevel=2)
@@ -153,7 +192,7 @@ class FlaxWhisperPipline:
     def _settings(
         self, language: str | None, task: str | None, return_timestamps: bool | str | None, given: Mapping[str, Any]
     ) -> dict[str, Any]:
-        """Our options for a call's arguments and generate_kwargs; an argument counts more."""
+        """Return the transcription options of a call. Its arguments override those in generate_kwargs."""
         known = (*_OPTION, *_CALL)
         if unknown := sorted(given.keys() - set(known)):
             raise InvalidInput(f"generate_kwargs has {', '.join(unknown)}; known are {', '.join(sorted(known))}")
@@ -175,11 +214,12 @@ class FlaxWhisperPipline:
         if settings.get("condition_on_previous"):
             settings["sequential"] = True
         if self.max_length is not None:
-            settings.setdefault("max_tokens", max(1, self.max_length - 4))  # of which 4 are the prompt's
+            settings.setdefault("max_tokens", max(1, self.max_length - 4))  # the prompt has 4 tokens
         return settings
 
 
 def _pair(stride: float | Sequence[float] | None, default: float) -> tuple[float, float]:
+    """Return the strides on the left and on the right."""
     if stride is None:
         return default, default
     pair = (stride, stride) if isinstance(stride, int | float) else tuple(stride)
@@ -189,9 +229,9 @@ def _pair(stride: float | Sequence[float] | None, default: float) -> tuple[float
 
 
 def _source(inputs: Any, *, chunked: bool) -> AudioSource:
-    """What our pipeline takes, for what whisper-jax takes."""
+    """Convert an input of whisper-jax to one of `WhisperPipeline`."""
     if isinstance(inputs, str) and inputs.startswith(("http://", "https://")):
-        return _fetched(inputs)
+        return _fetch(inputs)
     if isinstance(inputs, np.ndarray):
         return {"array": inputs, "sampling_rate": SAMPLE_RATE}
     if isinstance(inputs, Mapping):
@@ -204,7 +244,8 @@ def _source(inputs: Any, *, chunked: bool) -> AudioSource:
     return inputs
 
 
-def _fetched(url: str) -> bytes:
+def _fetch(url: str) -> bytes:
+    """Download a file."""
     try:
         response = httpx2.get(url, follow_redirects=True, timeout=60)
         response.raise_for_status()
@@ -215,6 +256,7 @@ def _fetched(url: str) -> bytes:
 
 
 def _result(transcript: Transcript) -> Result:
+    """Convert a transcript to the result of whisper-jax."""
     spaced = transcript["text"] and transcript["language"] not in UNSPACED_LANGUAGES
     result = Result(text=" " + transcript["text"] if spaced else transcript["text"])
     if "segments" in transcript:
