@@ -161,7 +161,7 @@ def test_labels_are_the_checkpoints(tree: Callable[..., str]):
 def test_what_is_no_corpus(tmp_path: Path):
     with pytest.raises(InvalidInput, match=", ".join(CORPORA)):
         make_manifest("iemocap", str(tmp_path))
-    with pytest.raises(UnreadableInput, match="is no folder"):
+    with pytest.raises(UnreadableInput, match="is not a folder"):
         make_manifest("tess", str(tmp_path / "none"))
 
 

@@ -17,9 +17,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from speech_emotion_jax.corpus import manifest_files as module
+from speech_emotion_jax.corpus import load_label_map, parse_columns, read_manifest, write_manifest
+from speech_emotion_jax.corpus import manifest_formats as module
 from speech_emotion_jax.corpus.manifest import Manifest, Row, locate
-from speech_emotion_jax.corpus.manifest_files import load_label_map, parse_columns, read_manifest, write_manifest
 from speech_emotion_jax.corpus.validation import validate
 from speech_emotion_jax.errors import InvalidInput, UnreadableInput
 
@@ -183,13 +183,13 @@ def test_a_manifest_on_a_bucket():
         ("m.csv", b"a,b\n", "has no rows"),
         ("m.csv", b"", "has no rows"),
         ("m.jsonl", b"\n", "has no rows"),
-        ("m.csv", b"filename,start\na,1\nb,soon\n", "row 2 has 'soon' in the column 'start', which is no number"),
-        ("m.csv", b"shard,record\na,1.5\n", "row 1 has '1.5' in the column 'record', which is no whole number"),
-        ("m.jsonl", b'{"a": 1}\n{"a": \n', "line 2 of .* is no row"),
-        ("m.jsonl", b'{"a": 1}\n[1]\n', "line 2 of .* it is no object"),
+        ("m.csv", b"filename,start\na,1\nb,soon\n", "row 2 has 'soon' in the column 'start', which is not a number"),
+        ("m.csv", b"shard,record\na,1.5\n", "row 1 has '1.5' in the column 'record', which is not a whole number"),
+        ("m.jsonl", b'{"a": 1}\n{"a": \n', "line 2 of .* is not a row"),
+        ("m.jsonl", b'{"a": 1}\n[1]\n', "line 2 of .* it is not an object"),
         ("m.jsonl", b'{"a": "\xff"}\n', "line 1 of .* is not UTF-8"),
         ("m.jsonl", b'{"a": "\\ud800"}\n', "line 1 of"),
-        ("m.jsonl", b'{"a": 1, "a": 2}\n', "a key is there twice"),
+        ("m.jsonl", b'{"a": 1, "a": 2}\n', "it has a key twice"),
         ("m.parquet", b"PAR1 no", "can't be read"),
         ("m.parquet", b"", "can't be read"),
         ("m.xlsx", b"", "ends in .csv, .tsv, .jsonl, .parquet"),
@@ -259,7 +259,7 @@ DEFECTS: dict[str, tuple[Callable[[list[dict[str, Any]]], None], str]] = {
     "end": (lambda rows: rows[11].update(start=2, end=2), r"0 <= start < end \(.*row 12: 2 to 2"),
     "start": (lambda rows: rows[12].update(start=-1), r"0 <= start < end \(.*row 13: -1 to"),
     "nan": (lambda rows: rows[13].update(end="nan"), r"0 <= start < end \(.*row 14: 0 to nan"),
-    "seconds": (lambda rows: rows[14].update(seconds=0), r"seconds that are no length \(1\): row 15: 0"),
+    "seconds": (lambda rows: rows[14].update(seconds=0), r"seconds that are not a positive duration \(1\): row 15: 0"),
     "taken": (lambda rows: next(filter(None, (row.update(score_joy="1") for row in rows)), None), "rename.*score_joy"),
 }
 
@@ -308,14 +308,14 @@ def test_what_a_mode_does_not_need_is_not_asked_for(audio: Path, tmp_path: Path)
     no_audio = read_manifest(write(tmp_path / "t.csv", [{"transcription": "hola"}]))
     assert check(no_audio, None, text=True) == ""
     assert "missing columns" in check(no_audio, audio, audio=True)
-    assert "the audio root is no folder" in check(no_text, audio / "none", audio=True)
+    assert "the audio root is not a folder" in check(no_text, audio / "none", audio=True)
 
 
 def test_packed_recordings(audio: Path, tmp_path: Path):
     rows = [{"shard": "a.wav", "record": 0}, {"shard": "none", "record": 1}, {"shard": "a.wav", "record": -1}]
     said = check(read_manifest(write(tmp_path / "m.csv", rows)), audio, audio=True)
     assert "row 2: none" in said
-    assert "no number from 0 (1): row 3: -1" in said
+    assert "not a number from 0 (1): row 3: -1" in said
 
 
 def test_a_label_map_that_maps_nothing_is_a_slip(tmp_path: Path):

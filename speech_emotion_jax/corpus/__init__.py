@@ -1,8 +1,9 @@
-"""Corpora: manifests, their validation, the field's known corpora, and packed shards."""
+"""Read, write, validate and pack the manifests of corpora."""
 
 from .known_corpora import make_manifest
 from .manifest import Manifest, Row, locate
-from .manifest_files import load_label_map, parse_columns, read_manifest, write_manifest
+from .manifest_files import read_manifest, write_manifest
+from .manifest_options import load_label_map, parse_columns
 from .packing import pack
 from .validation import validate
 

@@ -1,8 +1,8 @@
-"""Manifests of the field's corpora, from the names of their files or from their own list.
+"""Make manifests of the field's corpora, from the names of their files or from their own lists.
 
-Labels come out as the checkpoints have them: RAVDESS, TESS and SAVEE in those of English (angry, disgust, fear, happy,
-neutral, sad, surprise; RAVDESS's calm is in none and stays calm, to be mapped with --label-map calm=neutral), MESD and
-MEACorpus in those of Spanish (anger, disgust, fear, joy, neutral, sadness). None of the first four has a split.
+Labels are those of the checkpoints. RAVDESS, TESS and SAVEE have the English ones: angry, disgust, fear, happy,
+neutral, sad, surprise. MESD and MEACorpus have the Spanish ones: anger, disgust, fear, joy, neutral, sadness. No
+checkpoint has RAVDESS's label calm, which --label-map calm=neutral maps. Only MEACorpus has splits.
 """
 
 from __future__ import annotations
@@ -20,39 +20,55 @@ from ..errors import InvalidInput, UnreadableInput
 from .manifest_files import read_manifest
 
 AUDIO = frozenset({".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a"})
-SHOWN = 5  # files that an error names
+SHOWN = 5  # files that a message names at most
 
 
-class Corpus(NamedTuple):
-    """A corpus's manifest, a row a recording in the order of the names, and what a person should know of it."""
+class CorpusManifest(NamedTuple):
+    """The manifest of a corpus.
+
+    Attributes:
+        table: One row per recording, in the order of the file names, or of the corpus's own list.
+        notes: Remarks for the user, one sentence each.
+    """
 
     table: pa.Table
     notes: list[str]
 
 
-def make_manifest(corpus: str, folder: str) -> Corpus:
-    """The manifest of a corpus's folder; `filename` is relative to it.
+def make_manifest(corpus: str, folder: str) -> CorpusManifest:
+    """Make the manifest of a corpus.
 
-    ravdess: label, speaker, gender, modality, channel, intensity, statement, repetition, transcription.
-    tess: label, speaker, word, transcription ("Say the word ...").
-    savee: label, speaker, sentence.
-    mesd: label, voice (child, female, male: the names don't tell the speakers), corpus, transcription (the word).
-    meacorpus: the columns of dataset.csv, of dataset-with-video-keys.csv, or of both, which must lie in the folder;
-    rows whose recording is not in the folder are left out, which a note says.
+    All manifests have the column filename, which is relative to the folder. The other columns are:
 
-    Raises InvalidInput for an unknown corpus, a folder that is not of it, recordings whose names don't fit it or are
-    there twice, and UnreadableInput for a folder that can't be read.
+    - ravdess: label, speaker, gender, modality, channel, intensity, statement, repetition, transcription.
+    - tess: label, speaker, word, transcription ("Say the word ...").
+    - savee: label, speaker, sentence.
+    - mesd: label, voice (child, female or male; the names don't tell the speakers), corpus, transcription (the word).
+    - meacorpus: the columns of dataset.csv, of dataset-with-video-keys.csv, or of both. One of them must lie in the
+      folder. Rows whose recording is not in the folder are left out, and a note says so.
+
+    Args:
+        corpus: One of `CORPORA`.
+        folder: Folder of the corpus.
+
+    Returns:
+        The manifest and its notes.
+
+    Raises:
+        InvalidInput: The corpus is unknown, the folder holds another one, or recordings have unknown names or are there
+            twice.
+        UnreadableInput: The folder cannot be read.
     """
     if corpus not in CORPORA:
         raise InvalidInput(f"the corpus {corpus!r} is unknown; name one of {', '.join(CORPORA)}")
     recordings = _recordings(folder)
     if corpus == "meacorpus":
         return _meacorpus(folder, recordings)
-    rows, strange = {}, []
+    rows, unknown = {}, []
     for name in recordings:
-        row = NAMED[corpus](PurePosixPath(name))
+        row = PARSERS[corpus](PurePosixPath(name))
         if row is None:
-            strange.append(name)
+            unknown.append(name)
         else:
             rows[name] = row
     if not rows:
@@ -60,10 +76,10 @@ def make_manifest(corpus: str, folder: str) -> Corpus:
             f"{folder} is not {corpus}: none of its {len(recordings):,} recordings is named like {EXAMPLES[corpus]};"
             " name the corpus's folder"
         )
-    if strange:
+    if unknown:
         raise InvalidInput(
-            f"{len(strange):,} of the {len(recordings):,} recordings in {folder} are not named like {corpus}'s"
-            f" {EXAMPLES[corpus]}: {_first(strange)}; move them away, or mend their names"
+            f"{len(unknown):,} of the {len(recordings):,} recordings in {folder} are not named like {corpus}'s"
+            f" {EXAMPLES[corpus]}: {_first(unknown)}; move them away, or correct their names"
         )
     _refuse_copies(folder, rows)
     columns = {
@@ -71,29 +87,29 @@ def make_manifest(corpus: str, folder: str) -> Corpus:
         **{key: [row[key] for row in rows.values()] for key in next(iter(rows.values()))},
     }
     notes = ["the label calm is in no checkpoint: evaluate with --label-map calm=neutral, or calm= to leave it out"]
-    return Corpus(pa.table(columns), notes if "calm" in columns["label"] else [])
+    return CorpusManifest(pa.table(columns), notes if "calm" in columns["label"] else [])
 
 
 def _recordings(folder: str) -> list[str]:
-    """The audio files below a folder, relative to it, with / between, sorted."""
+    """Return the sorted paths of the audio files below a folder, relative to it and with slashes."""
     if not os.path.isdir(folder):
-        raise UnreadableInput(f"{folder} is no folder; name the one that the corpus was unpacked to")
-    found = []
+        raise UnreadableInput(f"{folder} is not a folder; name the folder of the corpus")
+    recordings = []
     for above, _, names in os.walk(folder):
         for name in names:
             if os.path.splitext(name)[1].lower() in AUDIO and not name.startswith("."):
-                found.append(os.path.relpath(os.path.join(above, name), folder).replace(os.sep, "/"))
-    return sorted(found)
+                recordings.append(os.path.relpath(os.path.join(above, name), folder).replace(os.sep, "/"))
+    return sorted(recordings)
 
 
 def _refuse_copies(folder: str, rows: Mapping[str, Mapping[str, str]]) -> None:
-    """Some archives hold the whole corpus twice, one copy in a folder of the other."""
+    """Raise InvalidInput if recordings are there twice, as in archives that hold a copy of the corpus in a folder."""
     first: dict[tuple[str, ...], str] = {}
-    again = [name for name, row in rows.items() if first.setdefault(tuple(row.values()), name) != name]
-    if again:
-        other = first[tuple(rows[again[0]].values())]
+    copies = [name for name, row in rows.items() if first.setdefault(tuple(row.values()), name) != name]
+    if copies:
+        other = first[tuple(rows[copies[0]].values())]
         raise InvalidInput(
-            f"{folder} holds {len(again):,} recordings twice, such as {other} and {again[0]}; name the folder of one"
+            f"{folder} holds {len(copies):,} recordings twice, such as {other} and {copies[0]}; name the folder of one"
             " copy"
         )
 
@@ -103,7 +119,7 @@ def _first(names: list[str]) -> str:
     return ", ".join(names[:SHOWN]) + more
 
 
-# --- corpora whose file names say everything
+# --- corpora whose file names hold everything
 
 RAVDESS_LABELS: dict[str, str] = dict(
     zip(
@@ -146,11 +162,11 @@ MESD_VOICES = {"C": "child", "F": "female", "M": "male"}
 
 
 def _ravdess(path: PurePosixPath) -> dict[str, str] | None:
-    """03-01-06-01-02-01-12: modality, channel, emotion, intensity, statement, repetition, actor."""
-    found = re.fullmatch(r"(01|03)-(01|02)-(0[1-8])-(01|02)-(01|02)-(01|02)-(0[1-9]|1\d|2[0-4])", path.stem)
-    if found is None:
+    """Parse 03-01-06-01-02-01-12: modality, channel, emotion, intensity, statement, repetition, actor."""
+    match = re.fullmatch(r"(01|03)-(01|02)-(0[1-8])-(01|02)-(01|02)-(01|02)-(0[1-9]|1\d|2[0-4])", path.stem)
+    if match is None:
         return None
-    modality, channel, emotion, intensity, statement, repetition, actor = found.groups()
+    modality, channel, emotion, intensity, statement, repetition, actor = match.groups()
     return {
         "label": RAVDESS_LABELS[emotion],
         "speaker": actor,
@@ -165,34 +181,34 @@ def _ravdess(path: PurePosixPath) -> dict[str, str] | None:
 
 
 def _tess(path: PurePosixPath) -> dict[str, str] | None:
-    """OAF_back_angry: speaker, word, emotion. One file of the corpus is called OA_bite_neutral."""
-    found = re.fullmatch(r"(OAF?|YAF)_([^_]+)_(.+)", path.stem, re.IGNORECASE)
-    if found is None or (label := TESS_LABELS.get(found[3].lower())) is None:
+    """Parse OAF_back_angry: speaker, word, emotion. One file of the corpus is called OA_bite_neutral."""
+    match = re.fullmatch(r"(OAF?|YAF)_([^_]+)_(.+)", path.stem, re.IGNORECASE)
+    if match is None or (label := TESS_LABELS.get(match[3].lower())) is None:
         return None
-    speaker = "YAF" if found[1].upper() == "YAF" else "OAF"
-    return {"label": label, "speaker": speaker, "word": found[2], "transcription": f"Say the word {found[2]}"}
+    speaker = "YAF" if match[1].upper() == "YAF" else "OAF"
+    return {"label": label, "speaker": speaker, "word": match[2], "transcription": f"Say the word {match[2]}"}
 
 
 def _savee(path: PurePosixPath) -> dict[str, str] | None:
-    """DC_a01, or DC/a01: speaker, emotion, sentence."""
-    found = re.fullmatch(r"(DC|JE|JK|KL)[_/](sa|su|[adfhn])(\d\d)", path.stem) or re.fullmatch(
+    """Parse DC_a01 or DC/a01: speaker, emotion, sentence."""
+    match = re.fullmatch(r"(DC|JE|JK|KL)[_/](sa|su|[adfhn])(\d\d)", path.stem) or re.fullmatch(
         r"(DC|JE|JK|KL)[_/](sa|su|[adfhn])(\d\d)", f"{path.parent.name}/{path.stem}"
     )
-    if found is None:
+    if match is None:
         return None
-    return {"label": SAVEE_LABELS[found[2]], "speaker": found[1], "sentence": found[2] + found[3]}
+    return {"label": SAVEE_LABELS[match[2]], "speaker": match[1], "sentence": match[2] + match[3]}
 
 
 def _mesd(path: PurePosixPath) -> dict[str, str] | None:
-    """Anger_C_A_abajo: emotion, voice, word corpus, word."""
-    found = re.fullmatch(r"([A-Za-z]+)_([CFM])_([AB])_(.+)", path.stem)
-    if found is None or (label := MESD_LABELS.get(found[1].lower())) is None:
+    """Parse Anger_C_A_abajo: emotion, voice, word corpus, word."""
+    match = re.fullmatch(r"([A-Za-z]+)_([CFM])_([AB])_(.+)", path.stem)
+    if match is None or (label := MESD_LABELS.get(match[1].lower())) is None:
         return None
-    word = found[4].replace("_", " ").strip()
-    return {"label": label, "voice": MESD_VOICES[found[2]], "corpus": found[3], "transcription": word}
+    word = match[4].replace("_", " ").strip()
+    return {"label": label, "voice": MESD_VOICES[match[2]], "corpus": match[3], "transcription": word}
 
 
-NAMED: Mapping[str, Callable[[PurePosixPath], dict[str, str] | None]] = {
+PARSERS: Mapping[str, Callable[[PurePosixPath], dict[str, str] | None]] = {
     "ravdess": _ravdess,
     "tess": _tess,
     "savee": _savee,
@@ -204,16 +220,16 @@ EXAMPLES = {
     "savee": "DC_a01.wav or DC/a01.wav",
     "mesd": "Anger_C_A_abajo.wav",
 }
-CORPORA = (*NAMED, "meacorpus")
+CORPORA = (*PARSERS, "meacorpus")
 
 
-# --- MEACorpus, which has a list
+# --- MEACorpus, which has its own list
 
 PUBLISHED = "dataset.csv"  # filename, label, transcription, split
 KEYED = "dataset-with-video-keys.csv"  # youtube_key, segment_id, start_time and end_time in ms, ...
 
 
-def _meacorpus(folder: str, recordings: list[str]) -> Corpus:
+def _meacorpus(folder: str, recordings: list[str]) -> CorpusManifest:
     there = [name for name in (PUBLISHED, KEYED) if os.path.isfile(os.path.join(folder, name))]
     if not there:
         raise InvalidInput(
@@ -221,11 +237,11 @@ def _meacorpus(folder: str, recordings: list[str]) -> Corpus:
         )
     lists = {name: read_manifest(os.path.join(folder, name)) for name in there}
     tables = {
-        name: found.table.drop_columns(["id"]) if found.has_generated_id else found.table
-        for name, found in lists.items()
+        name: manifest.table.drop_columns(["id"]) if manifest.has_generated_id else manifest.table
+        for name, manifest in lists.items()
     }
-    _refuse_lacking(tables.get(PUBLISHED), PUBLISHED, ("filename", "label", "transcription", "split"))
-    _refuse_lacking(
+    _check_columns(tables.get(PUBLISHED), PUBLISHED, ("filename", "label", "transcription", "split"))
+    _check_columns(
         tables.get(KEYED), KEYED, ("youtube_key", "segment_id", "label", "transcription", "start_time", "end_time")
     )
     table = tables[there[0]]
@@ -239,7 +255,7 @@ def _meacorpus(folder: str, recordings: list[str]) -> Corpus:
             ):
                 if one != other:
                     raise InvalidInput(
-                        f"row {number} of {PUBLISHED} and {KEYED} is not of one clip ({column}: {one!r}, {other!r});"
+                        f"row {number} of {PUBLISHED} and {KEYED} is not the same clip ({column}: {one!r}, {other!r});"
                         " keep one of the files"
                     )
         for column in keyed.column_names:
@@ -250,23 +266,23 @@ def _meacorpus(folder: str, recordings: list[str]) -> Corpus:
     return _with_recordings(table, folder, recordings)
 
 
-def _refuse_lacking(table: pa.Table | None, name: str, columns: tuple[str, ...]) -> None:
-    lacking = [] if table is None else [column for column in columns if column not in table.column_names]
-    if lacking:
-        raise InvalidInput(f"{name} has no column {', '.join(lacking)}; take the corpus's own file")
+def _check_columns(table: pa.Table | None, name: str, columns: tuple[str, ...]) -> None:
+    missing = [] if table is None else [column for column in columns if column not in table.column_names]
+    if missing:
+        raise InvalidInput(f"{name} has no column {', '.join(missing)}; take the corpus's own file")
 
 
 def _seconds(table: pa.Table) -> pa.ChunkedArray:
-    """How long each clip is, by its place in the video (ms)."""
+    """Return the duration of each clip in seconds, from its start and end in the video in milliseconds."""
     try:
         start, end = (table.column(name).cast(pa.float64()) for name in ("start_time", "end_time"))
     except pa.ArrowInvalid as error:
-        raise InvalidInput(f"{KEYED} has times that are no numbers ({error}); take the corpus's own file") from error
+        raise InvalidInput(f"{KEYED} has times that are not numbers ({error}); take the corpus's own file") from error
     return pc.divide(pc.subtract(end, start), 1000.0)  # pyright: ignore
 
 
-def _with_recordings(table: pa.Table, folder: str, recordings: list[str]) -> Corpus:
-    """The rows whose recording is there, by its name or by video/segment, at any depth in the folder."""
+def _with_recordings(table: pa.Table, folder: str, recordings: list[str]) -> CorpusManifest:
+    """Keep the rows whose recording is there, by its name or by video/segment, at any depth in the folder."""
     names: list[str | None] = [None] * len(table)
     if "filename" in table.column_names:
         names = table.column("filename").to_pylist()
@@ -280,18 +296,18 @@ def _with_recordings(table: pa.Table, folder: str, recordings: list[str]) -> Cor
         if tail in places:
             raise InvalidInput(f"{folder} holds {tail} twice ({places[tail]} and {path}); name the folder of one copy")
         places[tail] = path
-    found = [places.get(name or "") for name in names]
-    lacking = [name or "(none)" for name, path in zip(names, found, strict=True) if path is None]
-    if len(lacking) == len(names):
+    located = [places.get(name or "") for name in names]
+    missing = [name or "(none)" for name, path in zip(names, located, strict=True) if path is None]
+    if len(missing) == len(names):
         raise InvalidInput(
-            f"none of the {len(names):,} recordings is in {folder}, such as {lacking[0]}; put the audio beside the list"
+            f"none of the {len(names):,} recordings is in {folder}, such as {missing[0]}; put the audio beside the list"
         )
-    paths = pa.array(found, pa.string())
+    paths = pa.array(located, pa.string())
     if "filename" in table.column_names:
         table = table.set_column(table.column_names.index("filename"), "filename", paths)
     else:
         table = table.add_column(0, "filename", paths)
     notes = []
-    if lacking:
-        notes = [f"{len(lacking):,} of {len(names):,} clips are left out, they have no recording: {_first(lacking)}"]
-    return Corpus(table.filter(paths.is_valid()), notes)
+    if missing:
+        notes = [f"{len(missing):,} of {len(names):,} clips are left out, they have no recording: {_first(missing)}"]
+    return CorpusManifest(table.filter(paths.is_valid()), notes)

@@ -1,7 +1,7 @@
-"""A list of clips as an Arrow table, what each field of it means, and where their recordings lie.
+"""A list of clips as an Arrow table.
 
-A row is a clip. Which column says what is a matter of `FIELDS`, whose names are those of the columns unless they are
-mapped; all other columns are carried along.
+Each row is a clip. `FIELDS` are the columns that this package reads. A column may have another name if it is mapped to
+its field. All other columns are kept unchanged.
 """
 
 from __future__ import annotations
@@ -18,25 +18,35 @@ from jaxtyping import Int
 from ..errors import InvalidInput
 
 FIELDS: Mapping[str, pa.DataType] = {
-    "id": pa.string(),  # tells clips apart; else the filename (with start and end), else the row's number
-    "filename": pa.string(),  # under the audio root
+    "id": pa.string(),  # unique name of the clip; see `Manifest` for its default
+    "filename": pa.string(),  # path below the audio root
     "label": pa.string(),
     "transcription": pa.string(),
     "split": pa.string(),
-    "start": pa.float64(),  # of a cut of the file, in the time unit; none: from the beginning
-    "end": pa.float64(),  # none: to the end
-    "shard": pa.string(),  # the recording is in this ArrayRecord file, under the audio root
-    "record": pa.int64(),  # and is its record of this number, from 0
-    "seconds": pa.float64(),  # how long the clip is; spares reading headers
+    "start": pa.float64(),  # start of the clip in the file, in the time unit; null: the beginning
+    "end": pa.float64(),  # end of the clip; null: the end of the file
+    "shard": pa.string(),  # path of an ArrayRecord file below the audio root, instead of filename
+    "record": pa.int64(),  # number of the recording in the shard, from 0
+    "seconds": pa.float64(),  # duration of the clip; without it headers must be read
 }
-TIME_UNITS = {"s": 1.0, "ms": 1000.0}  # a second's worth
-CHUNK_ROWS = 65536  # rows of a chunk of the table, and rows that are Python objects at a time
+TIME_UNITS = {"s": 1.0, "ms": 1000.0}  # units per second
+CHUNK_ROWS = 65536  # rows of a chunk of the table, and rows that become Python objects at a time
 
 
 class Row(NamedTuple):
-    """A clip. `number` is its place in the manifest, from 0; start, end and seconds are in seconds.
+    """A clip. Fields that the manifest lacks are None.
 
-    `text` and `label` (mapped) are None where there is none, as are all fields the manifest lacks.
+    Attributes:
+        number: Place of the clip in the manifest, from 0.
+        id: Unique name of the clip.
+        filename: Path of the recording below the audio root.
+        shard: Path of the ArrayRecord file below the audio root.
+        record: Number of the recording in the shard.
+        start: Start of the clip in the recording, in seconds.
+        end: End of the clip in the recording, in seconds.
+        text: The words that are said, or None if there are none.
+        label: The label after mapping, or None if there is none.
+        seconds: Duration of the clip in seconds.
     """
 
     number: int
@@ -53,43 +63,61 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True)
 class Manifest:
-    """The clips, as they stand in the file or, of a split, in the order of the file.
+    """A list of clips, in the order of its file.
 
-    Where there are more than `CHUNK_ROWS` rows, columns of texts that repeat themselves are dictionaries.
+    A file without a column for the field "id" gets one. If it has filenames but no cuts, "id" is the column of the
+    filenames. Otherwise a column `id` is added at the end of the table. It holds filename:start-end, else shard:record,
+    else the number of the row.
 
-    `columns` is {field: its column in `table`}, of the fields there are; "id" is always there. Where the file has no
-    column for it, it is the one of the filenames, or a column `id` that was put at the table's end: filename:start-end
-    for cuts, else shard:record, else the row's number. `sha256` is of the file's bytes.
+    Attributes:
+        name: Path of the file.
+        table: The clips. In tables of more than `CHUNK_ROWS` rows, text columns with many repeated values are
+            dictionary-encoded.
+        columns: {field: column of `table`} for the fields that the manifest has. "id" is always there.
+        sha256: Hash of the file's bytes.
+        label_map: {label in the file: label to use}, "" for no label.
+        time_unit: Unit of start and end in the table, a key of `TIME_UNITS`.
+        file_rows: Number of each row in the file, from 1.
+        unused_labels: Labels of `label_map` that no row of the file has, in any split.
+        has_generated_id: Whether the last column is an added `id`.
     """
 
     name: str
     table: pa.Table
     columns: Mapping[str, str]
     sha256: str
-    label_map: Mapping[str, str]  # {from: to}, "" for no label
+    label_map: Mapping[str, str]
     time_unit: str
-    file_rows: Int[np.ndarray, " rows"]  # the number of each row in the file, from 1
-    unused_labels: tuple[str, ...]  # what label_map maps and no row of the file has, whatever its split
-    has_generated_id: bool  # whether the last column, id, is not of the file
+    file_rows: Int[np.ndarray, " rows"]
+    unused_labels: tuple[str, ...]
+    has_generated_id: bool
 
     def __len__(self) -> int:
+        """Return the number of clips."""
         return len(self.table)
 
     def column(self, field: str) -> pa.ChunkedArray:
-        """A field's column as it is in the file; nulls where there is none."""
+        """Return the column of a field, unmapped. It is all null if the manifest lacks the field."""
         if field in self.columns:
             return self.table.column(self.columns[field])
         return pa.chunked_array([pa.nulls(len(self), FIELDS[field])])
 
     def rows(self, indices: Sequence[int]) -> list[Row]:
-        """The rows of these numbers (from 0), in this order; a range is fastest."""
+        """Return clips by their numbers.
+
+        Args:
+            indices: Places in the manifest, from 0. A range is fastest.
+
+        Returns:
+            The clips in the order of `indices`, with mapped labels and times in seconds.
+        """
         numbers = list(indices)
         if isinstance(indices, range) and indices.step == 1:
             values = {field: self.column(field).slice(indices.start, len(indices)).to_pylist() for field in FIELDS}
         else:
             columns = {field: self.column(field) for field in FIELDS}
             values = {field: [column[each].as_py() for each in numbers] for field, column in columns.items()}
-        unit, mapped = TIME_UNITS[self.time_unit], self._mapped
+        unit, label_map = TIME_UNITS[self.time_unit], self._label_map
         return [
             Row(
                 number,
@@ -100,7 +128,7 @@ class Manifest:
                 None if start is None else start / unit,
                 None if end is None else end / unit,
                 text if text and text.strip() else None,
-                mapped.get(label, label) or None,
+                label_map.get(label, label) or None,
                 seconds,
             )
             for number, id, filename, label, text, _, start, end, shard, record, seconds in zip(
@@ -109,25 +137,32 @@ class Manifest:
         ]
 
     def labels(self) -> list[str | None]:
-        """The label of each row, mapped; None where it has none."""
-        mapped = self._mapped
-        truth: list[str | None] = []
+        """Return the label of each clip after mapping, or None for a clip without a label."""
+        label_map = self._label_map
+        labels: list[str | None] = []
         for chunk in self.column("label").chunks:
-            coded = chunk.dictionary_encode()
-            names = [mapped.get(label, label) or None for label in coded.dictionary.to_pylist()]
-            truth.extend(None if code is None else names[code] for code in coded.indices.to_pylist())
-        return truth
+            encoded = chunk.dictionary_encode()
+            names = [label_map.get(label, label) or None for label in encoded.dictionary.to_pylist()]
+            labels.extend(None if code is None else names[code] for code in encoded.indices.to_pylist())
+        return labels
 
     @property
-    def _mapped(self) -> dict[str | None, str | None]:
+    def _label_map(self) -> dict[str | None, str | None]:
         return {**self.label_map, None: None, "": None}
 
 
 def locate(filename: str, audio_root: str | None) -> str:
-    """The path of a recording that a manifest names.
+    """Return the path of a recording that a manifest names.
 
-    With an audio root it lies under it, even where it is absolute; without one it is taken as it is, from the working
-    folder. Neither may have "..". Raises InvalidInput for what climbs out.
+    Args:
+        filename: Path in the manifest. With an audio root, an absolute path must lie below it.
+        audio_root: Folder of the recordings. None takes the path from the working folder.
+
+    Returns:
+        The path.
+
+    Raises:
+        InvalidInput: The path has ".." in it or lies outside the audio root.
     """
     if not is_inside(filename, audio_root):
         raise InvalidInput(f"{filename} leaves the audio root; name recordings below it")
@@ -135,7 +170,12 @@ def locate(filename: str, audio_root: str | None) -> str:
 
 
 def is_inside(filename: str, audio_root: str | None) -> bool:
-    """Whether a recording lies below the audio root or, without one, anywhere that needs no ".."."""
+    """Return whether a path has no ".." and, with an audio root, lies below it.
+
+    Args:
+        filename: Path in the manifest.
+        audio_root: Folder of the recordings, or None.
+    """
     if "\0" in filename or (".." in filename and ".." in filename.replace(os.sep, "/").split("/")):
         return False
     if audio_root is None or not os.path.isabs(filename):

@@ -1,9 +1,9 @@
-"""Loose recordings into ArrayRecord shards: `pack`.
+"""Pack the recordings of a manifest into ArrayRecord shards.
 
-    audio-00000-of-00004.array_record ...    the files' bytes as they are, each file once
-    manifest.parquet                         the manifest's columns and, for each row, shard, record and seconds
+    audio-00000-of-00004.array_record ...    the bytes of the files, unchanged, each file once
+    manifest.parquet                         the manifest's columns, and shard, record and seconds of each row
 
-The same recordings give the same bytes. The folder is written beside its destination and renamed when it is whole.
+The same recordings give the same bytes. The folder is written under a temporary name and renamed when it is complete.
 """
 
 from __future__ import annotations
@@ -32,20 +32,29 @@ MANIFEST = "manifest.parquet"
 SHARD, RECORD, LENGTH = ADDED = ("shard", "record", "seconds")
 SHARD_BYTES = 256 << 20
 
-_NAMED = 100  # missing files that a message names
+_NAMED = 100  # missing files that a message names at most
 
 
 @dataclass(frozen=True)
 class PackSummary:
-    """What was packed."""
+    """What was packed.
+
+    Attributes:
+        rows: Rows of the manifest.
+        recordings: Files, each counted once.
+        shards: Shards.
+        size: Bytes of the files.
+        undecoded: Recordings of unknown duration, because they can't be decoded.
+    """
 
     rows: int
-    recordings: int  # files, each counted once
+    recordings: int
     shards: int
-    size: int  # bytes of sound files
-    undecoded: int  # recordings whose length is unknown because they can't be decoded
+    size: int
+    undecoded: int
 
     def __str__(self) -> str:
+        """Return one line for the command line."""
         undecoded = f"; {self.undecoded} can't be decoded" if self.undecoded else ""
         return (
             f"{self.recordings} recordings of {self.rows} rows, {self.size / 1e6:.1f} MB in {self.shards} "
@@ -62,24 +71,34 @@ def pack(
     time_unit: str = "s",
     shard_bytes: int = SHARD_BYTES,
 ) -> PackSummary:
-    """Pack the recordings that a manifest names, in the order in which it names them first.
+    """Pack the recordings of a manifest, in the order of their first row.
 
-    `columns` and `time_unit` are those of `read_manifest`; paths are relative to `audio_root`. A shard holds at most
-    `shard_bytes` of sound, or one recording that is larger. In the new manifest `shard` is relative to its folder;
-    `seconds` is the length of the recording, or of the row's cut of it, and null where it can't be decoded; all three
-    are null where a row names no file.
+    In the new manifest, `shard` is relative to its folder. `seconds` is the duration of the recording, or of the row's
+    cut of it, and null if it can't be decoded. All three new columns are null for a row without a file.
 
-    Raises UnreadableInput, before anything is written, naming the files that are missing, and InvalidInput where the
-    destination exists or the manifest has a column of those names already.
+    Args:
+        manifest_path: The manifest.
+        audio_root: Folder of the recordings. None takes paths from the working folder.
+        output_folder: Folder to make.
+        columns: As for `read_manifest`.
+        time_unit: As for `read_manifest`.
+        shard_bytes: Bytes of recordings per shard at most. A larger recording has a shard of its own.
+
+    Returns:
+        What was packed.
+
+    Raises:
+        UnreadableInput: Files are missing, which is checked before anything is written, or cannot be read or written.
+        InvalidInput: The destination exists, or the manifest has one of the new columns already.
     """
     manifest = read_manifest(manifest_path, columns=columns, time_unit=time_unit)
     table = manifest.table
     if "filename" not in manifest.columns:
-        raise InvalidInput(f"{manifest_path} has no column of recordings; name it as filename")
+        raise InvalidInput(f"{manifest_path} has no column of recordings; say which column is filename")
     if taken := [name for name in ADDED if name in table.column_names]:
         raise InvalidInput(f"{manifest_path} has a column {taken[0]!r} already, which packing adds; rename it")
-    coded = pc.call_function("dictionary_encode", [_blank_is_null(manifest.column("filename"))])
-    paths, codes = coded.dictionary, coded.indices
+    encoded = pc.call_function("dictionary_encode", [_blank_is_null(manifest.column("filename"))])
+    paths, codes = encoded.dictionary, encoded.indices
     sizes = _sizes(paths, audio_root)
     shards, records = _places(sizes, shard_bytes)
     names = _shard_names(int(shards[-1]) + 1 if len(shards) else 0)
@@ -109,6 +128,7 @@ def pack(
 
 
 def _blank_is_null(column: pa.ChunkedArray) -> pa.Array:
+    """Replace empty texts by null."""
     values = column.cast(pa.string()).combine_chunks()
     return pc.call_function(
         "if_else", [pc.call_function("equal", [values, pa.scalar("")]), pa.scalar(None, pa.string()), values]
@@ -116,7 +136,7 @@ def _blank_is_null(column: pa.ChunkedArray) -> pa.Array:
 
 
 def _sizes(paths: pa.StringArray, audio_root: str | None) -> Int[np.ndarray, " recordings"]:
-    """Bytes of every file. Raises UnreadableInput naming those that are missing."""
+    """Return the size of each file in bytes, and raise UnreadableInput if any are missing."""
     sizes = np.zeros(len(paths), np.int64)
     missing: list[str] = []
     for index, path in enumerate(paths):
@@ -129,7 +149,7 @@ def _sizes(paths: pa.StringArray, audio_root: str | None) -> Int[np.ndarray, " r
         more = f" and {len(missing) - _NAMED} more" if missing[_NAMED:] else ""
         raise UnreadableInput(
             f"{len(missing)} of {len(paths)} recordings are not there: {', '.join(missing[:_NAMED])}{more}; "
-            "name the folder that they are relative to, or mend the manifest"
+            "name the folder that they are relative to, or correct the manifest"
         )
     return sizes
 
@@ -137,7 +157,7 @@ def _sizes(paths: pa.StringArray, audio_root: str | None) -> Int[np.ndarray, " r
 def _places(
     sizes: Int[np.ndarray, " recordings"], shard_bytes: int
 ) -> tuple[Int[np.ndarray, " recordings"], Int[np.ndarray, " recordings"]]:
-    """The shard of every recording, and its number there."""
+    """Return the shard of each recording, and its number in the shard."""
     shards, records = np.zeros(len(sizes), np.int64), np.zeros(len(sizes), np.int64)
     shard = record = filled = 0
     for index, size in enumerate(sizes):
@@ -154,14 +174,14 @@ def _shard_names(count: int) -> list[str]:
 
 @contextmanager
 def _writer(path: Path) -> Iterator[Any]:
-    """A writer of one shard, each record a group of its own, as random access wants it; recordings don't compress."""
+    """Open a writer of one shard. Each record is a group of its own, for random access, and is not compressed."""
     from array_record.python.array_record_module import ArrayRecordWriter
 
     try:
         writer = ArrayRecordWriter(str(path), "group_size:1,uncompressed")
         yield writer
         writer.close()
-    except RuntimeError as error:  # ArrayRecord's own, of a full disk too
+    except RuntimeError as error:  # ArrayRecord raises it also for a full disk
         raise OSError(str(error).splitlines()[0]) from error
 
 
@@ -174,7 +194,7 @@ def _content(path: Path) -> bytes:
 
 
 def _seconds(path: Path) -> float:
-    """The length that a recording states or, where it states none, that it has; NaN where it can't be decoded."""
+    """Return the duration of a recording, from its header or by decoding it. NaN if it can't be decoded."""
     stated = stated_seconds(path)
     if stated is not None:
         return stated
@@ -188,7 +208,7 @@ def _seconds(path: Path) -> float:
 
 
 def _row_seconds(seconds: Float[np.ndarray, " rows"], manifest: Manifest) -> pa.DoubleArray:
-    """The length of every row's recording, or of its cut; null where it has none."""
+    """Return the duration of each row's recording or cut, or null if it is not positive or not known."""
 
     def bound(field: str, otherwise: float) -> np.ndarray:
         given = manifest.column(field).cast(pa.float64()).to_numpy()  # null is NaN

@@ -1,6 +1,6 @@
-"""Whether every row of a manifest can be scored, said before any is, with all that is wrong at once.
+"""Check that every row of a manifest can be used, and report all problems at once.
 
-Columns are checked in parts, by the hash of what must be told apart: a million rows are never as many Python objects.
+Columns are checked in parts, and names are compared by their hashes. A million rows are never a million Python objects.
 """
 
 from __future__ import annotations
@@ -18,19 +18,27 @@ from jaxtyping import Bool, Int
 from ..errors import InvalidInput
 from .manifest import CHUNK_ROWS, Manifest, is_inside
 
-RESERVED = frozenset({"text", "top_label", "top_score", "duration", "truncated", "error"})  # columns of the results
-SHOWN = 5  # of each kind of problem
-LISTED = 64  # from so many files of a folder on, it is listed instead of asked for each
+# Columns of the results, beside those that begin with "score_".
+RESERVED = frozenset({"text", "top_label", "top_score", "duration", "truncated", "error"})
+SHOWN = 5  # rows that are shown for each problem
+LISTED = 64  # folders from which a manifest names this many files are listed instead of asked for each file
 
 
 class Problem(NamedTuple):
-    """One kind of problem: what, how many times, and the first ones."""
+    """One kind of problem.
+
+    Attributes:
+        what: The problem and its remedy.
+        times: How often it occurs.
+        first: The first occurrences.
+    """
 
     what: str
     times: int
     first: list[str]
 
     def __str__(self) -> str:
+        """Return one line of the message."""
         more = f", and {self.times - len(self.first):,} more" if self.times > len(self.first) else ""
         return f"{self.what} ({self.times:,}): {', '.join(self.first)}{more}"
 
@@ -38,11 +46,18 @@ class Problem(NamedTuple):
 def validate(
     manifest: Manifest, *, audio_root: str | None, needs_audio: bool, needs_text: bool, labels: Sequence[str]
 ) -> None:
-    """Check that every row can be scored, before any is.
+    """Check that every row of a manifest can be used.
 
-    `labels` are the checkpoint's. Recordings lie under `audio_root`, or, without one, where the manifest says (see
-    `locate`). Raises one InvalidInput whose first line counts the problems, with a line for each kind, the first rows
-    of it, and what to do.
+    Args:
+        manifest: The manifest.
+        audio_root: Folder of the recordings, see `locate`.
+        needs_audio: Whether every row needs a recording.
+        needs_text: Whether every row needs a text.
+        labels: Labels of the checkpoint.
+
+    Raises:
+        InvalidInput: There are problems. The first line of the message counts them, and each further line has one kind
+            of problem, its first rows and its remedy.
     """
     problems = [
         *_column_problems(manifest, needs_audio, needs_text),
@@ -55,33 +70,33 @@ def validate(
     if problems:
         kinds = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
         raise InvalidInput(
-            "\n  ".join([f"{manifest.name} can't be used: {kinds}; nothing was begun", *map(str, problems)])
+            "\n  ".join([f"{manifest.name} can't be used: {kinds}; nothing was computed", *map(str, problems)])
         )
 
 
 def _column_problems(manifest: Manifest, needs_audio: bool, needs_text: bool) -> Iterator[Problem]:
-    held, names = manifest.columns, manifest.table.column_names
+    fields, names = manifest.columns, manifest.table.column_names
     missing = [
-        *(["filename"] if needs_audio and not {"filename", "shard"} & held.keys() else []),
-        *(["record"] if "shard" in held and "record" not in held and needs_audio else []),
-        *(["transcription"] if needs_text and "transcription" not in held else []),
+        *(["filename"] if needs_audio and not {"filename", "shard"} & fields.keys() else []),
+        *(["record"] if "shard" in fields and "record" not in fields and needs_audio else []),
+        *(["transcription"] if needs_text and "transcription" not in fields else []),
     ]
     if missing:
         there = f"there are {', '.join(names[:-1] if manifest.has_generated_id else names)}"
-        text = "; --whisper-model transcribes what has no text" if "transcription" in missing else ""
+        text = "; --whisper-model transcribes rows without a text" if "transcription" in missing else ""
         yield Problem(f"missing columns; {there}; name others with --columns FIELD=COLUMN{text}", len(missing), missing)
-    taken = [
+    reserved = [
         name
         for name in names
-        if (name in RESERVED or name.startswith("score_")) and (name, held.get("transcription")) != ("text", "text")
+        if (name in RESERVED or name.startswith("score_")) and (name, fields.get("transcription")) != ("text", "text")
     ]
-    if taken:
-        yield Problem("columns named like columns of the results; rename them", len(taken), taken[:SHOWN])
+    if reserved:
+        yield Problem("columns named like columns of the results; rename them", len(reserved), reserved[:SHOWN])
 
 
 def _id_problems(manifest: Manifest) -> Iterator[Problem]:
     ids = manifest.column("id")
-    empty = _where(pc.equal(part.fill_null(""), "") for part in _parts(ids))  # pyright: ignore
+    empty = _concatenate(pc.equal(part.fill_null(""), "") for part in _parts(ids))  # pyright: ignore
     yield from _rows_problem(manifest, "rows without an id", empty)
     hashes = _hashes(ids)
     again = np.ones(len(hashes), bool)
@@ -99,11 +114,13 @@ def _id_problems(manifest: Manifest) -> Iterator[Problem]:
 
 
 def _audio_problems(manifest: Manifest, audio_root: str | None) -> Iterator[Problem]:
-    held = manifest.columns
+    fields = manifest.columns
     if audio_root is not None and not os.path.isdir(audio_root):
-        yield Problem("the audio root is no folder; name the one that the filenames start from", 1, [audio_root])
-    elif "shard" in held or "filename" in held:
-        field = "shard" if "shard" in held else "filename"
+        yield Problem(
+            "the audio root is not a folder; name the folder that the filenames are relative to", 1, [audio_root]
+        )
+    elif "shard" in fields or "filename" in fields:
+        field = "shard" if "shard" in fields else "filename"
         names = manifest.column(field)
         empty, outside, missing = _absent_files(names, audio_root)
         yield from _rows_problem(manifest, f"rows without a {field}", empty)
@@ -111,11 +128,11 @@ def _audio_problems(manifest: Manifest, audio_root: str | None) -> Iterator[Prob
         yield from _rows_problem(manifest, f"{field}s that leave the audio root{where}", outside, names)
         where = f" under {audio_root}" if audio_root else ""
         yield from _rows_problem(manifest, f"missing files{where}, each counted once", missing, names)
-    if "shard" in held and "record" in held:
-        wrong = _where(pc.less(chunk.fill_null(-1), 0) for chunk in manifest.column("record").chunks)  # pyright: ignore
-        yield from _rows_problem(manifest, "records that are no number from 0", wrong, manifest.column("record"))
+    if "shard" in fields and "record" in fields:
+        wrong = _concatenate(pc.less(chunk.fill_null(-1), 0) for chunk in manifest.column("record").chunks)  # pyright: ignore
+        yield from _rows_problem(manifest, "records that are not a number from 0", wrong, manifest.column("record"))
     start, end, seconds = (
-        manifest.column(field).to_numpy() if field in held else None for field in ("start", "end", "seconds")
+        manifest.column(field).to_numpy() if field in fields else None for field in ("start", "end", "seconds")
     )
     if start is not None or end is not None:
         begins = np.zeros(len(manifest)) if start is None else _filled(manifest.column("start"), 0.0)
@@ -131,13 +148,15 @@ def _audio_problems(manifest: Manifest, audio_root: str | None) -> Iterator[Prob
     if seconds is not None:
         stated = _valid(manifest.column("seconds"))
         wrong = stated & ~((seconds > 0) & (seconds < np.inf))
-        yield from _rows_problem(manifest, "seconds that are no length", wrong, manifest.column("seconds"))
+        yield from _rows_problem(
+            manifest, "seconds that are not a positive duration", wrong, manifest.column("seconds")
+        )
 
 
 def _text_problems(manifest: Manifest) -> Iterator[Problem]:
     if "transcription" not in manifest.columns:
         return
-    empty = _where(
+    empty = _concatenate(
         pc.equal(pc.utf8_trim_whitespace(part.fill_null("")), "")  # pyright: ignore
         for part in _parts(manifest.column("transcription"))
     )
@@ -160,16 +179,23 @@ def _label_problems(manifest: Manifest, labels: Sequence[str]) -> Iterator[Probl
 def _rows_problem(
     manifest: Manifest, what: str, wrong: Bool[np.ndarray, " rows"], names: pa.ChunkedArray | None = None
 ) -> Iterator[Problem]:
-    """A problem of those rows, if there are any, shown by their numbers in the file and what `names` calls them."""
-    found = np.flatnonzero(wrong)
-    if len(found):
-        rows = [f"row {manifest.file_rows[each]}" for each in found[:SHOWN]]
+    """Yield a problem if any rows have it.
+
+    Args:
+        manifest: The manifest.
+        what: The problem and its remedy.
+        wrong: Which rows have the problem.
+        names: What to show of a row beside its number in the file.
+    """
+    places = np.flatnonzero(wrong)
+    if len(places):
+        rows = [f"row {manifest.file_rows[each]}" for each in places[:SHOWN]]
         if names is not None:
-            rows = [f"{row}: {names[int(each)].as_py()}" for row, each in zip(rows, found[:SHOWN], strict=True)]
-        yield Problem(what, len(found), rows)
+            rows = [f"{row}: {names[int(each)].as_py()}" for row, each in zip(rows, places[:SHOWN], strict=True)]
+        yield Problem(what, len(places), rows)
 
 
-def _where(masks: Iterator[pa.Array]) -> Bool[np.ndarray, " rows"]:
+def _concatenate(masks: Iterator[pa.Array]) -> Bool[np.ndarray, " rows"]:
     return np.concatenate([mask.to_numpy(zero_copy_only=False) for mask in masks])
 
 
@@ -182,7 +208,7 @@ def _valid(column: pa.ChunkedArray) -> Bool[np.ndarray, " rows"]:
 
 
 def _parts(column: pa.ChunkedArray) -> Iterator[pa.Array]:
-    """A column in parts that are small enough to be Python objects, dictionaries looked up."""
+    """Yield a column in parts that are small enough for Python objects, dictionaries decoded."""
     for chunk in column.chunks:
         for begin in range(0, len(chunk), CHUNK_ROWS):
             part = chunk.slice(begin, CHUNK_ROWS)
@@ -190,7 +216,7 @@ def _parts(column: pa.ChunkedArray) -> Iterator[pa.Array]:
 
 
 def _hashes(column: pa.ChunkedArray) -> Int[np.ndarray, " rows"]:
-    """64 bits a cell: among a million different ones, the chance that any two are alike is 3e-8."""
+    """Return a 64-bit hash of each cell. Among a million different cells, two have the same hash with chance 3e-8."""
     values = (hash(value) for part in _parts(column) for value in part.to_pylist())
     return np.fromiter(values, np.int64, len(column))
 
@@ -198,10 +224,14 @@ def _hashes(column: pa.ChunkedArray) -> Int[np.ndarray, " rows"]:
 def _absent_files(
     names: pa.ChunkedArray, audio_root: str | None
 ) -> tuple[Bool[np.ndarray, " rows"], Bool[np.ndarray, " rows"], Bool[np.ndarray, " rows"]]:
-    """Rows (that name no file, whose file is not below the audio root, whose file is first named here and missing).
+    """Find the rows whose file is not there.
 
-    A folder of many named files is listed once, and only those that the list does not have are asked for one by one:
-    a file server answers thousands of names at the price of one.
+    A folder of which many files are named is listed once, since a file server lists thousands of names as fast as it
+    looks up one. Only files that the list lacks are then looked up one by one.
+
+    Returns:
+        Three masks: the rows without a file, the rows whose file lies outside the audio root, and the rows that are the
+        first to name a missing file.
     """
     empty, outside, missing = (np.zeros(len(names), bool) for _ in range(3))
     first = np.zeros(len(names), bool)
@@ -234,7 +264,7 @@ def _absent_files(
 
 
 def _listed(folder: str) -> Int[np.ndarray, " files"]:
-    """Hashes of the names of the files in a folder."""
+    """Return the hashes of the names of the files in a folder."""
     try:
         with os.scandir(folder) as entries:
             return np.fromiter((hash(entry.name) for entry in entries if entry.is_file()), np.int64)

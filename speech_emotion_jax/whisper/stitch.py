@@ -1,9 +1,9 @@
 """Join the texts of a recording's overlapping windows.
 
 Windows overlap so that a word at the edge of one window is whole in its neighbour. The texts of two neighbours share
-some words, and are aligned where most tokens agree. The text of the first is kept up to the middle of the agreement, and
-that of the second from there on. Timestamps inside an overlap are ignored, so that a segment that begins in one window
-can end in the next.
+some words, and are aligned where most tokens agree. The text of the first is kept up to the middle of the agreement,
+and that of the second from there on. Timestamps inside an overlap are ignored, so that a segment that begins in one
+window can end in the next.
 """
 
 from __future__ import annotations
