@@ -149,7 +149,7 @@ def test_cuts_beyond_the_recording(source: bytes):
     for start, end, message in (
         (3, 4, r"from 3 to 4 s (starts|ends) after the end of the recording, which is 3\.000 s long; correct"),
         (3, None, r"from 3 s starts after the end of the recording, which is 3\.000 s"),
-        (1e9, None, "from 1000000000 s starts beyond"),
+        (1e9, None, "from 1000000000 s starts after the end"),
         (1, 3 + 1.1 * CUT_TOLERANCE, r"from 1 to 3\.11 s ends after the end of the recording"),
     ):
         with pytest.raises(InvalidInput, match=f"^{name} {message}"):
