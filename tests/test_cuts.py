@@ -215,12 +215,12 @@ def test_describe_and_stated_seconds(tmp_path: Path):
     path.write_bytes(LONG)
     assert waveform.describe(Cut("talk.wav", 12.5, 20)) == "talk.wav from 12.5 to 20 s"
     assert waveform.describe(Cut("talk.wav", 3725.125)) == "talk.wav from 3725.125 s"
-    assert audio.stated_seconds(path) == audio.stated_seconds(LONG) == 70
-    assert audio.stated_seconds(Cut(path, 12.5, 20)) == 7.5
-    assert audio.stated_seconds(Cut(path, 60)) == 10
-    assert audio.stated_seconds(Cut(path, 60, 1_000)) == 10
-    assert audio.stated_seconds(Cut(path, 70, 71)) is None
-    assert audio.stated_seconds(Cut(OTHERS["m4a"][0], 1, 2)) is None
-    assert audio.stated_seconds(Cut(OTHERS["array"][0], 1, 2.5)) == 1.5
-    assert audio.stated_seconds(LONG[:-100]) is None
-    assert audio.stated_seconds(tmp_path / "none.wav") is None
+    assert waveform.stated_seconds(path) == waveform.stated_seconds(LONG) == 70
+    assert waveform.stated_seconds(Cut(path, 12.5, 20)) == 7.5
+    assert waveform.stated_seconds(Cut(path, 60)) == 10
+    assert waveform.stated_seconds(Cut(path, 60, 1_000)) == 10
+    assert waveform.stated_seconds(Cut(path, 70, 71)) is None
+    assert waveform.stated_seconds(Cut(OTHERS["m4a"][0], 1, 2)) is None
+    assert waveform.stated_seconds(Cut(OTHERS["array"][0], 1, 2.5)) == 1.5
+    assert waveform.stated_seconds(LONG[:-100]) is None
+    assert waveform.stated_seconds(tmp_path / "none.wav") is None

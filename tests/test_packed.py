@@ -110,7 +110,7 @@ def test_a_packed_recording_sounds_as_its_file(corpus: Path, tmp_path: Path):
         path = corpus / row["filename"]
         np.testing.assert_array_equal(waveform.load(source), waveform.load(path))
         np.testing.assert_array_equal(waveform.load(Cut(source, 0.25, 0.75)), waveform.load(Cut(path, 0.25, 0.75)))
-        assert audio.stated_seconds(source) == audio.stated_seconds(path)
+        assert waveform.stated_seconds(source) == waveform.stated_seconds(path)
         assert row["seconds"] == pytest.approx(len(waveform.load(path)) / 16_000, abs=1e-4)
     for row in packed_rows[4:]:
         assert row["seconds"] is None

@@ -87,7 +87,7 @@ def fbank_frames(samples: int) -> int:
 def feature_frames(samples: int) -> int:
     """Return the number of feature frames (20 ms) of `samples` samples at 16 kHz, truncated to 160 s.
 
-    A last feature frame that holds one fbank frame only counts, too.
+    A last feature frame with only one fbank frame is counted.
     """
     return -(-min(fbank_frames(samples), MAX_FBANK_FRAMES) // STACK_SIZE)
 

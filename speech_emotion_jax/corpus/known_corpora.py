@@ -282,7 +282,10 @@ def _seconds(table: pa.Table) -> pa.ChunkedArray:
 
 
 def _with_recordings(table: pa.Table, folder: str, recordings: list[str]) -> CorpusManifest:
-    """Keep the rows whose recording is there, by its name or by video/segment, at any depth in the folder."""
+    """Keep the rows whose recording is in the folder, at any depth.
+
+    A recording is found by its file name, or by video/segment if the list has no file names.
+    """
     names: list[str | None] = [None] * len(table)
     if "filename" in table.column_names:
         names = table.column("filename").to_pylist()

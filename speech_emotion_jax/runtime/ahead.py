@@ -1,50 +1,46 @@
-"""Work done ahead: an iterable that a thread runs while its consumer is busy with what came before."""
+"""Read an iterable ahead in one of Grain's threads."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from queue import Full, Queue
-from threading import Event, Thread
-from typing import NamedTuple, TypeVar
+from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
 
 
-class _End(NamedTuple):
-    error: BaseException | None
+class _Stream(Generic[Item]):
+    """An iterator without a state, in the form that Grain takes."""
+
+    def __init__(self, items: Iterable[Item]):
+        self._items = iter(items)
+
+    def __iter__(self) -> Iterator[Item]:
+        return self
+
+    def __next__(self) -> Item:
+        return next(self._items)
+
+    def get_state(self) -> None:
+        """Return no state, since a stream cannot go back."""
+
+    def set_state(self, state: None) -> None:
+        """Ignore a state."""
 
 
 def ahead(items: Iterable[Item], count: int) -> Iterator[Item]:
-    """The items, up to `count` of them computed before they are asked for. Errors are raised where they stood."""
-    queue: Queue[Item | _End] = Queue(max(1, count))
-    abandoned = Event()
+    """Iterate over items that a thread computes before they are asked for.
 
-    def put(item: Item | _End) -> bool:
-        while not abandoned.is_set():
-            try:
-                queue.put(item, timeout=0.1)
-                return True
-            except Full:
-                continue
-        return False
+    Args:
+        items: The items. Errors of its iterator are raised at their place.
+        count: Items that wait to be asked for at most, at least 1.
 
-    def work() -> None:
-        error = None
-        try:
-            for item in items:
-                if not put(item):
-                    return
-        except BaseException as raised:
-            error = raised
-        put(_End(error))
+    Yields:
+        The items, in order.
+    """
+    from grain.experimental import ThreadPrefetchDatasetIterator
 
-    thread = Thread(target=work, daemon=True, name="read-ahead")
-    thread.start()
+    iterator = ThreadPrefetchDatasetIterator(_Stream(items), max(1, count))
     try:
-        while not isinstance(item := queue.get(), _End):
-            yield item
-        if item.error is not None:
-            raise item.error
+        yield from iterator
     finally:
-        abandoned.set()
-        thread.join()
+        iterator.close()

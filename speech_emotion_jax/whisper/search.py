@@ -197,8 +197,8 @@ def beam_search(
 ) -> SearchResult:
     """Search with several hypotheses for the text of the highest mean log-probability.
 
-    The search of a row ends as in transformers: `beams` texts are complete, and the best running hypothesis has a mean
-    log-probability below the worst of them.
+    The search of a row ends when `beams` texts are complete and the best running hypothesis has a mean log-probability
+    below the worst of them, as in transformers.
 
     Args:
         model: The model.

@@ -221,7 +221,7 @@ def _cuts(left: _Piece, right: _Piece) -> tuple[int, int]:
     left_index, right_index = np.nonzero(same)
     matches = np.bincount(left_length - left_index + right_index, minlength=left_length + right_length)[1:]
     shifts = np.arange(1, left_length + right_length)
-    # The score is the fraction of tokens that agree. Longer overlaps get a little more. One token may agree by chance.
+    # The score is the fraction of tokens that agree. Longer overlaps get a small bonus. A single match may be chance.
     score = np.where(matches > 1, matches / shifts + shifts / 10_000, 0)
     if not score.any():
         return whole
