@@ -187,7 +187,7 @@ class ChunkedTable:
         return pa.concat_tables(self.chunks, promote_options="default")
 
     def _gather(self, decide: bool) -> None:
-        """Join the waiting parts to a chunk. `decide` whether its columns are dictionary-encoded from now on."""
+        """Join the waiting parts to one chunk. With `decide`, choose which columns to dictionary-encode from now on."""
         chunk = pa.concat_tables(self.waiting, promote_options="default").combine_chunks()
         self.waiting = []
         for place, field in enumerate(chunk.schema):

@@ -147,7 +147,7 @@ class WhisperPrograms:
             rules: Which tokens may follow.
             limit: Tokens to write at most. None writes as many as the decoder has positions for.
             beams: Hypotheses; 1 is greedy search.
-            temperature: Temperature above 0 to draw tokens, without beams.
+            temperature: 0 takes the most likely tokens. Above 0 tokens are drawn, and `beams` is ignored.
             seed: Seed of the draws.
 
         Returns:

@@ -210,8 +210,8 @@ class Vocabulary:
             timestamps: Whether to write timestamps.
 
         Returns:
-            The id of <|startoftranscript|> and, unless the checkpoint is English-only, those of language and task. The
-            id of <|notimestamps|> follows if there are no timestamps.
+            The ids of <|startoftranscript|>, language and task, and without timestamps that of <|notimestamps|>. An
+            English-only checkpoint has no tokens of language and task.
         """
         control = (self.languages[language], self.tasks[task]) if self.languages else ()
         return (self.start, *control, *(() if timestamps else (self.no_timestamps,)))
