@@ -1,7 +1,7 @@
 """The weight files of a published folder: safetensors, sharded safetensors, or a torch pickle.
 
-A source knows names, dtypes and shapes without reading the tensors, and reads a few tensors at a time. So the memory of
-a conversion stays near the size of its output.
+A source tells names, dtypes and shapes without reading the tensors, and reads tensors a few at a time, so that a
+conversion's memory stays near the size of its output.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from safetensors import SafetensorError, safe_open
 from ..errors import InvalidInput, SpeechEmotionError, UnreadableInput
 from .rules import TensorInfo
 
-CONFIG = "config.json"
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 TOOLKIT_BIN = "model.bin"
@@ -29,24 +28,18 @@ TORCH_BIN = "pytorch_model.bin"
 
 
 class TensorSource(ABC):
-    """The tensors of one or several files.
-
-    Attributes:
-        files: The files.
-        tensors: Dtype and shape of each tensor by name.
-        duplicates: A phrase for each tensor that is in two files.
-    """
+    """`files` on disk, `tensors` in them by name, and a phrase for each that is there `twice`."""
 
     files: tuple[Path, ...]
     tensors: Mapping[str, TensorInfo]
-    duplicates: Sequence[str] = ()
+    twice: Sequence[str] = ()
 
     @abstractmethod
     def read(self, names: Iterable[str]) -> Iterator[np.ndarray]:
-        """Read the tensors of these names, in order, in their own dtypes."""
+        """The tensors of these names, in order, in their own dtype."""
 
     def sha256(self) -> dict[str, str]:
-        """Return {file name: SHA-256 in hexadecimal digits}."""
+        """{file name: hex digest} of the files."""
         digests = {}
         for path in self.files:
             with path.open("rb") as file:
@@ -55,28 +48,26 @@ class TensorSource(ABC):
 
 
 class SafetensorsSource(TensorSource):
-    """One safetensors file, or the shards of an index."""
+    """One file, or the shards of an index."""
 
     def __init__(self, files: tuple[Path, ...]):
-        """Read the headers of the files."""
         self.files = files
         self._home: dict[str, Path] = {}
         tensors: dict[str, TensorInfo] = {}
-        duplicates: list[str] = []
+        twice: list[str] = []
         for path in files:
             with _safe_open(path) as file:
-                for name in file.keys():  # noqa: SIM118, the handle can't be iterated over.
+                for name in file.keys():  # noqa: SIM118, the handle is no mapping
                     if name in tensors:
-                        duplicates.append(f"{name} is in {self._home[name].name} and in {path.name}")
+                        twice.append(f"{name} is in {self._home[name].name} and in {path.name}")
                     header = file.get_slice(name)
                     tensors[name] = TensorInfo(header.get_dtype(), tuple(header.get_shape()))
                     self._home[name] = path
-        self.tensors, self.duplicates = tensors, duplicates
+        self.tensors, self.twice = tensors, twice
 
     def read(self, names: Iterable[str]) -> Iterator[np.ndarray]:
-        """Read the tensors of these names, in order, in their own dtypes."""
-        # Each call opens the files anew and closes them afterwards, because the pages of a memory map count as this
-        # process's memory while it is open.
+        # A file is opened for each call and closed after it: pages of a memory map count as this process's memory
+        # until then.
         names = list(names)
         handles = {path: _safe_open(path) for path in {self._home[name] for name in names}}
         for name in names:
@@ -84,10 +75,9 @@ class SafetensorsSource(TensorSource):
 
 
 class TorchSource(TensorSource):
-    """A torch state dict, unpickled with weights_only so that no code in it runs. Needs the extra `torch`."""
+    """A torch state dict, unpickled with weights_only: nothing in it is executed. Needs the extra `torch`."""
 
     def __init__(self, path: Path):
-        """Load the file, mapped into memory where its format allows."""
         self.files = (path,)
         self._state = _load_torch(path)
         self.tensors = {
@@ -96,12 +86,11 @@ class TorchSource(TensorSource):
         }
 
     def read(self, names: Iterable[str]) -> Iterator[np.ndarray]:
-        """Read the tensors of these names, in order, in their own dtypes."""
         import torch
 
         for name in names:
             tensor = self._state[name]
-            if tensor.dtype == torch.bfloat16:  # torch can't turn bfloat16 into a NumPy array.
+            if tensor.dtype == torch.bfloat16:  # which numpy lacks
                 yield tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
             else:
                 yield tensor.numpy()
@@ -124,17 +113,9 @@ _TORCH_DTYPES = {
 def open_source(folder: Path, weights: str | None = None) -> TensorSource:
     """Open the weights of a published folder.
 
-    `model.bin` beside safetensors with other content is refused: the original toolkit used one or the other depending
-    on how the folder was named.
-
-    Args:
-        folder: The published folder.
-        weights: "safetensors" or "bin" where both are there. None selects safetensors if the other file holds the same
-            tensors.
-
-    Raises:
-        UnreadableInput: There are no such weights, or a file is broken.
-        InvalidInput: The choice is unknown, or the two files differ and none was chosen.
+    `weights` chooses "safetensors" or "bin" where both are there. Without a choice safetensors are taken if the other
+    file holds the same tensors; `model.bin` beside different safetensors is refused, because the original toolkit used
+    one or the other depending on how the folder was named. Raises UnreadableInput or InvalidInput.
     """
     safetensors = _safetensors_files(folder)
     bins = [folder / name for name in (TOOLKIT_BIN, TORCH_BIN) if (folder / name).is_file()]
@@ -162,12 +143,7 @@ def open_source(folder: Path, weights: str | None = None) -> TensorSource:
 
 
 def open_as_transformers(folder: Path, weights: str | None = None) -> TensorSource:
-    """Open the weights that transformers would load: safetensors come first if no choice is made.
-
-    Raises:
-        UnreadableInput: There are no such weights, or a file is broken.
-        InvalidInput: The choice is unknown.
-    """
+    """Open the weights of what the original has transformers load: without a choice, safetensors come first."""
     return open_source(folder, weights or ("safetensors" if _safetensors_files(folder) else None))
 
 
@@ -177,7 +153,7 @@ def _refuse_other_weights(folder: Path, source: SafetensorsSource, path: Path) -
         other = TorchSource(path)
     except SpeechEmotionError as error:
         if path.name == TORCH_BIN and isinstance(error.__cause__, ImportError):
-            return  # Many repositories hold both. Like transformers, take the safetensors without a comparison.
+            return  # the usual pair of one upload; transformers, too, takes the safetensors and never looks
         raise InvalidInput(
             f"{folder} holds {path.name} beside {SINGLE}, and they could not be compared ({error}); {choose}"
         ) from error
@@ -231,13 +207,13 @@ def _load_torch(path: Path) -> dict[str, Any]:
             f"{path} is a torch file, and torch is not installed: pip install 'speech_emotion_jax[torch]'"
         ) from error
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch warns of pickles that are read-only or of an old protocol.
+        warnings.simplefilter("ignore")  # torch warns of pickles that are read-only or of an old protocol
         try:
             try:
                 state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-            except RuntimeError:  # Files from before torch 1.6 are no archives and can't be mapped.
+            except RuntimeError:  # files of before torch 1.6 are no archives and can't be mapped
                 state = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:  # Unpickling a broken file may raise anything.
+        except Exception as error:  # unpickling a broken file raises anything
             raise UnreadableInput(
                 f"{path} is not a torch state dict that can be read without running code in it "
                 f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no detail'}); fetch it again"
@@ -246,24 +222,17 @@ def _load_torch(path: Path) -> dict[str, Any]:
         isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in state.items()
     ):
         raise InvalidInput(f"{path} holds something other than a state dict of tensors; save model.state_dict() alone")
-    if unsupported := [
+    if odd := [
         name
         for name, tensor in state.items()
         if tensor.layout is not torch.strided or str(tensor.dtype) not in _TORCH_DTYPES
     ]:
-        raise InvalidInput(
-            f"{path} holds sparse or quantised tensors: {', '.join(unsupported)}; save them as plain floats"
-        )
+        raise InvalidInput(f"{path} holds sparse or quantised tensors: {', '.join(odd)}; save them as plain floats")
     return {name: tensor.detach().contiguous() for name, tensor in state.items()}
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON file that holds an object.
-
-    Raises:
-        UnreadableInput: The file is missing or can't be read.
-        InvalidInput: It is no JSON object.
-    """
+    """A JSON file that holds an object. Raises UnreadableInput or InvalidInput."""
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:

@@ -1,6 +1,6 @@
-"""The checkpoint of each language and mode: the published ids, or those in a model.json of the toolkit.
+"""Which checkpoint answers for a language and a mode: the published ids, or those of the toolkit's model.json.
 
-The command line imports this module for its choices, so it imports nothing that loads slowly.
+Imported by the command line for its choices, so it imports nothing heavy.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ FUSION_MODES = ("concat", "mean", "multihead")
 MODES = ("text", "audio", *FUSION_MODES)
 LANGUAGES = ("es", "en")
 
-# In the order of the outputs of the published checkpoints.
+# In the order of the published checkpoints' outputs.
 LABELS: dict[str, tuple[str, ...]] = {
     "es": ("anger", "disgust", "fear", "joy", "neutral", "sadness"),
     "en": ("angry", "disgust", "fear", "happy", "neutral", "sad", "surprise"),
@@ -26,12 +26,13 @@ LABELS: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Registry:
-    """Checkpoints by language and mode. Each id is a hub id or a folder.
+    """Checkpoints by language and mode; each id is a hub id or a folder.
 
-    Attributes:
-        models: {language: {mode: id}}.
-        text_encoders: {language: id} of the frozen encoders of the fusion modes, which their checkpoints do not hold.
-        whispers: {language: id} of the transcribers that are used if no text is given.
+    models: {language: {mode: id}}
+    text_encoders: {language: id}, the frozen encoders of the fusion modes, which their checkpoints do not hold
+    whispers: {language: id}, the transcribers used where no text is given
+
+    The methods raise InvalidInput for an unknown language or mode.
     """
 
     models: Mapping[str, Mapping[str, str]]
@@ -39,15 +40,12 @@ class Registry:
     whispers: Mapping[str, str]
 
     def model_id(self, language: str, mode: str) -> str:
-        """Return the id of the emotion checkpoint. Raise InvalidInput if the language or the mode is unknown."""
         return self.models[check_language(language)][check_mode(mode)]
 
     def text_encoder_id(self, language: str) -> str:
-        """Return the id of the frozen text encoder. Raise InvalidInput if the language is unknown."""
         return self.text_encoders[check_language(language)]
 
     def whisper_id(self, language: str) -> str:
-        """Return the id of the transcriber. Raise InvalidInput if the language is unknown."""
         return self.whispers[check_language(language)]
 
 
@@ -74,27 +72,19 @@ PUBLISHED = Registry(
 
 
 def check_mode(mode: str) -> str:
-    """Return the mode in lower case.
-
-    Raises:
-        InvalidInput: The mode is unknown. The message names the choices.
-    """
+    """The mode in lower case. Raises InvalidInput, naming the choices, for any other."""
     return _check_choice("mode", mode, MODES)
 
 
 def check_language(language: str) -> str:
-    """Return the language in lower case.
-
-    Raises:
-        InvalidInput: The language is unknown. The message names the choices.
-    """
+    """The language in lower case. Raises InvalidInput, naming the choices, for any other."""
     return _check_choice("language", language, LANGUAGES)
 
 
 def declared_mode(model_id: str) -> str | None:
-    """Return the mode of one of the ten published hub ids; None for any other text.
+    """The mode that one of the ten published hub ids stands for; None for any other text.
 
-    The tensors alone do not tell the mode, because audio and mean checkpoints have the same ones.
+    The tensors alone cannot say it: audio and mean checkpoints hold the same ones.
     """
     for models in PUBLISHED.models.values():
         for mode, published_id in models.items():
@@ -104,17 +94,11 @@ def declared_mode(model_id: str) -> str | None:
 
 
 def read_registry(model_config_path: str | PathLike[str] | None) -> Registry:
-    """Read a model.json of the toolkit.
+    """The registry that a model.json of the toolkit describes; with None, the published one.
 
-    The file holds {"es": {"text": id, ...}, "en": {...}}. A language may also name its "text_encoder" and its
-    "whisper". What the file does not name is as published.
-
-    Args:
-        model_config_path: The file. None returns the published registry.
-
-    Raises:
-        UnreadableInput: The file can't be read.
-        InvalidInput: It holds something else.
+    The file holds {"es": {"text": id, ...}, "en": {...}}; a language may also name its "text_encoder" and "whisper".
+    What it leaves out is as published. Raises UnreadableInput for a file that can't be read and InvalidInput for one
+    that holds anything else.
     """
     if model_config_path is None:
         return PUBLISHED
@@ -158,7 +142,7 @@ def _read_object(path: Path) -> dict[str, object]:
     except OSError as error:
         raise UnreadableInput(f"the model file {path} can't be read ({error.strerror}); check its path") from error
     try:
-        # Some editors write a byte order mark, which utf-8-sig skips. Deep nesting raises RecursionError.
+        # utf-8-sig: some editors start a file with a byte order mark. Deep nesting ends in a RecursionError.
         value = json.loads(content.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise InvalidInput(f"the model file {path} is not JSON ({error}); write {{language: {{mode: id}}}}") from error

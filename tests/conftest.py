@@ -10,17 +10,53 @@ from pathlib import Path  # noqa: E402
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
-from jax.experimental.compilation_cache import compilation_cache  # noqa: E402
+
+from .support import examples  # noqa: E402, F401  the profiles of hypothesis
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
+PROGRAMS = "compiled-programs"  # a folder of pytest's cache: `--cache-clear` empties it
+PROGRAMS_SIZE = 2 << 30  # bytes, beyond which it is emptied
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Empty a folder of compiled programs that has grown too large, before any worker of xdist starts."""
+    cache = getattr(config, "cache", None)  # missing with `-p no:cacheprovider`
+    if cache is None or hasattr(config, "workerinput"):
+        return
+    folder = cache.mkdir(PROGRAMS)
+    if sum(path.stat().st_size for path in folder.iterdir()) > PROGRAMS_SIZE:
+        shutil.rmtree(folder)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what loads the real whisper-base."""
+    for item in items:
+        if "whisper_base" in getattr(item, "fixturenames", ()):
+            item.add_marker("whisper")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _own_caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """What the package keeps between processes (programs, tokenizers, checkpoints) is the tests' own."""
+    """Give the package an empty folder for what it keeps between processes: programs, tokenizers, checkpoints."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SPEECH_EMOTION_JAX_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _compiled_once(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Keep what this process compiles for the next pipeline, the next module and the next run.
+
+    The folder has no limit of its own: with one, JAX locks it and reads all of it for each program that it adds.
+    Two workers may then meet in a file that is half written; JAX compiles anew, and the warning is filtered.
+    """
+    cache = getattr(pytestconfig, "cache", None)
+    folder = tmp_path_factory.mktemp(PROGRAMS) if cache is None else cache.mkdir(PROGRAMS)
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 MAPS = 20_000  # of the 65,530 that Linux gives a process
@@ -74,20 +110,3 @@ def whisper_base(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = make_whisper_base(tmp_path_factory.mktemp("whisper") / "base")
     yield folder
     shutil.rmtree(folder)  # 290 MB
-
-
-@pytest.fixture(scope="module")
-def compiled_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Programs are compiled once a module, and not once a pipeline."""
-    settings = {
-        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
-        "jax_persistent_cache_min_compile_time_secs": 0,
-        "jax_persistent_cache_min_entry_size_bytes": -1,
-    }
-    before = {name: getattr(jax.config, name) for name in settings}
-    for name, value in settings.items():
-        jax.config.update(name, value)
-    yield
-    for name, value in before.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()

@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 
 from speech_emotion_jax.runtime.ahead import ahead
 
+from .support.examples import examples
+
 
 def eventually(condition: Callable[[], bool], seconds: float = 5.0) -> bool:
     end = time.monotonic() + seconds
@@ -41,7 +43,7 @@ class Counting:
 
 
 @given(st.lists(st.none() | st.integers()), st.integers(-1, 9))
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=examples(50))
 def test_all_items_come_in_order(items: list[int | None], count: int):
     assert list(ahead(items, count)) == items
     assert not threads()

@@ -12,6 +12,8 @@ from jax.sharding import Mesh, PartitionSpec
 from speech_emotion_jax.models.attention import QUERY_BLOCK, attend, attend_in_blocks
 from speech_emotion_jax.models.kernels.attention_cpu import QUERIES, attend_cpu
 
+from .support.examples import examples
+
 FLOAT32 = jnp.dtype("float32")
 
 
@@ -54,7 +56,7 @@ def in_float64(query, key, value, mask, distances, left):
     return out
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=examples(12))
 @given(
     time=st.one_of(st.integers(1, 20), st.integers(QUERY_BLOCK - 2, 3 * QUERY_BLOCK + 2)),
     left=st.integers(0, 64),
@@ -68,6 +70,7 @@ def test_attention_is_its_formula(attention, time, left, right, seed):
     assert np.abs(np.asarray(ours) - in_float64(*arrays, left)).max() < 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attention", IMPLEMENTATIONS)
 @pytest.mark.parametrize("time", [QUERIES - 1, QUERIES, QUERIES + 1, 1000, 2000])
 def test_attention_over_many_frames(attention, time):
@@ -76,6 +79,7 @@ def test_attention_over_many_frames(attention, time):
     assert np.abs(np.asarray(ours) - in_float64(*arrays, 64)).max() < 1e-5
 
 
+@pytest.mark.slow
 def test_attention_over_a_clip_of_160_s():
     """8,000 frames; the largest array of the program is far under time x time x heads."""
     arrays = inputs(8_000, 64, 8, 0, heads=16, width=64, batch=1)
@@ -89,6 +93,7 @@ def test_attention_over_a_clip_of_160_s():
         assert np.abs(ours[:, :, own] - theirs).max() < 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("time", [1, 2, QUERY_BLOCK, QUERY_BLOCK + 1, 300, 2000])
 def test_gradient_of_attention_is_that_of_its_formula(time):
     left, right, width = 64, 8, 4

@@ -22,6 +22,7 @@ from speech_emotion_jax.models.kernels.attention_gpu import attend_gpu, can_be_m
 from speech_emotion_jax.models.kernels.pallas import Work
 
 from .support.attention_definition import EXACT, by_rows, drawn, flops
+from .support.examples import examples
 
 PLUGIN = importlib.util.find_spec("jax_cuda12_plugin") is not None  # JAX's compiler for NVIDIA GPUs
 ROUNDED = 0.03  # of bfloat16: scores of some 4 are off by up to 2^-7, values and weights by 2^-9
@@ -38,6 +39,7 @@ def attended(*arrays: Any, left: int, dtype: Any = jnp.float32) -> np.ndarray:
     return np.asarray(jax.jit(call)(*map(jnp.asarray, arrays)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("time", [1, 2, 63, 64, 65, 129, 500, 1000, 2000])
 def test_what_the_definition_gives_at_any_length(time: int) -> None:
     *arrays, mask, distances = drawn(time)
@@ -58,7 +60,8 @@ def test_blocks_before_within_and_after_the_band(
     assert np.abs(out - by_rows(*arrays, mask, distances, left=left)).max() < EXACT
 
 
-@settings(max_examples=6, deadline=None)
+@pytest.mark.slow
+@settings(max_examples=examples(6))
 @given(time=st.integers(1, 200), positions=st.integers(1, 140), seed=st.integers(0, 1000), data=st.data())
 def test_any_distances_and_masks(time: int, positions: int, seed: int, data: st.DataObject) -> None:
     left = data.draw(st.integers(0, positions - 1))
@@ -67,6 +70,7 @@ def test_any_distances_and_masks(time: int, positions: int, seed: int, data: st.
     assert np.abs(out - by_rows(*arrays, mask, distances, left=left)).max() < EXACT
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("time", [65, 600, 1000])
 def test_bfloat16_products_are_accumulated_in_float32(time: int) -> None:
     *arrays, mask, distances = drawn(time)
@@ -120,6 +124,7 @@ print([name for name in sys.modules if "triton" in name and "pallas" in name])
 """
 
 
+@pytest.mark.process
 @pytest.mark.skipif(PLUGIN, reason="is for machines without JAX's plugin for CUDA")
 def test_triton_is_not_even_imported_where_nothing_is_compiled_for_gpus() -> None:
     ran = subprocess.run([sys.executable, "-c", NO_GPU], capture_output=True, text=True, check=True)

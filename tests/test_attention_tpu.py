@@ -19,6 +19,7 @@ from speech_emotion_jax.models.kernels import attention_tpu
 from speech_emotion_jax.models.kernels.attention_tpu import Work, attend_tpu, work
 
 from .support.attention_definition import EXACT, by_rows, drawn, flops
+from .support.examples import examples
 
 ROUNDED = (
     0.03  # of bfloat16: scores of some 4 are off by up to 2^-7 before, values and weights by 2^-9 after the softmax
@@ -57,6 +58,7 @@ def by_table(*arrays: np.ndarray, left: int) -> np.ndarray:
     return np.einsum("bhqk,bkhd->bqhd", weights / weights.sum(axis=-1, keepdims=True), value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("time", [1, 2, 63, 64, 65, 127, 128, 129, 300, 500, 512, 1000, 2000])
 def test_what_the_definition_gives_at_any_length(time: int) -> None:
     *arrays, mask, distances = drawn(time)
@@ -65,6 +67,7 @@ def test_what_the_definition_gives_at_any_length(time: int) -> None:
     assert np.abs(out - by_rows(*arrays, mask, distances, left=64)).max() < EXACT
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("time", [640, 1500])
 def test_blocks_as_large_as_they_are_taken(monkeypatch: pytest.MonkeyPatch, time: int) -> None:
     take_blocks(monkeypatch, *SIZES)
@@ -95,7 +98,8 @@ def test_blocks_before_within_and_after_the_band(positions: int, left: int) -> N
     assert np.abs(out - by_rows(*arrays, mask, distances, left=left)).max() < EXACT
 
 
-@settings(max_examples=6, deadline=None)
+@pytest.mark.slow
+@settings(max_examples=examples(6))
 @given(time=st.integers(1, 90), positions=st.integers(1, 140), seed=st.integers(0, 1000), data=st.data())
 def test_what_the_table_gives_for_any_distances_and_masks(time: int, positions: int, seed: int, data: st.DataObject):
     left = data.draw(st.integers(0, positions - 1))
@@ -104,6 +108,7 @@ def test_what_the_table_gives_for_any_distances_and_masks(time: int, positions: 
     assert np.abs(out - by_table(*arrays, mask, distances, left=left)).max() < EXACT
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("time", [65, 600])
 def test_bfloat16_products_are_accumulated_in_float32(time: int) -> None:
     *arrays, mask, distances = drawn(time)

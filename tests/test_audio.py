@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from speech_emotion_jax.audio import waveform
 from speech_emotion_jax.errors import InvalidInput, UnreadableInput
 
+from .support.examples import examples
 from .support.recordings import encode, encode_with_av, librosa_load, tones
 
 
@@ -72,6 +73,7 @@ def test_formats_equal_librosa(tmp_path, container, subtype, rate):
     np.testing.assert_array_equal(waveform.load(path.read_bytes()), expected)
 
 
+@pytest.mark.process
 def test_neither_librosa_nor_av_is_imported_for_wav(tmp_path):
     path = tmp_path / "speech.wav"
     path.write_bytes(encode(tones(0.1, 8_000), 8_000))
@@ -162,7 +164,7 @@ RATES = st.integers(4_000, 96_000) | st.sampled_from([8_000, 11_025, 16_000, 22_
 
 
 @given(data=st.data(), rate=RATES, channels=st.integers(1, 6), dtype=st.sampled_from(["i1", "i2", "i4", "u1", "f4"]))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=examples(60))
 def test_arrays_equal_the_reference(data, rate, channels, dtype):
     length = data.draw(st.integers(-(-600 * rate // 16_000), 20_000))
     generator = np.random.default_rng(data.draw(st.integers(0, 99)))
@@ -181,7 +183,7 @@ def test_arrays_equal_the_reference(data, rate, channels, dtype):
 
 
 @given(rate=RATES, seconds=st.floats(0.05, 1.5), block=st.integers(1, 30_000), channels=st.integers(1, 3))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=examples(60))
 def test_blocks_never_change_a_sample(rate, seconds, block, channels):
     source = encode(tones(seconds, rate, channels), rate)
     parts = list(waveform.blocks(source, block))
@@ -252,6 +254,7 @@ def test_arrays_refused(array, rate, message):
         waveform.load({"array": array, "sampling_rate": rate})
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("source", ["np.ones(9)", "None", "16000", "[0.5, 0.25]", "{'path': 'a.wav'}"])
 def test_other_sources_refused(source):
     # In a process of its own: here the type checker would speak first.
@@ -342,7 +345,7 @@ def test_truncated_files_are_refused(name, share):
 @given(
     name=st.sampled_from([name for name in STATES_LENGTH if "m4a" not in name and name != "matroska"]), data=st.data()
 )
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=examples(100))
 def test_truncated_by_any_number_of_bytes(name, data):
     content = STATES_LENGTH[name]
     missing = data.draw(st.integers(1, 200) | st.integers(1, len(content)))
@@ -359,7 +362,7 @@ def test_flac_of_stated_length_cut_between_frames():
 
 
 @given(position=st.floats(0.3, 0.99), noise=st.binary(min_size=8, max_size=40))
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=examples(30))
 def test_flac_damaged_in_the_middle(position, noise):
     content = bytearray(STATES_LENGTH["flac"])
     start = int(position * len(content)) - len(noise)
@@ -491,13 +494,13 @@ def is_audio_or_refused(content: bytes) -> None:
 
 
 @given(start=st.sampled_from(STARTS), rest=st.binary(max_size=3_000))
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=examples(200))
 def test_random_bytes(start, rest):
     is_audio_or_refused(start + rest)
 
 
 @given(seed=st.sampled_from(SEEDS), data=st.data())
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=examples(200))
 def test_mutated_headers(seed, data):
     content = bytearray(seed)
     for _ in range(data.draw(st.integers(1, 4))):
@@ -545,6 +548,7 @@ def test_absurd_headers_take_no_memory():
 # ---- length ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("seconds", "channels"), [(3_600, 1), (60, 32)])
 def test_long_files_take_little_memory(tmp_path, seconds, channels):
     path = tmp_path / "long.wav"

@@ -24,6 +24,8 @@ from speech_emotion_jax.evaluation.leakage import (
     split_by_group,
 )
 
+from .support.examples import examples
+
 # (video, label, split). Video a: sadness and joy tie in training, so the rule says joy. Of d only the test has clips.
 CLIPS = [
     ("a", "sadness", "train"),
@@ -161,7 +163,7 @@ CORPUS = st.lists(
 )
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=examples(50))
 @given(clips=CORPUS, seed=st.integers(0, 3))
 def test_a_new_split_shares_no_group(clips: list[tuple[str, str, str]], seed: int, tmp_path_factory: Any):
     folder = tmp_path_factory.mktemp("split")

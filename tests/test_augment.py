@@ -9,6 +9,8 @@ from speech_emotion_jax.audio.waveform import MIN_SAMPLES, SAMPLE_RATE
 from speech_emotion_jax.training.augment import augment_waveform, random_crop
 from speech_emotion_jax.training.recipe import AugmentConfig
 
+from .support.examples import examples
+
 SEEDS = st.integers(0, 2**32 - 1)
 SAMPLES = st.integers(MIN_SAMPLES, 20_000)
 
@@ -17,7 +19,6 @@ def waveform_of(samples: int, seed: int, amplitude: float = 0.1) -> np.ndarray:
     return (amplitude * np.random.default_rng(seed).standard_normal(samples)).astype(np.float32)
 
 
-@settings(deadline=None)
 @given(SAMPLES, SEEDS, st.floats(0.035, 2.0))
 def test_a_crop_is_a_part_of_the_clip(samples: int, seed: int, max_seconds: float) -> None:
     clip = np.arange(samples, dtype=np.float32)
@@ -32,7 +33,6 @@ def test_every_start_of_a_crop_is_as_likely() -> None:
     assert np.abs(np.bincount(starts, minlength=4) - 1000).max() < 150  # over five standard deviations
 
 
-@settings(deadline=None)
 @given(SAMPLES, SEEDS, st.floats(0, 0.5), st.floats(0, 1))
 def test_augmented_clips_keep_to_the_settings(samples: int, seed: int, speed: float, noise: float) -> None:
     clip = waveform_of(samples, seed)
@@ -51,7 +51,7 @@ def test_without_settings_a_clip_is_as_it_was() -> None:
     np.testing.assert_array_equal(augment_waveform(clip, AugmentConfig(), np.random.default_rng(0)), clip)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=examples(30))
 @given(SEEDS, st.floats(0.05, 0.5))
 def test_speed_moves_the_pitch_with_the_length(seed: int, speed: float) -> None:
     tone = np.sin(2 * np.pi * 1000 * np.arange(SAMPLE_RATE) / SAMPLE_RATE).astype(np.float32)
@@ -69,7 +69,7 @@ def test_speeds_cover_their_range() -> None:
     assert np.mean(speeds) == pytest.approx(1, abs=0.03)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=examples(30))
 @given(SEEDS, st.floats(-10, 60), st.sampled_from([1e-4, 1.0, 1e10]))
 def test_noise_stands_under_the_clip_by_its_ratio(seed: int, decibels: float, amplitude: float) -> None:
     clip = waveform_of(30_000, seed, amplitude)

@@ -23,6 +23,8 @@ from speech_emotion_jax.evaluation.calibration import (
 from speech_emotion_jax.evaluation.metrics import measure
 from speech_emotion_jax.evaluation.results import EvaluationRun
 
+from .support.examples import examples
+
 LABELS = ("angry", "happy", "sad")
 
 
@@ -72,7 +74,7 @@ def test_the_temperature_is_the_least_loss():
     assert loss(best) < min(loss(best * 0.99), loss(best * 1.01), loss(1.0))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40))
 @given(seed=st.integers(0, 2**32 - 1), temperature=st.floats(0.05, 50))
 def test_no_label_changes(seed: int, temperature: float):
     truth, probabilities = scores(seed, 30)

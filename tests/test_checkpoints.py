@@ -187,8 +187,7 @@ def test_a_converted_folder_moves_with_all_it_needs(published: Folders, tmp_path
     shutil.rmtree(model)
     shutil.rmtree(beto)
     after = load_checkpoint(Request(str(tmp_path / "moved")), jax.devices()[0], "float32")
-    assert (after.config, after.language) == (before.config, "es")
-    assert json.loads((after.folder / "preprocessor_config.json").read_text())["padding_value"] == 1.0
+    assert (after.config, after.language, after.padding_value) == (before.config, "es", 1.0)
     assert after.text_folder == tmp_path / "moved" / "text_encoder"
     arrays = parameters_of(after.model)
     for path, array in parameters_of(before.model).items():
@@ -354,6 +353,7 @@ def test_the_cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert cache_folder() == tmp_path / "mine"
 
 
+@pytest.mark.process
 def test_two_processes_at_once(hub: LoopbackHub, cache: Path) -> None:
     script = f"""
 from speech_emotion_jax.checkpoints import Request, resolve_emotion
@@ -383,7 +383,6 @@ def test_the_registry_names_the_text_encoder(hub: LoopbackHub, published: Folder
     assert record.parts[TEXT_ENCODER].id == "someone/beto"
 
 
-@pytest.mark.usefixtures("compiled_once")
 def test_predict_emotion_reads_model_json(published: Folders, tmp_path: Path) -> None:
     """With another text encoder the scores are others, so the one that model.json names is used."""
     beto = published("text_encoder", "es")

@@ -5,13 +5,12 @@ import json
 import os
 import pty
 import re
+import resource
 import shutil
 import signal
-import statistics
 import subprocess
 import sys
 import sysconfig
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,15 +19,13 @@ import pytest
 import soundfile
 
 import speech_emotion_jax
-from speech_emotion_jax import predict_emotion
+from speech_emotion_jax import InvalidInput, UnreadableInput, predict_emotion
 from speech_emotion_jax.checkpoints.info import PACKAGES
 from speech_emotion_jax.cli.main import chart, main
 from speech_emotion_jax.runtime.progress import progress
 from speech_emotion_jax.whisper import TranscriptionOptions, WhisperPipeline
 
 from .support.bad_input import AUDIO, CASES, CONCAT, RATE, TEXT, Case, furnish, noise
-
-pytestmark = pytest.mark.usefixtures("compiled_once")
 
 COMMAND = Path(sysconfig.get_path("scripts")) / "speech-emotion-jax"
 
@@ -102,8 +99,27 @@ def files(folder: Path) -> set[Path]:
 # Refusals
 
 
+@pytest.fixture
+def raised(monkeypatch: pytest.MonkeyPatch) -> list[Exception]:
+    """Collect what predict_emotion raises when the command calls it."""
+    errors = []
+
+    def listening(*arguments: Any, **options: Any) -> Any:
+        try:
+            return predict_emotion(*arguments, **options)
+        except Exception as error:
+            errors.append(error)
+            raise
+
+    monkeypatch.setattr("speech_emotion_jax.inference.predict_emotion", listening)
+    return errors
+
+
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-def test_bad_input_is_refused_in_one_sentence(run: Callable[..., Run], workplace: Path, case: Case):
+def test_bad_input_is_refused_in_one_sentence(
+    run: Callable[..., Run], raised: list[Exception], workplace: Path, case: Case
+):
+    """By predict_emotion with an error that says so, and by the command with that sentence alone."""
     before = files(workplace)
     code, out, err = run(*predict_line(dict(case.arguments)), "--json")
     assert (code, out) == (2, "")
@@ -113,6 +129,11 @@ def test_bad_input_is_refused_in_one_sentence(run: Callable[..., Run], workplace
     assert case.named in line
     assert case.remedy in line
     assert files(workplace) == before
+    [error] = raised
+    assert isinstance(error, InvalidInput | UnreadableInput)
+    assert isinstance(error, ValueError | OSError)
+    assert case.named in str(error)
+    assert case.remedy in str(error)
 
 
 @pytest.mark.parametrize(
@@ -135,6 +156,7 @@ def test_bad_lines_are_refused_in_one_sentence(run: Callable[..., Run], line: Se
     assert re.fullmatch(rf"speech-emotion-jax: [^\n]*{re.escape(named)}[^\n]*\n", err)
 
 
+@pytest.mark.process
 def test_the_installed_command_refuses_like_that(workplace: Path):
     before = files(workplace)
     process = start("predict", "--mode=audio", "--model-id=audio-es", b"--audio=caf\xe9.wav")
@@ -144,6 +166,7 @@ def test_the_installed_command_refuses_like_that(workplace: Path):
     assert files(workplace) == before
 
 
+@pytest.mark.process
 def test_platforms_that_jax_does_not_find_are_refused():
     process = start("info", env=os.environ | {"JAX_PLATFORMS": "rocm"})
     out, err = process.communicate()
@@ -266,6 +289,7 @@ def test_transcribe_prints_the_text_alone(run: Callable[..., Run], transcribed: 
     assert all(re.fullmatch(r"(Reading|Transcribing) [\w ]+(: done| \.\.\.)", step) for step in steps)
 
 
+@pytest.mark.slow
 def test_transcribe_prints_a_line_of_json_for_each(
     run: Callable[..., Run], several: Path, transcribed: Callable[..., dict[str, Any]]
 ):
@@ -278,6 +302,7 @@ def test_transcribe_prints_a_line_of_json_for_each(
     assert first.keys() == {"audio", "text", "language", "duration"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", ["srt", "vtt"])
 def test_transcribe_writes_subtitles(run: Callable[..., Run], transcribed: Callable[..., dict[str, Any]], format: str):
     code, out, _ = run(*TRANSCRIBE, f"--format={format}", "speech.wav")
@@ -290,6 +315,7 @@ def test_transcribe_writes_subtitles(run: Callable[..., Run], transcribed: Calla
     assert "".join(said) == "".join(segment["text"].strip() for segment in segments)
 
 
+@pytest.mark.slow
 def test_transcribe_times_words(run: Callable[..., Run], transcribed: Callable[..., dict[str, Any]]):
     code, out, _ = run(*TRANSCRIBE, "--format=json", "--timestamps=word", "speech.wav")
     assert code == 0
@@ -297,6 +323,7 @@ def test_transcribe_times_words(run: Callable[..., Run], transcribed: Callable[.
     assert all(segment["words"] for segment in json.loads(out)["segments"])
 
 
+@pytest.mark.slow
 def test_transcribe_writes_a_file_for_each(
     run: Callable[..., Run], several: Path, transcribed: Callable[..., dict[str, Any]]
 ):
@@ -315,6 +342,7 @@ def test_transcribe_writes_a_file_for_each(
     }
 
 
+@pytest.mark.slow
 def test_several_texts_say_whose_they_are(
     run: Callable[..., Run], several: Path, transcribed: Callable[..., dict[str, Any]]
 ):
@@ -428,6 +456,7 @@ def test_predict_keeps_transcripts_where_it_is_told(run: Callable[..., Run], wor
 # Streams of a real process
 
 
+@pytest.mark.process
 def test_a_script_gets_a_result_and_plain_log_lines():
     process = start(*predict_line(TEXT), env=os.environ | {"LC_ALL": "C", "LANG": "C"})
     out, err = process.communicate()
@@ -436,6 +465,7 @@ def test_a_script_gets_a_result_and_plain_log_lines():
     assert err == b"Reading tensors ...\nReading tensors: done\n"
 
 
+@pytest.mark.process
 def test_a_terminal_gets_a_bar_and_stdout_stays_clean():
     ours, theirs = pty.openpty()
     process = start(*predict_line(TEXT), "--json", stderr=theirs, env=os.environ | {"TERM": "xterm"})
@@ -473,6 +503,7 @@ def test_what_is_printed_during_a_step_goes_to_stdout(
     assert not isinstance(stderr, Terminal) or "Reading" in stderr.getvalue()
 
 
+@pytest.mark.process
 def test_a_reader_that_leaves_early_is_no_error():
     reading, writing = os.pipe()
     os.close(reading)
@@ -482,6 +513,7 @@ def test_a_reader_that_leaves_early_is_no_error():
     assert (process.returncode, err) == (0, b"")
 
 
+@pytest.mark.process
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
 def test_a_full_disk_is_told():
     with open("/dev/full", "w") as full:
@@ -491,12 +523,14 @@ def test_a_full_disk_is_told():
     assert re.fullmatch(rb"speech-emotion-jax: the output: No space left on device; make room[^\n]*\n", err)
 
 
+@pytest.mark.process
 def test_closed_streams_are_no_error():
     line = f"'{COMMAND}' info speech.wav 2>&- ; echo $? ; '{COMMAND}' info audio-es >&- ; echo $?"
     done = subprocess.run(line, shell=True, capture_output=True, text=True, check=True)
     assert (done.stdout, done.stderr) == ("2\n0\n", "")
 
 
+@pytest.mark.process
 def test_interrupting_leaves_no_traceback():
     process = start(*predict_line(AUDIO))
     assert process.stderr is not None
@@ -538,21 +572,21 @@ def cleaned():
 
 def work():
     {dropping}()
-    time.sleep(20)
+    time.sleep(30)
+    print("was not interrupted")
 
 checkpoints.describe_installation = work
 sys.exit(cli.main(["info"]))
 """
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(("dropping", "said"), [("callback", ""), ("library", ""), ("cleaned", "cleaned up\n")])
 def test_an_interrupt_is_heard_wherever_it_falls(dropping: str, said: str):
     """And what is cleaned up after it is not interrupted again."""
-    started = time.perf_counter()
     script = DROPPED.format(dropping=dropping)
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (130, said, "")
-    assert time.perf_counter() - started < 15
 
 
 LATE = """
@@ -588,6 +622,7 @@ sys.exit(code)
 """
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("hearing", ["caught", "dropped"])
 def test_an_interrupt_is_not_raised_again_after_it_was_heard(hearing: str):
     """However late the alarm falls, and none goes off when the command has ended."""
@@ -600,15 +635,17 @@ def test_an_interrupt_is_not_raised_again_after_it_was_heard(hearing: str):
 
 @pytest.mark.parametrize("line", [["--help"], ["predict", "--help"]], ids=" ".join)
 def test_help_answers_at_once(line: list[str]):
+    """In seconds of the processor, which a busy machine does not change."""
     seconds = []
     for _ in range(3):
-        started = time.perf_counter()
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         process = start(*line)
         out, err = process.communicate()
-        seconds.append(time.perf_counter() - started)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
         assert (process.returncode, err) == (0, b"")
         assert b"usage: speech-emotion-jax" in out
-    assert statistics.median(seconds) < 1.5
+    assert min(seconds) < 1.5
 
 
 def test_help_names_every_option(run: Callable[..., Run]):

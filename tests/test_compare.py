@@ -19,6 +19,8 @@ from speech_emotion_jax.evaluation.comparison import COMPARISON_METRICS, compare
 from speech_emotion_jax.evaluation.metrics import measure
 from speech_emotion_jax.evaluation.results import EvaluationRun
 
+from .support.examples import examples
+
 LABELS = ("angry", "happy", "sad")
 
 
@@ -58,7 +60,7 @@ def answers(*labels: str, score: float = 0.8) -> np.ndarray:
     return np.array([[score if each == label else rest for each in LABELS] for label in labels])
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25))
 @given(seed=st.integers(0, 2**31), clips=st.integers(1, 40), grouped=st.booleans())
 def test_the_other_way_round_the_signs_change(seed: int, clips: int, grouped: bool):
     who: dict[str, Any] = {"who": [str(number // 3) for number in range(clips)]} if grouped else {}

@@ -44,15 +44,15 @@ from .support.folders import (
     rewrite_json,
     round_trip,
 )
+from .support.marks import rest_slow
 
 # The same few programs run for many checkpoints.
-pytestmark = pytest.mark.usefixtures("compiled_once")
 
 
 # There and back
 
 
-@pytest.mark.parametrize("language", LANGUAGES)
+@pytest.mark.parametrize("language", rest_slow(LANGUAGES))
 @pytest.mark.parametrize("mode", MODES)
 def test_round_trip(published: Folders, tmp_path: Path, mode: str, language: str) -> None:
     model = published(mode, language)
@@ -75,6 +75,7 @@ def test_round_trip(published: Folders, tmp_path: Path, mode: str, language: str
     assert predict(exported, mode=mode, language=language) == scores  # knows its text encoder
 
 
+@pytest.mark.slow
 def test_bfloat16_is_rounded_alike_from_both_forms(published: Folders, tmp_path: Path) -> None:
     model = published("audio", "es")
     convert(opened(model, "audio"), tmp_path / "converted")
@@ -172,6 +173,7 @@ def test_unused_tensors_of_any_dtype(published: Folders, tmp_path: Path) -> None
     assert_same(text / WEIGHTS, exported / "text_encoder" / WEIGHTS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "overrides",
     [
@@ -327,6 +329,7 @@ POINTS = {
 }
 
 
+@pytest.mark.process
 def test_a_killed_conversion_leaves_nothing_that_loads(published: Folders, tmp_path: Path) -> None:
     command = [sys.executable, "-c", KILLED, str(published("audio", "es")), *POINTS.values()]
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
@@ -354,6 +357,7 @@ def limited(script: str, *arguments: str, size: int = 20_000) -> subprocess.Comp
     return subprocess.run(command, capture_output=True, text=True, check=True)
 
 
+@pytest.mark.process
 def test_no_room(published: Folders, tmp_path: Path) -> None:
     model, converted, destination = published("audio", "es"), tmp_path / "converted", tmp_path / "destination"
     convert(opened(model, "audio"), converted)
@@ -376,6 +380,7 @@ def test_no_room(published: Folders, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [converted]
 
 
+@pytest.mark.process
 def test_no_room_for_what_orbax_writes(tmp_path: Path) -> None:
     """Where the room vanishes after it was asked for, the writers that are still at work leave nothing either."""
     script = """

@@ -17,6 +17,7 @@ from speech_emotion_jax.audio.fbank import read_clip
 from speech_emotion_jax.audio.waveform import Cut
 from speech_emotion_jax.errors import InvalidInput, UnreadableInput
 
+from .support.examples import examples
 from .support.recordings import encode, encode_with_av, librosa_load, tones
 
 SECONDS = 3.0
@@ -73,7 +74,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     start=st.floats(0, 2.9) | st.integers(0, 2),
     length=st.none() | st.floats(0.05, 1.5) | st.integers(1, 3),
 )
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=examples(150))
 def test_cuts_equal_librosa(files: dict[str, Path], name: str, start: float, length: float | None):
     end = None if length is None else min(start + length, SECONDS)
     expected = librosa_cut(files[name], start, end)
@@ -82,7 +83,7 @@ def test_cuts_equal_librosa(files: dict[str, Path], name: str, start: float, len
 
 
 @given(name=st.sampled_from(list(OTHERS)), start=st.floats(0, 3.8), length=st.none() | st.floats(0.05, 1.5))
-@settings(deadline=None, max_examples=80)
+@settings(max_examples=examples(80))
 def test_other_formats_are_cut_from_the_whole(name: str, start: float, length: float | None):
     source, rate = OTHERS[name]
     end = None if length is None else min(start + length, 4.0)
@@ -108,7 +109,7 @@ def test_a_long_ogg_is_cut_from_the_whole_though_it_is_sought():
 
 
 @given(name=st.sampled_from([*FORMATS, *OTHERS]), borders=st.lists(st.integers(1, 23), unique=True, max_size=5))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=examples(60))
 def test_neighbours_together_are_the_whole(name: str, borders: list[int]):
     source, rate = (FORMATS | OTHERS)[name]
     step = 0.125 if rate % 8 == 0 else 1  # borders that fall on samples; elsewhere librosa rounds down

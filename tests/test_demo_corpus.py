@@ -21,6 +21,8 @@ from scripts import demo_corpus
 from scripts.demo_corpus import Clip, design, main, render, ssml
 from speech_emotion_jax.errors import InvalidInput, UnreadableInput
 
+from .support.examples import examples
+
 speaks = pytest.mark.skipif(shutil.which("espeak-ng") is None, reason="rendering needs the program espeak-ng")
 LABELS = {"anger", "disgust", "fear", "joy", "neutral", "sadness"}
 
@@ -36,7 +38,7 @@ def best_accuracy(clips: list[Clip], *fields: str) -> float:
 
 
 @given(corpora)
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=examples(15))
 def test_text_or_delivery_alone_leaves_two_labels_and_both_decide(corpus: list[Clip]):
     for split in ("train", "validation", "test"):
         clips = [clip for clip in corpus if clip.split == split]
@@ -51,7 +53,7 @@ def test_text_or_delivery_alone_leaves_two_labels_and_both_decide(corpus: list[C
 
 
 @given(corpora)
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=examples(15))
 def test_every_sentence_has_two_labels_equally_often(corpus: list[Clip]):
     labels = defaultdict(Counter)
     for clip in corpus:
@@ -60,7 +62,7 @@ def test_every_sentence_has_two_labels_equally_often(corpus: list[Clip]):
 
 
 @given(corpora)
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=examples(15))
 def test_splits_share_no_sentence_and_no_speaker(corpus: list[Clip]):
     assert Counter(clip.split for clip in corpus) == {
         "train": len(corpus) * 3 // 4,
@@ -123,7 +125,7 @@ def test_sentences_are_written_as_spanish_writes_them():
 
 
 @given(st.integers(0, 2**32), st.sampled_from(design(seed=1, clips=72)))
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=examples(50))
 def test_the_markup_holds_the_sentence_with_volumes_espeak_accepts(seed: int, clip: Clip):
     sentence = ElementTree.fromstring(ssml(clip, np.random.default_rng(seed)))
     assert "".join(sentence.itertext()) == clip.text

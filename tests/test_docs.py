@@ -42,6 +42,7 @@ def newcomer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("guide", RUN)
 def test_commands_of_the_guides_run(guide: str, newcomer: Path, capfd: pytest.CaptureFixture[str]):
     lines = commands(DOCS / "guides" / f"{guide}.md", "bash")
@@ -56,6 +57,7 @@ def test_commands_of_the_guides_run(guide: str, newcomer: Path, capfd: pytest.Ca
             assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.process
 def test_the_python_of_build_runs(newcomer: Path):
     """All Python blocks of the page are one session."""
     code = "\n".join(blocks(DOCS / "guides" / "build.md", "python"))

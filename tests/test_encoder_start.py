@@ -246,6 +246,7 @@ def test_what_is_read_is_float32(tmp_path: Path, dtype: str) -> None:
     equal(parameters, {path: array.astype(np.float32) for path, array in read(folder, "text")[1].items()})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["published", "converted", "exported"])
 @pytest.mark.parametrize("mode", MODES)
 def test_the_encoders_of_an_emotion_checkpoint(published: Folders, tmp_path: Path, mode: str, form: str) -> None:

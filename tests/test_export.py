@@ -25,8 +25,6 @@ from speech_emotion_jax.text.tokenizer import load_cached_tokenizer
 from .support.bad_input import RATE, noise
 from .support.folders import refusal
 
-pytestmark = pytest.mark.usefixtures("compiled_once")
-
 DEMO = Path(str(files("speech_emotion_jax") / "demo_data"))
 EXPORT_BUDGET = 1e-6  # absolute, on probabilities, float32: the same programs
 TEXTS = ["¡Qué alegría!", "hoy estoy muy feliz", "triste"]
@@ -109,6 +107,7 @@ def test_other_modes_say_what_the_pipeline_says(exported, mode: str, counts: lis
     }[mode]
 
 
+@pytest.mark.slow
 def test_bfloat16_keeps_the_matrices_in_half_the_bytes(exported):
     _, folder = exported("text", platforms=("cpu",), precision="bfloat16")
     emotions = Emotions(folder)
@@ -133,6 +132,7 @@ def test_a_program_holds_all_platforms_a_symbolic_batch_and_no_parameters(demo: 
         assert len(content) < (4.3e6 if name.startswith("audio") else 5e4)
 
 
+@pytest.mark.slow
 def test_a_recording_as_the_package_reads_it(tmp_path: Path):
     import soundfile
 
@@ -150,6 +150,7 @@ def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=folder.parent, capture_output=True, text=True, encoding="utf-8")
 
 
+@pytest.mark.process
 def test_run_py_needs_no_model_code(demo: Path):
     done = run(demo, "--audio", str(DEMO / "joy.flac"), "--text", TEXTS[0])
     assert done.returncode == 0, done.stderr
@@ -159,6 +160,7 @@ def test_run_py_needs_no_model_code(demo: Path):
     assert next(iter(scores)) == expected["top_label"]
 
 
+@pytest.mark.process
 def test_run_py_says_what_it_needs(demo: Path):
     done = run(demo, "--audio", str(DEMO / "joy.flac"))
     assert done.returncode == 2
@@ -189,6 +191,7 @@ def test_a_text_has_to_say_something_and_is_cut_as_by_the_package(emotions: Emot
         assert emotions.tokenizer.encode(text).ids == tokenizer(text).ids
 
 
+@pytest.mark.slow
 def test_sizes_and_times_are_told(published, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     request = Request(str(published("text", "es")), mode="text", language="es")
     folder = tmp_path / "export"

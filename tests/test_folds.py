@@ -21,8 +21,6 @@ from speech_emotion_jax.training.run import TrainConfig
 
 from .support.training_data import LABELS, WORDS, recipe, write_recipe
 
-pytestmark = pytest.mark.usefixtures("compiled_once")
-
 FAST = ("training.epochs=1", "model.num_hidden_layers=1")
 UNLABELLED = 5
 SPEAKERS = 4
@@ -152,6 +150,7 @@ def test_other_settings_are_refused_with_the_difference(three: tuple[TrainConfig
         cross_validate(replace(three[0], recipe=other), 3)
 
 
+@pytest.mark.slow
 def test_killed_between_and_within_folds_it_goes_on(
     three: tuple[TrainConfig, str], corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -190,6 +189,7 @@ def test_killed_between_and_within_folds_it_goes_on(
     assert table(tmp_path / "out" / "predictions.parquet") == table(Path(three[0].output) / "predictions.parquet")
 
 
+@pytest.mark.slow
 def test_a_group_is_left_out_at_a_time(corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     """From the command line, by a column that is not the recipe's."""
     corpus = write_texts(tmp_path / "m.csv", take=lambda number: ("b", "a", "c")[number % 3])
@@ -209,6 +209,7 @@ def test_a_group_is_left_out_at_a_time(corpus: Path, tmp_path: Path, capsys: pyt
     assert "fold-1/" in printed
 
 
+@pytest.mark.slow
 def test_rows_are_divided_where_there_is_no_group(corpus: Path, tmp_path: Path):
     cross_validate(job(corpus, tmp_path, "data.group_by=none"), 2)
     found = json.loads((tmp_path / "out" / "folds.json").read_text())

@@ -133,6 +133,7 @@ def test_the_gradient_of_a_waveform(demo, clips):
     assert slope > 0
 
 
+@pytest.mark.slow
 def test_features_under_vmap(clips):
     waveforms, lengths = clips
     x, mask = functional.features(waveforms, lengths)
@@ -161,6 +162,7 @@ def test_grad(demo, inputs):
     assert float(ahead - behind) / 2 == pytest.approx(float(slope), rel=0.05)
 
 
+@pytest.mark.slow
 def test_shard_map_and_pmap_of_others(demo, inputs, expected):
     """With their settings as they are by default, on the devices there are."""
     devices = jax.devices()[:2]
@@ -190,6 +192,7 @@ def test_shard_map_and_pmap_of_others(demo, inputs, expected):
     assert_same(jax.pmap(ours, devices=devices)(*per_device).reshape(expected.shape), expected)
 
 
+@pytest.mark.process
 def test_on_several_devices():
     """The test above, where there are two."""
     done = subprocess.run(
@@ -201,6 +204,7 @@ def test_on_several_devices():
     assert done.returncode == 0, done.stdout[-3000:]
 
 
+@pytest.mark.slow
 def test_a_train_loop_of_somebody_else(demo, inputs):
     """Plain optax on the plain tree: the loss falls, and the frozen encoders stay as they are."""
     x, mask, ids, token_mask = inputs
@@ -239,6 +243,7 @@ def test_a_second_call_outside_of_jit_compiles_nothing(demo, inputs):
         functional.classify(demo.parameters, demo.config, heard.pooled, words.pooled)
 
 
+@pytest.mark.slow
 def test_several_sets_of_parameters_at_once(demo, inputs):
     """`vmap` over the tree, as for an ensemble."""
     both = jax.tree.map(lambda leaf: jnp.stack([leaf, 1.1 * leaf]), demo.parameters)
@@ -248,6 +253,7 @@ def test_several_sets_of_parameters_at_once(demo, inputs):
         assert_same(row, jax.jit(logits, static_argnums=1)(alone, demo.config, *inputs))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("setting", [partial(jax.enable_x64, True), partial(jax.numpy_dtype_promotion, "strict")])
 def test_in_programs_with_settings_of_their_own(demo, inputs, expected, setting):
     with setting():
@@ -313,32 +319,6 @@ def test_the_table_of_a_converted_folder(tmp_path, capsys):
     assert "together" in shown
     assert main(["info", str(DEMO / "checkpoint"), "--parameters", "1"]) == 2
     assert "convert it" in capsys.readouterr().err
-
-
-def test_a_function_takes_the_branches_that_it_uses(demo, inputs, expected):
-    parameters, config = demo.parameters, demo.config
-    x, mask, ids, token_mask = inputs
-    audio = functional.encode_audio(
-        {name: parameters[name] for name in ("audio_encoder", "projector")}, config, x, mask
-    )
-    text = functional.encode_text({"text_encoder": parameters["text_encoder"]}, config, ids, token_mask)
-    head = {"classifier": parameters["classifier"]}
-    np.testing.assert_array_equal(
-        functional.classify(head, config, audio.pooled, text.pooled),
-        functional.classify(parameters, config, audio.pooled, text.pooled),
-    )
-    np.testing.assert_array_equal(audio.pooled, functional.encode_audio(parameters, config, x, mask).pooled)
-    with pytest.raises(KeyError, match=r"missing or unknown: \['projector\.bias', 'projector\.kernel'\]"):
-        functional.encode_audio({"audio_encoder": parameters["audio_encoder"]}, config, x, mask)
-    with pytest.raises(KeyError, match=r"missing or unknown: \['audio\.bias'\]"):
-        functional.encode_text(parameters | {"audio": {"bias": mask}}, config, ids, token_mask)
-
-
-def test_the_functions_keep_their_types():
-    hints = typing.get_type_hints(functional.encode_audio, include_extras=True)
-    assert hints["return"] is functional.Heard
-    assert hints["config"] is EmotionConfig
-    assert typing.get_type_hints(functional._jit)["return"] == Callable[[functional.Function], functional.Function]
 
 
 def test_what_a_mode_lacks_is_said():

@@ -22,6 +22,8 @@ from speech_emotion_jax.runtime.plots import curves
 from speech_emotion_jax.runtime.storage import Folder
 from speech_emotion_jax.training.history import CURVES, HISTORY, SCHEMA, TENSORBOARD, History
 
+from .support.examples import examples
+
 PROTOCOL: Any = event_pb2  # its names are made when it is imported
 EVERY = 4  # steps between validations
 
@@ -124,7 +126,7 @@ def test_only_the_last_step_is_validated(tmp_path: Path):
         history.validated(2, found)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=examples(15))
 @given(data=st.data())
 def test_a_killed_run_has_the_curve_of_a_whole_one(data: st.DataObject, tmp_path_factory: pytest.TempPathFactory):
     """States are saved every 3 steps, the history is written then; the run is killed anywhere, several times."""
@@ -195,9 +197,9 @@ def test_a_broken_history_is_named(tmp_path: Path):
 def test_a_step_takes_next_to_no_time(tmp_path: Path):
     history = History.resume(Folder.open(tmp_path), 0)
     learn(history, 1, 1)
-    begun = time.perf_counter()
+    begun = time.process_time()  # which a busy machine does not change
     learn(history, 2, 2000)
-    assert (time.perf_counter() - begun) / 2000 < 1e-3
+    assert (time.process_time() - begun) / 2000 < 1e-3
 
 
 @pytest.mark.parametrize(("count", "validations"), [(1, 0), (1, 1), (10, 2), (1001, 60), (30_000, 7)])

@@ -431,6 +431,7 @@ def test_a_cache_that_is_no_folder(hub: LoopbackHub, below: str) -> None:
 SCRIPT = f"from speech_emotion_jax.convert.hub import download; download({ID!r})"
 
 
+@pytest.mark.process
 def test_no_room_for_the_weights(hub: LoopbackHub) -> None:
     """The limit of a file's size stands for a full disk: in both the operating system refuses the write."""
     limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))\n"
@@ -468,6 +469,7 @@ def run_on_terminal(script: str) -> tuple[str, str]:
     return stdout, screen.decode()
 
 
+@pytest.mark.process
 def test_a_terminal_shows_progress_and_only_while_fetching(hub: LoopbackHub) -> None:
     stdout, screen = run_on_terminal(SCRIPT)
     assert stdout == ""

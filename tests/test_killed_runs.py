@@ -13,6 +13,8 @@ import speech_emotion_jax
 
 from .support.kill_runs import Runs, Span, digest, interrupted, kill, seconds_of_work
 
+pytestmark = pytest.mark.process
+
 DEMO = Path(speech_emotion_jax.__file__).parent / "demo_data" / "checkpoint"
 CLIPS = 48
 

@@ -129,6 +129,7 @@ def test_masked_frames_hold_the_learned_vector():
     assert masked[0].sum() >= 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
 def test_dropout_keeps_the_mean(rate):
     x = normal(200, 500) + 3
@@ -155,6 +156,7 @@ def test_a_dropped_layer_leaves_its_input():
     assert (states == states[:1]).all()
 
 
+@pytest.mark.slow
 def test_layers_are_dropped_one_by_one_at_the_rate():
     """Layers of which layer i adds 2^i: the sum tells which ran, and nothing is scaled up for it."""
     layers, draws, rate = 6, 4000, 0.3
@@ -192,6 +194,7 @@ def loss_and_gradient(
     return value, by_path(gradient)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["audio", "text"])
 def test_remat_changes_nothing(kind):
     """With all noise on: the second computation draws what the first one drew."""
@@ -204,6 +207,7 @@ def test_remat_changes_nothing(kind):
     assert all(jnp.abs(gradient[path] - gradient_again[path]).max() <= 1e-6 * max(largest, 1) for path in gradient)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("frozen", [1, 3])
 @pytest.mark.parametrize("kind", ["audio", "text"])
 def test_frozen_layers_have_no_gradient(kind, frozen):
@@ -221,6 +225,7 @@ def test_frozen_layers_have_no_gradient(kind, frozen):
             np.testing.assert_allclose(each, whole[path], atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "rate", "value"),
     [
@@ -242,6 +247,7 @@ def test_frozen_layers_drop_nothing(kind, rate, value):
 # A batch
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["audio", "text"])
 def test_a_clip_learns_alone_as_in_a_batch(kind):
     """Padding, whatever is in it, adds nothing to the gradient."""
@@ -300,6 +306,7 @@ def dropped_weights(arrays: list[jax.Array], mask: jax.Array, drop: float, key: 
     return jnp.concatenate(shown, axis=-1)[..., :time].transpose(0, 2, 1, 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("time", [QUERY_BLOCK - 3, 2 * QUERY_BLOCK + 5])
 def test_attention_weights_are_dropped(time):
     arrays, mask = attention_inputs(time, 32)
@@ -314,6 +321,7 @@ def test_attention_weights_are_dropped(time):
         assert (kept[0, 0, :QUERY_BLOCK] != kept[0, 0, QUERY_BLOCK : 2 * QUERY_BLOCK]).any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("drop", [0.0, 0.3])
 @pytest.mark.parametrize("time", [QUERY_BLOCK - 3, 2 * QUERY_BLOCK + 5])
 def test_gradient_of_attention_is_that_of_its_formula(time, drop):
@@ -357,6 +365,7 @@ def test_the_head_drops_before_each_layer():
     assert_mean(draws, silent(x))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("across_batch", [False, True])
 def test_multihead_dropout_keeps_the_mean(across_batch):
     """All that is dropped enters linearly, so the mean of many draws is what is without them."""

@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 
 from speech_emotion_jax.training.losses import class_weights, clip_losses
 
+from .support.examples import examples
+
 
 def batch(seed: int, clips: int = 6, count: int = 4, scale: float = 3.0):
     """(logits, labels, weights), random."""
@@ -39,7 +41,7 @@ def test_smoothing_and_focal_together_modulate_each_term_by_its_own_label() -> N
     )
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=examples(40))
 @given(
     st.lists(st.sampled_from([0.0, 1.0, -1.0, 30.0, -200.0, 1e4, -1e4, 1e30, -1e30]), min_size=3, max_size=3),
     st.integers(0, 2),
@@ -59,7 +61,6 @@ def test_gradients_are_finite_at_extreme_logits(
     assert np.isfinite(gradient).all()
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(0, 500), min_size=2, max_size=9).filter(any))
 def test_balanced_weights_give_each_label_the_same_share(counts: list[int]) -> None:
     clips = np.array(counts)

@@ -23,6 +23,8 @@ from speech_emotion_jax.corpus.manifest import Manifest, Row, locate
 from speech_emotion_jax.corpus.validation import validate
 from speech_emotion_jax.errors import InvalidInput, UnreadableInput
 
+from .support.examples import examples
+
 LABELS = ("anger", "joy", "neutral")
 KINDS = (".csv", ".tsv", ".jsonl", ".parquet")
 
@@ -57,7 +59,7 @@ def check(manifest: Manifest, audio_root: Path | None = None, *, audio: bool = F
 TEXT = st.text(st.characters(codec="utf-8"), max_size=12)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60))
 @given(
     kind=st.sampled_from(KINDS),
     cells=st.lists(st.tuples(TEXT, TEXT, TEXT), min_size=1, max_size=8),
@@ -264,7 +266,7 @@ DEFECTS: dict[str, tuple[Callable[[list[dict[str, Any]]], None], str]] = {
 }
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60))
 @given(chosen=st.sets(st.sampled_from(sorted(DEFECTS))), kind=st.sampled_from((".csv", ".tsv", ".jsonl")))
 def test_every_defect_is_said_at_once(
     chosen: set[str], kind: str, audio: Path, tmp_path_factory: pytest.TempPathFactory

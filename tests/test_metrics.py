@@ -16,6 +16,8 @@ from scripts.interval_coverage import World, coverage
 from speech_emotion_jax import InvalidInput
 from speech_emotion_jax.evaluation.metrics import LabelledScores, bootstrap, group_codes, measure, percentile_interval
 
+from .support.examples import examples
+
 ES = ("anger", "disgust", "fear", "joy", "neutral", "sadness")
 EXACT = {"rel": 0, "abs": 1e-12}
 
@@ -37,7 +39,7 @@ SHAPES = st.tuples(st.integers(0, 2**32 - 1), st.integers(1, 60), st.integers(2,
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60))
 @given(shape=SHAPES, scale=st.sampled_from([0.1, 2.0, 40.0]))
 def test_metrics_are_scikit_learns(shape: tuple[int, int, int, int], scale: float):
     truth, probabilities, labels = predictions(*shape, scale=scale)
@@ -194,11 +196,13 @@ def test_the_seed_decides():
     assert measure(*sample, seed=4)["intervals"] != measure(*sample, seed=5)["intervals"]
 
 
+@pytest.mark.slow
 def test_the_interval_holds_95_of_100():
     low, high = percentile_interval(np.arange(1001.0))
     assert (low, high) == pytest.approx((25, 975))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("world", "by_group"),
     [
@@ -214,11 +218,13 @@ def test_intervals_cover_as_they_say(world: World, by_group: bool):
     assert {name: share for name, share in shares.items() if not least[name] <= share <= 0.98} == {}
 
 
+@pytest.mark.slow
 def test_intervals_that_do_not_know_the_groups_cover_too_little():
     shares = coverage(World(30, 10, shared=2.0), by_group=False, sets=150, resamples=200)
     assert shares["accuracy"] < 0.9
 
 
+@pytest.mark.slow
 def test_many_clips_take_seconds_and_little_memory():
     truth, probabilities, labels = predictions(8, 100_000, 6, 6)
     outcome, codes = LabelledScores.of(truth, probabilities, labels), np.arange(100_000)

@@ -40,6 +40,7 @@ def wheel(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         yield file
 
 
+@pytest.mark.process
 def test_the_wheel_installs_one_package(wheel: zipfile.ZipFile):
     tops = {name.split("/")[0] for name in wheel.namelist()}
     assert {top for top in tops if not top.endswith(".dist-info")} == {"speech_emotion_jax"}
@@ -59,17 +60,20 @@ def expected() -> set[str]:
     return files
 
 
+@pytest.mark.process
 def test_the_wheel_holds_converter_recipes_and_demo(wheel: zipfile.ZipFile):
     assert expected() <= set(wheel.namelist())
     assert not wheel.read("speech_emotion_jax/convert/engine.py").startswith(b"../")  # a file and no link
 
 
+@pytest.mark.process
 def test_the_source_distribution_holds_the_same(checkout: Path, tmp_path: Path):
     with tarfile.open(build(checkout, "sdist", tmp_path)) as archive:
         names = {member.name.partition("/")[2] for member in archive if member.isfile()}
     assert expected() <= names
 
 
+@pytest.mark.process
 def test_the_converter_has_no_second_name():
     code = (
         "import speech_emotion_jax, speech_emotion_jax.convert.engine as engine, sys\n"

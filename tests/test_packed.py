@@ -25,6 +25,7 @@ from speech_emotion_jax.audio.waveform import Cut
 from speech_emotion_jax.corpus.packing import MANIFEST, SHARD_BYTES, PackSummary, pack
 from speech_emotion_jax.errors import InvalidInput, UnreadableInput
 
+from .support.examples import examples
 from .support.recordings import encode, encode_with_av, tones
 
 FILES = {
@@ -78,7 +79,7 @@ def of(row: dict, folder: Path) -> PackedRecording:
 
 
 @given(contents=st.lists(st.binary(max_size=300), min_size=1, max_size=30), shard_bytes=st.integers(1, 2_000))
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=examples(30))
 def test_any_bytes_come_back(contents: list[bytes], shard_bytes: int):
     with tempfile.TemporaryDirectory() as home:
         root, folder = Path(home, "corpus"), Path(home, "packed")
@@ -168,6 +169,7 @@ def test_what_is_refused_before_any_work(corpus: Path, tmp_path: Path):
         packed_from(table, corpus, tmp_path / "out")
 
 
+@pytest.mark.process
 def test_a_killed_pack_leaves_no_folder_of_that_name(tmp_path: Path):
     root = tmp_path / "corpus"
     root.mkdir()

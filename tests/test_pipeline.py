@@ -28,8 +28,6 @@ from .support.bad_input import RATE, noise
 from .support.budgets import BATCH_BUDGET, PROBABILITY_BUDGET
 from .support.checkpoints import Size, write_audio_checkpoint, write_bert, write_roberta
 
-pytestmark = pytest.mark.usefixtures("compiled_once")
-
 WORDS = ["hoy", "estoy", "muy", "feliz", "y", "mañana", "triste"]
 
 # Small enough for the original to attend over 160 s: it builds a (frames, frames, head width) table.
@@ -75,6 +73,7 @@ def one_by_one(load) -> tuple[list[dict[str, Any]], np.ndarray]:
     return examples, alone
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [1, 8])  # and 3 below
 def test_batches_change_nothing(load, one_by_one, batch_size: int):
     examples, alone = one_by_one
@@ -125,6 +124,7 @@ def test_an_error_names_the_example(load, broken: Any, error: type[Exception], n
         load("concat", batch_size=8).predict(iter(examples))
 
 
+@pytest.mark.slow
 def test_compilations_are_bounded(load, one_by_one, caplog: pytest.LogCaptureFixture):
     examples, alone = one_by_one
     pipeline = load("concat", batch_size=3)
@@ -147,6 +147,7 @@ def test_compilations_are_bounded(load, one_by_one, caplog: pytest.LogCaptureFix
     assert "ompil" not in caplog.text
 
 
+@pytest.mark.slow
 def test_bfloat16_is_near_float32_and_only_for_the_encoders_matrices(load, one_by_one):
     examples, alone = one_by_one
     pipeline = load("concat", batch_size=8, precision="bfloat16")
@@ -202,6 +203,7 @@ def test_batch_size_is_at_least_one(published, batch_size: int):
         EmotionPipeline.from_pretrained(published("text", "es"), mode="text", language="es", batch_size=batch_size)
 
 
+@pytest.mark.slow
 def test_a_recording_over_160_s_is_truncated_as_by_the_original(tmp_path: Path):
     folder = write_audio_checkpoint(tmp_path / "narrow", "audio", "es", size=NARROW)
     # The last ten seconds are louder: not scored, and yet part of what all is normalised by.
@@ -228,6 +230,7 @@ def test_a_recording_read_before_is_truncated_with_a_warning(load):
     assert prediction["truncated"] is True
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["text", "mean"])
 def test_a_text_over_512_tokens_is_truncated_as_by_the_original(tmp_path: Path, mode: str):
     random = np.random.default_rng(0)
@@ -263,6 +266,7 @@ print(json.dumps(peaks))
 """
 
 
+@pytest.mark.process
 def test_memory_does_not_grow_with_the_recording(tmp_path: Path):
     # Reading is all that meets the whole recording: the encoder never has more than 160 s.
     random = np.random.default_rng(0)

@@ -25,6 +25,8 @@ from speech_emotion_jax.planning.hlo import Kernel, costs
 from speech_emotion_jax.planning.programs import inference, model_flops
 from speech_emotion_jax.planning.run import HEAD, PlanConfig, plan, render_plan
 
+from .support.examples import examples
+
 # What the TPU's compiler writes, shortened.
 LOOP = """HloModule jit_f, is_scheduled=true
 
@@ -107,7 +109,7 @@ def test_a_loop_whose_turns_are_not_told_counts_once(direction):
 
 
 @given(layers=st.integers(1, 9), rows=st.integers(8, 40), width=st.integers(8, 40))
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=examples(10))
 def test_a_scanned_product_counts_as_often_as_it_runs(layers, rows, width):
     def run(x, stack):
         return jax.lax.scan(lambda x, weights: (jnp.tanh(x @ weights), None), x, stack)[0]
@@ -127,7 +129,7 @@ def test_a_scanned_product_counts_as_often_as_it_runs(layers, rows, width):
     after=st.integers(0, 3),
     spread=st.integers(1, 3),
 )
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=examples(20))
 def test_a_convolution_counts_the_products_with_its_input(size, taps, stride, before, after, spread):
     """Against XLA's own count of the same text, which is right for a program without loops."""
     if (size - 1) * spread + 1 + before + after < taps:
@@ -144,6 +146,7 @@ def test_a_convolution_counts_the_products_with_its_input(size, taps, stride, be
     assert counted.flops == theirs.get("flops", 0.0)
 
 
+@pytest.mark.slow
 def test_the_models_own_count_is_what_its_program_takes():
     """On frames without padding. Beside the products of the model there are those of the spectrum."""
     config = EmotionConfig.tiny("es", "concat")
@@ -153,13 +156,14 @@ def test_the_models_own_count_is_what_its_program_takes():
     assert counted.unknown_loops == 0
     own = 3 * model_flops(config, 1.3, 64, train=False)
     shapes = [jax.ShapeDtypeStruct(each.shape, each.dtype) for each in inputs[1]]
-    heard = jax.jit(lambda *clips: features(*clips)).lower(*shapes).compile()
+    heard = jax.jit(lambda *clips: features(*clips, padding_value=1.0)).lower(*shapes).compile()
     assert counted.flops - costs(heard.as_text()).flops == pytest.approx(own, rel=0.03)
     alone, given_ = inference(EmotionConfig.tiny("es", "text"), mesh, 3, 1.3, 64, "float32")
     text = costs(alone.lower(*given_).compile().as_text()).flops
     assert text == pytest.approx(3 * model_flops(EmotionConfig.tiny("es", "text"), 1.3, 64, train=False), rel=0.03)
 
 
+@pytest.mark.slow
 def test_training_takes_thrice_of_what_learns():
     config = EmotionConfig.published("es", "concat")
     text = model_flops(EmotionConfig.published("es", "text"), 10.0, 64, train=False)
@@ -167,6 +171,7 @@ def test_training_takes_thrice_of_what_learns():
     assert learning == pytest.approx(3 * predicting - 2 * text)
 
 
+@pytest.mark.process
 def test_eight_devices_exchange_nothing_where_they_predict(tmp_path: Path):
     """Nor does an array of theirs leave: XLA's text has no collective at all. While they learn, they do exchange."""
     script = """

@@ -86,6 +86,7 @@ def demo(tmp_path_factory):
     return measure_precisions(PrecisionsConfig(request, RECORDINGS, (TEXT,), "cpu", str(folder))), folder
 
 
+@pytest.mark.slow
 def test_the_table_of_the_demo(demo):
     result, _ = demo
     rows = {each.name: each for each in result.variants}

@@ -14,7 +14,7 @@ import pytest
 import soundfile
 
 from speech_emotion_jax.checkpoints import Request
-from speech_emotion_jax.inference.warmup import warm_up
+from speech_emotion_jax.inference.warmup import render_warmup, warm_up
 from speech_emotion_jax.runtime.compile_cache import kept_programs
 
 from .support.folders import refusal
@@ -73,6 +73,7 @@ report(heavy=heavy)
 """
 
 
+@pytest.mark.process
 def test_after_a_warm_up_nothing_is_compiled(published, recordings: Path, tmp_path: Path):
     """On two devices: one predicts, both evaluate."""
     models = [str(published("concat", "es")), str(published("text_encoder", "es"))]
@@ -86,6 +87,7 @@ def test_after_a_warm_up_nothing_is_compiled(published, recordings: Path, tmp_pa
     assert used["heavy"] == []
 
 
+@pytest.mark.process
 def test_nor_after_that_of_a_transcriber(published, whisper_tiny: Path, recordings: Path, tmp_path: Path):
     warm = """
 from speech_emotion_jax.checkpoints import Request
@@ -106,6 +108,7 @@ report()
     assert (used["misses"], used["hits"] > 3) == (0, True)
 
 
+@pytest.mark.process
 def test_what_the_user_says_to_jax_goes_first(tmp_path: Path):
     code = """
 from speech_emotion_jax.runtime.compile_cache import keep_programs
@@ -132,6 +135,7 @@ report(seconds=jax.config.jax_persistent_cache_min_compile_time_secs)
     assert not (tmp_path / "unused").exists()
 
 
+@pytest.mark.process
 def test_a_pipeline_leaves_the_settings_of_its_host_alone(published, tmp_path: Path):
     code = """
 from speech_emotion_jax import EmotionPipeline
@@ -143,6 +147,7 @@ report(changed=[name for name, value in jax.config.values.items() if before[name
     assert not (tmp_path / "compiled").exists()
 
 
+@pytest.mark.process
 def test_a_folder_that_can_not_be_written_is_one_line_in_the_log(published, tmp_path: Path):
     (tmp_path / "file").write_text("")
     code = """
@@ -158,6 +163,7 @@ report(codes=codes)
     assert "SPEECH_EMOTION_JAX_CACHE" in line
 
 
+@pytest.mark.process
 def test_info_says_where_and_how_much(tmp_path: Path):
     (tmp_path / "compiled").mkdir()
     (tmp_path / "compiled" / "jit_a-cache").write_bytes(bytes(1_500_000))
@@ -168,6 +174,13 @@ report(said=describe_installation()["compiled"])
 """
     assert run(code, tmp_path)["said"] == f"{tmp_path / 'compiled'} (1 program, 1.5 MB)"
     assert run(code, tmp_path, environment={"JAX_ENABLE_COMPILATION_CACHE": "false"})["said"].startswith("not kept")
+
+
+def test_a_warm_up_of_this_process(published):
+    warmed = warm_up(Request(str(published("text", "es")), "text", "es"))
+    assert warmed.longest is None
+    assert warmed.programs >= max(1, warmed.compiled)
+    assert re.match(r"compiled \d+ programs? in \d+ s; \d+ programs? in ", render_warmup(warmed))
 
 
 @pytest.mark.parametrize(
@@ -184,6 +197,7 @@ def test_a_warm_up_that_can_not_be(published, settings: dict[str, Any], said: st
     assert said in refusal(lambda: warm_up(Request(str(published("text", "es")), "text", "es"), **settings))
 
 
+@pytest.mark.process
 def test_a_warm_up_for_nothing_is_refused(published, tmp_path: Path):
     code = """
 from speech_emotion_jax.checkpoints import Request

@@ -27,9 +27,9 @@ from speech_emotion_jax.text.tokenizer import TextTokenizer
 from speech_emotion_jax.text.word_vocabulary import SPECIAL_TOKENS, write_word_tokenizer
 
 from .support.checkpoints import write_bert, write_roberta
+from .support.examples import examples
 from .support.folders import WEIGHTS, Folders, opened, predict, refusal
-
-pytestmark = pytest.mark.usefixtures("compiled_once")
+from .support.marks import rest_slow
 
 TEXTS = ["Estoy muy triste, hoy.", "¡Qué alegría! No me lo puedo creer", "estoy feliz"]
 Arrays = dict[str, np.ndarray]
@@ -69,7 +69,7 @@ def assert_equal(ours: Arrays, others: Arrays) -> None:
 # There and back
 
 
-@pytest.mark.parametrize("language", ["es", "en"])
+@pytest.mark.parametrize("language", rest_slow(["es", "en"]))
 @pytest.mark.parametrize("mode", MODES)
 def test_what_is_published_is_read_back(words: Path, tmp_path: Path, mode: str, language: str) -> None:
     config, parameters = trained(mode, language)
@@ -81,6 +81,7 @@ def test_what_is_published_is_read_back(words: Path, tmp_path: Path, mode: str, 
     assert tuple(scores) == LABELS[language]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [
@@ -234,7 +235,7 @@ def test_parameters_of_another_model(tmp_path: Path, change: str) -> None:
 WORDS = st.lists(st.text(alphabet="abcñÁé_-. ¡!0", min_size=1, max_size=12), min_size=1, max_size=6)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=examples(10))
 @given(texts=WORDS.filter(lambda texts: any(text.strip() for text in texts)))
 def test_every_word_of_the_texts_has_its_token(tmp_path_factory: pytest.TempPathFactory, texts: list[str]) -> None:
     folder = tmp_path_factory.mktemp("words")

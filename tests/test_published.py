@@ -34,7 +34,6 @@ from .support.folders import (
 )
 
 # The same few programs run for many checkpoints.
-pytestmark = pytest.mark.usefixtures("compiled_once")
 
 
 # Mode, text encoder, and the files of a folder

@@ -187,6 +187,7 @@ def test_any_json_is_a_registry_or_refused(tmp_path_factory: pytest.TempPathFact
     assert all(isinstance(model_id, str) and model_id for model_id in ids)
 
 
+@pytest.mark.process
 def test_the_import_is_light() -> None:
     """The command line imports the registry for its choices, and answers --help at once."""
     script = "import speech_emotion_jax.registry, sys; print(*sys.modules)"

@@ -25,6 +25,8 @@ from speech_emotion_jax.evaluation.results import EvaluationRun
 from speech_emotion_jax.runtime.plots import shown
 from speech_emotion_jax.runtime.storage import Folder
 
+from .support.examples import examples
+
 ES = ("anger", "disgust", "fear", "joy", "neutral", "sadness")
 MEASURED = {"confusion", "per_class", "reliability", "by_length"}
 THROUGHPUT = {"clips": 4, "audio_seconds": 7200.0, "seconds": 100.0, "compile_seconds": 20.0, "hosts": 1, "devices": 4}
@@ -211,7 +213,7 @@ HOSTILE = st.one_of(
 )
 
 
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(8), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(labels=st.lists(HOSTILE, min_size=2, max_size=3, unique=True), clip=HOSTILE, text=HOSTILE, group=HOSTILE)
 def test_what_users_write_is_inert(tmp_path: Path, labels: list[str], clip: str, text: str, group: str):
     labels = [label or "empty" for label in labels]
@@ -276,13 +278,14 @@ def test_many_labels(tmp_path: Path):
     assert drawn(tmp_path) == MEASURED
 
 
+@pytest.mark.slow
 def test_a_hundred_thousand_clips_take_seconds(tmp_path: Path):
     clips = 100_000
     run = random_run(clips, speaker=[f"s{row % 5000}" for row in range(clips)], errors={5: "no"})
     metrics = measured(run, "speaker")
-    started = time.perf_counter()
+    started = time.process_time()  # which a busy machine does not change
     report(tmp_path, run, metrics, "speaker")
-    assert time.perf_counter() - started < 10
+    assert time.process_time() - started < 10
     assert (tmp_path / "report.html").stat().st_size < 3_000_000
 
 

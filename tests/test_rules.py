@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 
 from speech_emotion_jax.whisper.rules import TokenRules
 
+from .support.examples import examples
+
 END, NO_SPEECH, FIRST, VOCABULARY = 30, 37, 40, 64
 SPECIAL = tuple(range(END + 1, FIRST))
 ROWS, LIMIT = 32, 24
@@ -79,7 +81,7 @@ def assert_legal(transcript: list[int], latest_start: int | None) -> None:
     latest_start=st.sampled_from([None, 5]),
     suppressed=st.sampled_from([(), tuple(range(0, END, 2)), tuple(range(3, END))]),
 )
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25))
 def test_timestamps_are_legal_whatever_the_scores(
     seed: int, lean: float, latest_start: int | None, suppressed: tuple[int, ...]
 ):
@@ -107,7 +109,7 @@ def test_the_drawn_transcripts_are_worth_checking():
     suppressed=st.sampled_from([(), SPECIAL, tuple(range(1, END))]),
     begin_suppressed=st.sampled_from([(), (0, END), tuple(range(FIRST))]),
 )
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=examples(20))
 def test_suppressed_tokens_are_not_written(seed: int, suppressed: tuple[int, ...], begin_suppressed: tuple[int, ...]):
     for transcript in drawn(rules(suppressed, begin_suppressed, timestamps=False), seed, 0.0):
         assert not set(suppressed) & set(transcript)

@@ -60,7 +60,7 @@ def whisper(seed: int, vocabulary: int = CONFIG.vocab_size) -> Whisper:
 def heard(seed: int, recordings: int = len(PROMPTS), vocabulary: int = CONFIG.vocab_size) -> CrossKV:
     model, sounds = whisper(seed, vocabulary), np.random.default_rng(seed)
     features = sounds.normal(size=(recordings, 2 * CONFIG.max_source_positions, CONFIG.num_mel_bins))
-    return model.cross_kv(model.encoder(jnp.asarray(features, jnp.float32)))
+    return model.listen(model.encoder(jnp.asarray(features, jnp.float32)))
 
 
 def one(row: int, of: CrossKV) -> CrossKV:
@@ -198,6 +198,7 @@ def test_no_more_than_the_limit_is_written(limit: int, beams: int):
         assert texts(found) == [text[:limit] for text in texts(search(whisper(1), heard(1), PROMPTS, FREE))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("beams", [0, 2])
 def test_long_transcripts_outgrow_the_first_caches(beams: int):
     """Of every stage, that is, and each token as if all before it were read anew."""
@@ -242,6 +243,7 @@ def test_a_low_temperature_is_greedy():
     assert texts(cold) == texts(search(whisper(0), heard(0), PROMPTS, STEERED))
 
 
+@pytest.mark.slow
 def test_first_draws_are_as_probable_as_the_model_says():
     """At temperature 2, which lets the less probable ones come up."""
     model, recordings = whisper(0), heard(0)
@@ -256,6 +258,7 @@ def test_first_draws_are_as_probable_as_the_model_says():
         assert (np.abs(drawn - expected) < 4.5 * np.sqrt(expected * (1 - expected) / draws) + 0.01).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("temperature", [0.6, 1.0])
 def test_what_is_drawn_obeys_the_rules(temperature: float):
     for seed in range(4):
@@ -286,6 +289,7 @@ def test_scores_of_beams_are_those_of_their_texts(rules: TokenRules):
             assert found.log_probability[row] == pytest.approx(expected, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_one_beam_is_greedy_unless_it_finds_a_better_end():
     """Greedy takes the first end that is likelier than any token; one beam goes on while its mean is above."""
     same = 0
@@ -300,6 +304,7 @@ def test_one_beam_is_greedy_unless_it_finds_a_better_end():
     assert same >= 16
 
 
+@pytest.mark.slow
 def test_more_beams_find_what_is_likelier():
     better = worse = 0
     for seed in range(8):
@@ -314,6 +319,7 @@ def test_more_beams_find_what_is_likelier():
     assert worse <= 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_enough_beams_find_the_likeliest_of_all_transcripts(seed: int):
     """Four tokens and an end, at most three of them: every transcript can be tried."""
@@ -333,6 +339,7 @@ def test_enough_beams_find_the_likeliest_of_all_transcripts(seed: int):
     assert found.log_probability[0] == pytest.approx(scores[best], abs=1e-4)
 
 
+@pytest.mark.slow
 def test_beams_obey_the_rules():
     for seed in range(3):
         for text in texts(search(whisper(seed), heard(seed), PROMPTS, STEERED, beams=4)):

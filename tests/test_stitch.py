@@ -14,6 +14,8 @@ from transformers.models.whisper import tokenization_whisper as original
 
 from speech_emotion_jax.whisper.stitch import DecodedWindow, Segment, stitch
 
+from .support.examples import examples
+
 FIRST = 1_000  # <|0.00|>; text tokens lie below
 
 
@@ -128,7 +130,7 @@ def test_text_without_timestamps(tokens):
     assert (segment.start, segment.end) == (0.0, windows[-1].end)
 
 
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 @given(with_timestamps())
 def test_segments_with_timestamps(recording):
     windows = tiled(*recording)
@@ -143,7 +145,7 @@ def test_segments_with_timestamps(recording):
         before = segment.end
 
 
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 @given(with_timestamps())
 def test_equal_times_where_text_follows_its_timestamp(recording):
     """Each window reads <|0.00|> text <|end|><|start|> text <|end|>…, each end being the next start."""
@@ -164,7 +166,7 @@ def test_equal_times_where_text_follows_its_timestamp(recording):
         before = segment.end
 
 
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 @given(with_timestamps(), st.randoms(use_true_random=False))
 def test_times_of_tokens(recording, random):
     timed = []
@@ -285,6 +287,7 @@ def test_order_whatever_the_windows(tokens, data):
         before = segment.end
 
 
+@pytest.mark.slow
 def test_two_hours():
     """Work grows with the number of windows, and not with its square."""
     rng = np.random.default_rng(0)

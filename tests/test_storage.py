@@ -17,6 +17,8 @@ from hypothesis import strategies as st
 from speech_emotion_jax.errors import UnreadableInput
 from speech_emotion_jax.runtime.storage import MARKER, Folder, is_remote
 
+from .support.examples import examples
+
 
 @pytest.fixture
 def bucket() -> Iterator[Folder]:
@@ -67,7 +69,7 @@ def test_what_is_written_is_there(folder: Folder):
         max_size=12,
     )
 )
-@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(40), suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_order_of_steps(folder: Folder, steps: list[tuple[str, str, bytes]]):
     for name in folder.names():
         folder.remove(name)
@@ -121,6 +123,7 @@ def test_while_a_file_is_written_it_is_not_there(folder: Folder):
     assert folder.names() == ["file"]
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("old", [None, b"the old one"])
 def test_a_killed_process_leaves_no_half_file_on_a_disk(tmp_path: Path, old: bytes | None):
     folder = Folder.open(tmp_path)

@@ -16,6 +16,7 @@ from orbax.checkpoint import v1 as ocp
 from speech_emotion_jax.errors import UnreadableInput
 from speech_emotion_jax.runtime.orbax_arrays import load_parameters, quiet_orbax, save_parameters
 
+from .support.examples import examples
 from .support.folders import refusal
 
 
@@ -25,7 +26,7 @@ from .support.folders import refusal
     asked=st.sampled_from(("float32", "bfloat16")),
     transposed=st.booleans(),
 )
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=examples(20))
 def test_arrays_are_read_as_orbax_reads_them(shape: tuple[int, ...], stored: str, asked: str, transposed: bool) -> None:
     array = np.random.default_rng(0).normal(scale=100, size=shape).astype(jnp.dtype(stored))
     array = array.T if transposed else array

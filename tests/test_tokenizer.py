@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from speech_emotion_jax.errors import InvalidInput, UnreadableInput
 from speech_emotion_jax.text.tokenizer import FastTokenizer, TextTokenizer, load_cached_tokenizer
 
+from .support.examples import examples
 from .support.folders import rewrite_json
 
 KINDS = [("text_encoder", "es"), ("text_encoder", "en"), ("text", "es")]
@@ -19,7 +20,7 @@ KINDS = [("text_encoder", "es"), ("text_encoder", "en"), ("text", "es")]
 
 @pytest.mark.parametrize(("mode", "language"), KINDS)
 @given(text=st.text(min_size=1).filter(str.strip) | st.text("aeñú [MASK].¿", min_size=1).filter(str.strip))
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(60), suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_tokens_are_those_of_transformers(
     published, tmp_path_factory: pytest.TempPathFactory, mode: str, language: str, text: str
 ):
@@ -35,6 +36,7 @@ def test_tokens_are_those_of_transformers(
         assert ours(text) == expected
 
 
+@pytest.mark.process
 def test_a_second_start_needs_no_transformers(published, tmp_path: Path):
     first = load_cached_tokenizer(published("text", "es"), 512, tmp_path)
     code = (

@@ -25,8 +25,6 @@ from .support.kill_runs import Runs, kill
 from .support.kill_training import interrupted, outcome, seconds_of_training
 from .support.training_data import LABELS, QUIET, recipe, write_corpus, write_recipe
 
-pytestmark = pytest.mark.usefixtures("compiled_once")
-
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -88,6 +86,7 @@ def test_another_recipe_is_refused_with_the_difference(concat: Path, corpus: Pat
         train(TrainConfig(other, str(corpus), str(concat)))
 
 
+@pytest.mark.slow
 def test_it_goes_on_from_a_checkpoint(concat: Path, corpus: Path, tmp_path: Path):
     """A kept head goes on where it was; a fresh one on the same encoders begins anew."""
     # Another seed, which draws another head than the one that was trained.
@@ -102,6 +101,7 @@ def test_it_goes_on_from_a_checkpoint(concat: Path, corpus: Path, tmp_path: Path
     assert first["kept"] < 0.8 * first["fresh"]
 
 
+@pytest.mark.slow
 def test_a_frozen_encoder_is_computed_once(corpus: Path, tmp_path: Path):
     """All but the head is frozen: nothing but vectors is needed, and nothing but the head has changed."""
     freeze = 'optimizer.freeze=["audio_encoder", "projector", "text_encoder"]'
@@ -129,6 +129,7 @@ def test_a_frozen_encoder_is_computed_once(corpus: Path, tmp_path: Path):
     assert changed == {"classifier"}
 
 
+@pytest.mark.slow
 def test_parts_of_a_batch_make_the_same_step(corpus: Path, tmp_path: Path):
     for parts in (1, 4):
         settings = recipe(tmp_path, "audio", f"training.accumulation={parts}", "loss.class_weights=balanced", *QUIET)
@@ -138,6 +139,7 @@ def test_parts_of_a_batch_make_the_same_step(corpus: Path, tmp_path: Path):
     np.testing.assert_allclose(one, four, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_sigterm_saves_and_the_run_goes_on(corpus: Path, tmp_path: Path):
     """In mode audio with all that is random on: the interrupted run ends with the same bits."""
     noisy = (
@@ -151,22 +153,30 @@ def test_sigterm_saves_and_the_run_goes_on(corpus: Path, tmp_path: Path):
     command = ["train", str(path), "--manifest", str(corpus), *(word for each in noisy for word in ("--set", each))]
     assert main([*command, "--output", str(tmp_path / "whole")]) == 0
 
+    ended = threading.Event()
+
     def terminate() -> None:
         while not (tmp_path / "broken" / "tokenizer").exists() and not list((tmp_path / "broken").glob("states/*")):
-            time.sleep(0.01)
+            if ended.wait(0.01):
+                return
         os.kill(os.getpid(), signal.SIGTERM)
 
     before = signal.signal(signal.SIGTERM, signal.SIG_IGN)  # where it comes before the loop has begun
     thread = threading.Thread(target=terminate)
     thread.start()
-    assert main([*command, "--output", str(tmp_path / "broken")]) == 143
-    thread.join()
-    signal.signal(signal.SIGTERM, before)
+    try:
+        code = main([*command, "--output", str(tmp_path / "broken")])
+    finally:
+        ended.set()
+        thread.join()
+        signal.signal(signal.SIGTERM, before)
+    assert code == 143
     assert not (tmp_path / "broken" / "metrics.json").exists()
     assert main([*command, "--output", str(tmp_path / "broken")]) == 0
     assert outcome(tmp_path / "broken") == outcome(tmp_path / "whole")
 
 
+@pytest.mark.process
 def test_killed_from_outside_it_ends_with_the_same_bits(corpus: Path, tmp_path: Path):
     arguments = ("train", str(write_recipe(tmp_path, "text")), f"--manifest={corpus}", "--set=training.epochs=8")
     runs = Runs(arguments, tmp_path)
@@ -175,6 +185,7 @@ def test_killed_from_outside_it_ends_with_the_same_bits(corpus: Path, tmp_path: 
     assert outcome(tmp_path / "killed") == outcome(tmp_path / "whole")
 
 
+@pytest.mark.process
 def test_two_hosts_learn_what_one_learns(corpus: Path, tmp_path: Path):
     """Two processes of two devices, parameters divided over all four; ended by SIGTERM to one, and started again."""
     length = ("training.epochs=20", "training.save_every=10", "training.validate_every=30")
@@ -215,6 +226,7 @@ for devices, fsdp in ((1, 1), (2, 2), (4, 1), (8, 4)):
 """
 
 
+@pytest.mark.process
 def test_the_number_of_devices_changes_no_loss(corpus: Path, tmp_path: Path):
     environment = os.environ | {
         "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
@@ -228,6 +240,7 @@ def test_the_number_of_devices_changes_no_loss(corpus: Path, tmp_path: Path):
         assert abs(curves[devices][9] - curves[1][9]) < 1e-4
 
 
+@pytest.mark.slow
 def test_a_loss_that_diverges_names_its_clips(corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     command = [
         "train",
@@ -246,6 +259,7 @@ def test_a_loss_that_diverges_names_its_clips(corpus: Path, tmp_path: Path, caps
     assert all(f"after step {step} is kept" in message for step in kept[-1:])
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_the_last_good_state(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
@@ -268,6 +282,7 @@ def test_a_full_disk_leaves_the_last_good_state(
     assert outcome(tmp_path / "full") == outcome(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_a_clip_that_cannot_be_read_is_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     corpus = write_corpus(tmp_path / "corpus")
     (corpus.parent / "3.wav").write_bytes(b"no sound")

@@ -9,15 +9,24 @@ from hypothesis import strategies as st
 from speech_emotion_jax.inference.batching import FRAME_BUCKETS
 from speech_emotion_jax.training.batches import StepBatches, length_sorted_batches
 
+from .support.examples import examples
+
+
+def clips(count: int) -> dict[str, np.ndarray]:
+    """Return random labels, frames and tokens of that many clips."""
+    rng = np.random.default_rng(count)
+    return {
+        "labels": rng.integers(0, 3, count),
+        "frames": rng.integers(1, 700, count),
+        "tokens": rng.integers(2, 60, count),
+    }
+
 
 def steps(
     count: int, batch_size: int, *, pool: int = 4, balanced: bool = False, seed: int = 0, epochs: int = 3
 ) -> StepBatches:
-    rng = np.random.default_rng(count)
     return StepBatches(
-        labels=rng.integers(0, 3, count),
-        frames=rng.integers(1, 700, count),
-        tokens=rng.integers(2, 60, count),
+        **clips(count),
         batch_size=batch_size,
         epochs=epochs,
         pool=pool,
@@ -27,7 +36,7 @@ def steps(
 
 
 @given(count=st.integers(1, 400), batch_size=st.integers(1, 40), seed=st.integers(0, 9))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60))
 def test_an_epoch_has_every_clip_once(count: int, batch_size: int, seed: int):
     plan = steps(count, batch_size, seed=seed)
     assert len(plan) == 3 * plan.per_epoch
@@ -40,7 +49,7 @@ def test_an_epoch_has_every_clip_once(count: int, batch_size: int, seed: int):
             assert set(batch.clips.tolist()) == set(batch.clips[: batch.real].tolist())
             assert batch.frames in FRAME_BUCKETS
             assert batch.frames is not None
-            assert batch.frames >= plan._frames[batch.clips].max()
+            assert batch.frames >= clips(count)["frames"][batch.clips].max()
 
 
 def test_a_step_is_the_same_without_those_before_it():
@@ -64,9 +73,9 @@ def test_clips_of_a_length_share_a_step():
 
 def test_balanced_draws_have_all_labels_equally_often():
     rng = np.random.default_rng(0)
-    labels = np.array([0] * 900 + [1] * 90 + [3] * 10)  # label 2 does not occur
+    labels = rng.permutation([0] * 900 + [1] * 90 + [3] * 10)  # label 2 does not occur
     plan = StepBatches(
-        labels=rng.permutation(labels),
+        labels=labels,
         frames=None,
         tokens=None,
         batch_size=50,
@@ -76,7 +85,7 @@ def test_balanced_draws_have_all_labels_equally_often():
         seed=0,
     )
     drawn = np.concatenate([plan[number].clips for number in range(len(plan))])
-    shares = np.bincount(plan._labels[drawn], minlength=4) / len(drawn)
+    shares = np.bincount(labels[drawn], minlength=4) / len(drawn)
     np.testing.assert_allclose(shares, [1 / 3, 1 / 3, 0, 1 / 3], atol=0.015)
 
 

@@ -25,7 +25,7 @@ SPANISH = TranscriptionOptions(language="es")
 
 
 @pytest.fixture(scope="module")
-def pipeline(whisper_base: Path, compiled_once) -> WhisperPipeline:
+def pipeline(whisper_base: Path) -> WhisperPipeline:
     return WhisperPipeline.from_pretrained(whisper_base, device="cpu")
 
 
@@ -172,6 +172,7 @@ def test_options_are_checked():
             TranscriptionOptions(**wrong)
 
 
+@pytest.mark.slow
 def test_two_hours_are_read_in_bounded_memory(tmp_path: Path):
     path = tmp_path / "long.flac"
     minute = np.random.default_rng(0).normal(0, 300, 60 * 8_000).astype(np.int16)
@@ -192,6 +193,7 @@ def test_two_hours_are_read_in_bounded_memory(tmp_path: Path):
     assert peak < 30e6
 
 
+@pytest.mark.process
 def test_four_devices_share_a_batch(whisper_tiny: Path):
     code = f"""
 import jax, numpy as np

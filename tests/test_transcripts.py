@@ -16,6 +16,7 @@ from speech_emotion_jax.whisper import Transcript
 from speech_emotion_jax.whisper.transcript_cache import cached_transcripts
 
 from .support.bad_input import RATE, noise
+from .support.examples import examples
 
 SETTINGS = {"whisper": "openai/whisper-base", "language": "es", "stride": (5.0, 5.0), "no_speech": None}
 
@@ -108,7 +109,7 @@ def test_a_broken_entry_is_written_anew(folder: Path, recording: Path, make: Mak
     assert list(folder.iterdir()) == [file]
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=examples(50))
 @given(
     text=st.text(st.characters(exclude_categories=["Cs"])),
     probability=st.floats(0, 1),

@@ -257,6 +257,7 @@ def test_what_is_loaded(whisper_tiny: Path, tmp_path: Path) -> None:
         assert checkpoint.model.config == checkpoint.config
 
 
+@pytest.mark.slow
 def test_bfloat16_is_rounded_alike_from_both_forms(whisper_tiny: Path, tmp_path: Path) -> None:
     there_and_back(whisper_tiny, tmp_path)
     lower, full = arrays(whisper_tiny, "bfloat16"), arrays(whisper_tiny)
@@ -282,6 +283,7 @@ print("done")
 """
 
 
+@pytest.mark.process
 def test_parameters_stand_where_they_are_wanted(
     whisper_tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

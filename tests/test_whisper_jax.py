@@ -29,8 +29,6 @@ from speech_emotion_jax.audio.waveform import load
 
 from .support.bad_input import RATE
 
-pytestmark = pytest.mark.usefixtures("compiled_once")
-
 RECORDINGS = Path(__file__).parents[1] / "speech_emotion_jax" / "demo_data"
 JOY, FEAR = RECORDINGS / "joy.flac", RECORDINGS / "fear.flac"
 

@@ -16,6 +16,8 @@ from speech_emotion_jax.audio.waveform import load
 from speech_emotion_jax.audio.windows import RecordingReader, Window, is_silent, read_windows
 from speech_emotion_jax.errors import InvalidInput, SpeechEmotionError, UnreadableInput
 
+from .support.examples import examples
+
 RATE = 16_000
 
 
@@ -55,7 +57,7 @@ def assert_tiles(windows: Sequence[Window], waveform: np.ndarray, length: int, l
 
 
 @given(data=st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60))
 def test_windows_are_the_recording(data: st.DataObject):
     length = data.draw(st.integers(1, 20_000))
     left = data.draw(st.integers(0, length - 1))
@@ -85,7 +87,7 @@ def test_windows_of_a_file_are_those_of_its_samples(tmp_path: Path, rate: int):
 
 
 @given(st.integers(1, 50_000), st.lists(st.tuples(st.integers(0, 20_000), st.integers(1, 20_000)), max_size=8))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40))
 def test_a_reader_gives_any_stretch_ahead(samples: int, reads: list[tuple[int, int]]):
     waveform = sound(samples)
     reader, start = RecordingReader(clip(waveform)), 0
@@ -95,6 +97,7 @@ def test_a_reader_gives_any_stretch_ahead(samples: int, reads: list[tuple[int, i
         assert reader.ends_by(start + length) == (start + length >= samples)
 
 
+@pytest.mark.slow
 def test_two_hours_take_no_more_memory_than_twenty_minutes(tmp_path: Path):
     def peak(seconds: int) -> int:
         path = tmp_path / f"{seconds}.wav"

@@ -13,6 +13,8 @@ from transformers.models.whisper import tokenization_whisper as original
 from speech_emotion_jax.whisper import words as room
 from speech_emotion_jax.whisper.words import Word, token_times, words
 
+from .support.examples import examples
+
 # Tokens of a byte-level vocabulary: words, marks in every position, and characters cut at every byte.
 MARKS = [*"\"'“¡¿([{-.。,，!！?？:：”)]}、#%&*+/;<=>@\\^_`|~…", "...", "?!", '."', "('", "--", "),", "''", ".,"]  # noqa: RUF001
 TEXTS = [
@@ -85,7 +87,7 @@ def theirs(tokens: list[int], spaced: bool) -> list[Word]:
     return [Word(each["text"], *each["timestamp"]) for each in timings]
 
 
-@settings(max_examples=500)
+@settings(max_examples=examples(500))
 @given(any_tokens, spaced)
 @example(ids(" hola", "東京", b"\xe2", b"\x82", b"\xac", "."), True)
 @example(ids(" ¿", " hola", "?", " (", " el", ")", ".", " ", " -"), True)
@@ -95,7 +97,7 @@ def test_words_are_transformers_words(tokens, spaced):
     assert words(tokens, seconds(tokens), decode, spaced=spaced) == theirs(tokens, spaced)
 
 
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 @given(any_tokens, spaced)
 @example(ids(b"\xe2", b"\x82", " hola"), True)  # bytes of no character: transformers loses all that follows
 def test_nothing_is_lost(tokens, spaced):

@@ -1,25 +1,21 @@
-"""The tensors of transformers' Wav2Vec2BertModel, alone or inside a model for a task or an emotion checkpoint."""
+"""transformers' Wav2Vec2BertModel, alone or inside a Wav2Vec2BertFor... or an emotion checkpoint."""
 
-from ..rules import CONVOLUTION, DEPTHWISE, KEEP, POINTWISE, TRANSPOSE, Layout, Rule, UnusedTensors, with_prefix
+from ..rules import CONVOLUTION, DEPTHWISE, KEEP, POINTWISE, TRANSPOSE, Layout, Rule, Unused, under
 
 
 def linear(source: str, target: str) -> tuple[Rule, ...]:
-    """Return the rules of a linear layer with a bias."""
     return (Rule(f"{source}.weight", f"{target}.kernel", TRANSPOSE), Rule(f"{source}.bias", f"{target}.bias"))
 
 
 def norm(source: str, target: str) -> tuple[Rule, ...]:
-    """Return the rules of a LayerNorm."""
     return (Rule(f"{source}.weight", f"{target}.scale"), Rule(f"{source}.bias", f"{target}.bias"))
 
 
 def convolution(source: str, target: str) -> tuple[Rule, ...]:
-    """Return the rules of a convolution with a bias."""
     return (Rule(f"{source}.weight", f"{target}.kernel", CONVOLUTION), Rule(f"{source}.bias", f"{target}.bias"))
 
 
 def feed_forward(name: str) -> tuple[Rule, ...]:
-    """Return the rules of a feed-forward network."""
     return (
         *linear(f"{name}.intermediate_dense", f"{name}.intermediate_dense"),
         *linear(f"{name}.output_dense", f"{name}.output_dense"),
@@ -63,24 +59,24 @@ ENCODER = (
     Rule("masked_spec_embed", "masked_spec_embed"),
     *norm("feature_projection.layer_norm", "feature_layer_norm"),
     *linear("feature_projection.projection", "feature_projection"),
-    *with_prefix(LAYER, "encoder.layers.{i}.", "layers."),
+    *under(LAYER, "encoder.layers.{i}.", "layers."),
     *feed_forward("intermediate_ffn"),
     *linear("adapter.proj", "adapter.proj"),
     *norm("adapter.proj_layer_norm", "adapter.proj_layer_norm"),
-    *with_prefix(ADAPTER_LAYER, "adapter.layers.{i}.", "adapter.layers."),
+    *under(ADAPTER_LAYER, "adapter.layers.{i}.", "adapter.layers."),
 )
 
-# The encoder alone, pretrained or inside a model for a task.
+# An encoder as it was pretrained, or inside a model for one task.
 LAYOUT = Layout(
     rules=(
-        *with_prefix(ENCODER, "", "audio_encoder."),
+        *under(ENCODER, "", "audio_encoder."),
         Rule("layer_weights", "layer_weights"),
         *linear("projector", "projector"),
     ),
     unused=(
-        UnusedTensors("classifier.*", "head of a classifier"),
-        UnusedTensors("mult_attn_model.*", "fusion of an emotion checkpoint"),
-        UnusedTensors("lm_head.*", "head of a transcriber (CTC)"),
+        Unused("classifier.*", "head of a classifier"),
+        Unused("mult_attn_model.*", "fusion of an emotion checkpoint"),
+        Unused("lm_head.*", "head of a transcriber (CTC)"),
     ),
     optional_prefix="wav2vec2_bert.",
 )

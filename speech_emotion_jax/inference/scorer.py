@@ -1,7 +1,7 @@
-"""A checkpoint's compiled programs on the devices of a mesh.
+"""A checkpoint's compiled programs on a mesh: clips and tokens to vectors, vectors to probabilities.
 
-Each device computes an equal share of a batch's rows by itself. It holds all parameters, so the devices exchange
-nothing. Calls return before the devices are done.
+Each device takes an equal share of a batch's rows and computes them by itself: the parameters are on every device, and
+nothing is exchanged. Calls return at once, before the devices are done.
 """
 
 from __future__ import annotations
@@ -34,27 +34,20 @@ logger = logging.getLogger("speech_emotion_jax")
 
 
 class Scorer:
-    """A checkpoint on the devices of a mesh, with its tokenizer. Threads may share it.
+    """A checkpoint on the devices of a mesh, with its tokenizer.
 
-    Every shape of a batch is compiled once, at its first use.
-
-    Attributes:
-        config: The architecture.
-        language: "es" or "en".
-        mesh: The devices.
-        compile_seconds: Time spent compiling so far.
+    `compile_seconds` is what compiling has taken so far; every shape of a batch is compiled once.
     """
 
     def __init__(self, checkpoint: Checkpoint, mesh: Mesh):
-        """Prepare the programs of a checkpoint whose parameters are on every device of the mesh."""
         self.config = checkpoint.config
         self.language = checkpoint.language
         self.mesh = mesh
         self.compile_seconds = 0.0
         self._tokenizer = None
         if self.config.text is not None:
-            cache = cache_folder() / "tokenizers"
-            self._tokenizer = load_cached_tokenizer(checkpoint.text_folder, self.config.text.max_tokens, cache)
+            kept = cache_folder() / "tokenizers"
+            self._tokenizer = load_cached_tokenizer(checkpoint.text_folder, self.config.text.max_tokens, kept)
         model, platform = checkpoint.model, mesh.devices.flat[0].platform
         self._audio: list[Step] = []
         self._text: list[Step] = []
@@ -64,14 +57,14 @@ class Scorer:
             self._text = encoder_steps(model, "text", lambda _, states: states.last[:, 0], platform)
         graph, self._parameters = nnx.split(model)
         self._programs: dict[Any, Any] = {}
+        padding_value = checkpoint.padding_value if self.config.audio else 0.0
+        self._features = partial(_features, padding_value)
         self._classify = partial(_classify, graph)
 
     def clip(self, audio: AudioSource | Clip | None) -> Clip | None:
-        """Decode a recording if the mode has audio, else return None. May be called from several threads.
+        """Decode a recording, where the mode hears; else None. May be called from several threads.
 
-        Raises:
-            InvalidInput: The mode needs audio and there is none, or it can't be used.
-            UnreadableInput: The recording is missing or broken.
+        Raises InvalidInput where there is none or it can't be used, and UnreadableInput.
         """
         if self.config.audio is None:
             return None
@@ -80,11 +73,7 @@ class Scorer:
         return audio if isinstance(audio, Clip) else read_clip(audio)
 
     def tokens(self, text: object) -> Tokens | None:
-        """Tokenize a text if the mode has text, else return None.
-
-        Raises:
-            InvalidInput: The mode needs text and there is none, or it is blank.
-        """
+        """Tokenize a text, where the mode reads; else None. Raises InvalidInput where there is none or it is blank."""
         if self._tokenizer is None:
             return None
         if text is None:
@@ -92,28 +81,23 @@ class Scorer:
         return self._tokenizer(text)
 
     def token_bucket(self, longest: int) -> int:
-        """Return the padded length of a batch whose longest text has that many tokens. The mode must have text."""
+        """The length to which a batch of texts is padded, its longest one having that many tokens."""
         assert self.config.text is not None
         return min(bucket(longest, TOKEN_BUCKETS), self.config.text.max_tokens)
 
     def audio_vectors(self, clips: Sequence[Clip], frames: int) -> Float[Array, "batch width"]:
-        """Compute the pooled audio vector of each clip.
-
-        Args:
-            clips: Clips that are all over 160 s long, or all shorter.
-            frames: The bucket, in frames of 20 ms, to which all are padded.
-        """
-        features_and_mask = self._run("the features", _features, (), *self._put(pad_clips(clips, frames)))
-        return self.encode_audio(*features_and_mask)
+        """A vector a clip. All are over 160 s, or none is; `frames` is the bucket."""
+        heard = self._run("the features", self._features, (), *self._put(pad_clips(clips, frames)))
+        return self.encode_audio(*heard)
 
     def encode_audio(
         self, features: Float[Array, "batch frames features"], mask: Bool[Array, "batch frames"]
     ) -> Float[Array, "batch width"]:
-        """Compute the pooled audio vectors of features, given the mask of their real frames."""
+        """The vectors of clips whose features are there."""
         return self._encode(self._audio, features, mask)
 
     def text_vectors(self, tokens: Sequence[Tokens], length: int) -> Float[Array, "batch width"]:
-        """Compute the pooled text vector of each text, all padded to the bucket `length`."""
+        """A vector a text; `length` is the bucket."""
         assert self.config.text is not None
         padded = pad_tokens([each.ids for each in tokens], length, self.config.text.pad_token_id)
         return self._encode(self._text, *self._put(padded))
@@ -123,58 +107,52 @@ class Scorer:
         audio: Float[Array | np.ndarray, "batch audio_width"] | None,
         text: Float[Array | np.ndarray, "batch text_width"] | None,
     ) -> Float[Array, "batch labels"]:
-        """Compute the probabilities of the labels from the pooled vectors that the mode uses; the other is None."""
+        """Probabilities of the labels from the vectors that the mode uses; the other is None."""
         vectors = [None if each is None else self._put(each) for each in (audio, text)]
         return self._run("the head", self._classify, self._parameters, *vectors)
 
     def compile_audio(self, rows: int, frames: int, *, truncated: bool = False) -> None:
-        """Compile what `audio_vectors` runs for a batch, without running it.
+        """Compile what `audio_vectors` runs for so many clips; like the two below it computes nothing.
 
-        The checkpoint may be an abstract one. May be called from several threads with different shapes.
-
-        Args:
-            rows: Number of clips.
-            frames: The bucket, in frames of 20 ms.
-            truncated: Whether the clips are over 160 s long.
+        The checkpoint may be an outline. May be called from several threads for different shapes.
         """
         waveforms, lengths = self._rows(rows, samples_for(frames)), self._rows(rows, dtype=np.int32)
         statistics = MelStatistics(*[self._rows(rows, MEL_BINS)] * 2) if truncated else None
-        program = self._compiled("the features", _features, (), waveforms, lengths, statistics)
+        program = self._compiled("the features", self._features, (), waveforms, lengths, statistics)
         self._compile(self._audio, *program.out_info)
 
     def compile_text(self, rows: int, length: int) -> None:
-        """Compile what `text_vectors` runs for a batch of `rows` texts. See `compile_audio`."""
+        """Compile what `text_vectors` runs for so many texts."""
         ids, mask = self._rows(rows, length, dtype=np.int32), self._rows(rows, length, dtype=bool)
         self._compile(self._text, ids, mask)
 
     def compile_head(self, rows: int) -> None:
-        """Compile what `probabilities` runs for a batch of `rows` rows. See `compile_audio`."""
+        """Compile what `probabilities` runs for so many rows."""
         widths = (self.config.audio and self.config.projection_width, self.config.text and self.config.text.hidden_size)
         vectors = [None if width is None else self._rows(rows, width) for width in widths]
         self._compiled("the head", self._classify, self._parameters, *vectors)
 
     def check_open(self) -> None:
-        """Raise RuntimeError if the scorer was closed."""
         if self._parameters is None:
             raise RuntimeError("this pipeline was closed; load it again with EmotionPipeline.from_pretrained")
 
     def close(self) -> None:
         """Free the parameters and the compiled programs."""
         self._parameters = None
-        for references in (self._audio, self._text, self._programs):
-            references.clear()
-        gc.collect()  # Splitting a model leaves reference cycles that hold its arrays.
+        for held in (self._audio, self._text, self._programs):
+            held.clear()
+        gc.collect()  # splitting a model leaves cycles that hold its arrays
 
     @property
     def _divided(self) -> NamedSharding:
-        """The sharding that divides the rows of a batch over the devices."""
+        """Rows of a batch, divided over the devices."""
         return NamedSharding(self.mesh, PartitionSpec("data"))
 
     def _put(self, arrays: Any) -> Any:
         return jax.device_put(arrays, self._divided)
 
     def _rows(self, *shape: int, dtype: Any = np.float32) -> Any:
-        """Return the jax.ShapeDtypeStruct of what `_put` makes of an array of that shape."""
+        """What `_put` makes of an array of that shape, as a jax.ShapeDtypeStruct."""
         return jax.ShapeDtypeStruct(shape, dtype, sharding=self._divided)
 
     def _encode(self, steps: Sequence[Step], x: jax.Array, mask: jax.Array) -> jax.Array:
@@ -195,28 +173,24 @@ class Scorer:
         return program(parameters, *batch)
 
     def _compiled(self, name: str, function: Callable[..., Any], parameters: Any, *batch: Any) -> jax.stages.Compiled:
-        """Compile a program for a batch of these shapes, and store it for `_run`."""
+        """The program for a batch of these shapes, which `_run` finds from now on: each device computes its rows."""
         shapes = _shapes(batch)
         rows, length = [*shapes[0], 1][:2]
         logger.debug("compiling %s for %d x %d (%d shapes so far)", name, rows, length, len(self._programs) + 1)
         started = time.perf_counter()
-        divided, replicated = self._divided.spec, PartitionSpec()
-        per_device = jax.shard_map(
-            function,
-            mesh=self.mesh,
-            in_specs=(replicated, *[divided] * len(batch)),
-            out_specs=divided,
-            check_vma=False,
+        own, whole = self._divided.spec, PartitionSpec()
+        by_itself = jax.shard_map(
+            function, mesh=self.mesh, in_specs=(whole, *[own] * len(batch)), out_specs=own, check_vma=False
         )
-        program = self._programs[name, shapes] = jax.jit(per_device).lower(parameters, *batch).compile()
+        program = self._programs[name, shapes] = jax.jit(by_itself).lower(parameters, *batch).compile()
         self.compile_seconds += time.perf_counter() - started
         return program
 
 
-def default_batch_size(config: EmotionConfig, platform: str) -> int:
-    """Return how many clips a device computes together by default: 8, or 1 where a CPU encodes audio.
+def clips_at_once(config: EmotionConfig, platform: str) -> int:
+    """How many clips a device is best given at once: 8, or one by one where a CPU hears.
 
-    A single clip keeps a CPU's cores busy. More clips would only add padding, and shapes to compile.
+    A clip alone keeps a CPU's cores busy, and others would only add their padding and shapes to compile.
     """
     return 1 if platform == "cpu" and config.audio is not None else 8
 
@@ -226,12 +200,12 @@ def _shapes(batch: tuple[Any, ...]) -> tuple[tuple[int, ...], ...]:
 
 
 def _features(
-    _: tuple[()], waveforms: jax.Array, lengths: jax.Array, statistics: MelStatistics | None
+    padding_value: float, _: tuple[()], waveforms: jax.Array, lengths: jax.Array, statistics: MelStatistics | None
 ) -> tuple[jax.Array, jax.Array]:
-    return features(waveforms, lengths, statistics=statistics)
+    return features(waveforms, lengths, padding_value=padding_value, statistics=statistics)
 
 
 def _classify(graph: nnx.GraphDef, parameters: Any, *vectors: jax.Array | None) -> jax.Array:
-    """Compute probabilities. The partial function holds only the model's structure, not its arrays."""
+    """It holds the model's structure only."""
     model = nnx.merge(graph, parameters)
     return model.probabilities(model.classify(*vectors))

@@ -29,7 +29,7 @@ from ..checkpoints import (
     resolve_checkpoint,
 )
 from ..config import Architecture, EmotionConfig, WhisperConfig
-from ..convert import MODEL, TEXT_ENCODER, PublishedCheckpoint, read_record
+from ..convert import MODEL, TEXT_ENCODER, Published, read_record
 from ..errors import InvalidInput, UnreadableInput
 from ..models import parameters_of
 from ..registry import FUSION_MODES
@@ -233,9 +233,9 @@ def _examples(job: ParityConfig, config: Architecture) -> list[Example]:
     )
 
 
-def _reference(job: ParityConfig, source: Path | PublishedCheckpoint) -> PublishedCheckpoint:
+def _reference(job: ParityConfig, source: Path | Published) -> Published:
     """The published checkpoint that PyTorch runs."""
-    if isinstance(source, PublishedCheckpoint) and job.reference is None:
+    if isinstance(source, Published) and job.reference is None:
         return source
     asked = job.request
     mode, language, text_encoder, revision = asked.mode, asked.language, asked.text_encoder, asked.revision
@@ -258,7 +258,7 @@ def _reference(job: ParityConfig, source: Path | PublishedCheckpoint) -> Publish
         ) from error
 
 
-def _original(job: ParityConfig, config: Architecture, reference: PublishedCheckpoint) -> Any:
+def _original(job: ParityConfig, config: Architecture, reference: Published) -> Any:
     """The PyTorch side. Raises InvalidInput where it can't be had."""
     folders = {name: part.origin.folder for name, part in reference.parts.items()}
     try:

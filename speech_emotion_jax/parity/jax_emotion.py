@@ -61,6 +61,7 @@ class JaxEmotion:
 
     def __init__(self, checkpoint: Checkpoint, products: str | None = None):
         self.config = checkpoint.config
+        self._padding_value = checkpoint.padding_value if self.config.audio else 0.0
         self._tokenizer = None
         if self.config.text is not None:
             self._tokenizer = TextTokenizer(checkpoint.text_folder, self.config.text.max_tokens)
@@ -148,7 +149,7 @@ class JaxEmotion:
         clip = read_clip(audio)
         frames = bucket(feature_frames(len(clip.waveform)), FRAME_BUCKETS)
         waveforms, lengths, statistics = pad_clips([clip], frames)
-        x, mask = features(waveforms, lengths, statistics=statistics)
+        x, mask = features(waveforms, lengths, padding_value=self._padding_value, statistics=statistics)
         return np.asarray(x)[np.asarray(mask)]
 
     def _heard(self, real: Float[np.ndarray, "frames 160"]) -> Found:
@@ -226,7 +227,7 @@ def _audio_alone(
     assert encoder is not None
     projected = encoder(x, mask, hidden_states=True).hidden_states
     assert projected is not None
-    last = encoder.finalize(states[-1:], mask, states[:, None])
+    last = encoder.leave(states[-1:], mask, states[:, None])
     return projected[0], run_layers_alone(encoder.layers, lambda own, x: own(x, mask), states), model.pool(last)
 
 

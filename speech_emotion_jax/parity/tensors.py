@@ -17,7 +17,7 @@ import numpy as np
 from flax import nnx
 
 from ..config import Architecture
-from ..convert import MODEL, PublishedCheckpoint, tables_of
+from ..convert import MODEL, Published, tables_of
 from ..models import SelfAttention
 from ..runtime.precision import PRECISIONS, parameter_dtype
 
@@ -27,20 +27,18 @@ EPSILON, MAX_LEFT_DISTANCE = "eps", "left_max_position_embeddings"
 
 
 def digest_files(
-    published: PublishedCheckpoint,
-    precisions: Iterable[str] = PRECISIONS,
-    advance: Callable[[int], None] = lambda tensors: None,
+    published: Published, precisions: Iterable[str] = PRECISIONS, advance: Callable[[int], None] = lambda tensors: None
 ) -> dict[str, Digests]:
     """{precision: digests} of what a published checkpoint's tensors should be in memory. Each is read once."""
     found: dict[str, Digests] = {precision: {} for precision in precisions}
     tables = tables_of(published.config)
     for part, opened in published.parts.items():
-        for assignment in opened.matching.assignments:
-            for name, tensor in zip(assignment.names, opened.source.read(assignment.names), strict=True):
+        for filled in opened.matching.filled:
+            for name, tensor in zip(filled.names, opened.source.read(filled.names), strict=True):
                 known = _named(part, tables[part].layout.canonical(name))
                 for precision, digests in found.items():
-                    digests[known] = _digest(tensor, parameter_dtype(assignment.target, precision))
-            advance(len(assignment.names))
+                    digests[known] = _digest(tensor, parameter_dtype(filled.target, precision))
+            advance(len(filled.names))
     return found
 
 

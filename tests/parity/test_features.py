@@ -19,6 +19,7 @@ from speech_emotion_jax.audio.fbank import (
 )
 
 from ..support.budgets import FEATURE_BUDGET
+from ..support.examples import examples
 
 ORIGINAL = {value: SeamlessM4TFeatureExtractor(padding_value=value) for value in (0.0, 1.0)}
 
@@ -110,6 +111,7 @@ def test_a_constant_bin_becomes_zero():
     assert np.abs(out).max() < 1e-2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seconds", [160.05, 325])
 def test_a_long_recording_is_normalised_whole_and_then_cut(seconds):
     waveform = noise(seconds) * np.linspace(1, 0.1, int(seconds * 16_000), dtype=np.float32)
@@ -123,6 +125,7 @@ def test_a_long_recording_is_normalised_whole_and_then_cut(seconds):
     assert np.abs(out - theirs).max() <= FEATURE_BUDGET
 
 
+@pytest.mark.slow
 def test_160_seconds_are_not_cut():
     clip = read_clip({"array": noise(160), "sampling_rate": 16_000})
     assert not clip.truncated
@@ -138,7 +141,7 @@ def test_frame_counts(samples):
     assert fbank_frames(samples_for(feature_frames(samples))) == 2 * feature_frames(samples)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25))
 @given(
     amplitudes=st.lists(st.floats(1e-4, 1), min_size=2, max_size=4),
     hertz=st.floats(50, 7_900),

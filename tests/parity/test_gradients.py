@@ -23,6 +23,8 @@ from speech_emotion_jax.training.step import TrainingMethod
 
 from ..support.checkpoints import write_audio_checkpoint, write_bert, write_roberta
 
+pytestmark = pytest.mark.slow
+
 LENGTHS = (61, 50, 41, 8)  # of the clips of a batch, in frames
 LONG = (97, 70, 41, 8)  # more than one block of attention
 TOKENS = (13, 9, 4, 12)

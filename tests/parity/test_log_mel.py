@@ -13,6 +13,8 @@ from transformers import WhisperFeatureExtractor
 from speech_emotion_jax.audio.log_mel import SAMPLE_RATE, WINDOW_FRAMES, WINDOW_SAMPLES, mel_filters, whisper_log_mel
 from speech_emotion_jax.audio.waveform import load
 
+from ..support.examples import examples
+
 DEMO = Path(str(files("speech_emotion_jax") / "demo_data"))
 BINS = (80, 128)
 ORIGINAL = {bins: WhisperFeatureExtractor(feature_size=bins) for bins in BINS}
@@ -97,7 +99,7 @@ def test_speech_in_a_batch(bins):
     assert_close(features, original(padded(*clips), bins), SPEECH_BUDGET)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=examples(15))
 @given(
     hertz=st.floats(50, 7_900),
     loudness=st.floats(1e-3, 1),

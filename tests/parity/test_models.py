@@ -30,6 +30,7 @@ from ..support.checkpoints import (
     write_bert,
     write_roberta,
 )
+from ..support.marks import rest_slow
 
 MODES = ("text", "audio", "concat", "mean", "multihead")
 TEXT = "No me lo puedo creer, ¡qué alegría!"
@@ -59,7 +60,7 @@ def assert_close(ours: jax.Array, theirs: torch.Tensor, budget: float) -> None:
 
 
 @pytest.mark.parametrize("frames", [1, 2, 127, 128, 129, 300, 700])
-@pytest.mark.parametrize("size", [TINY, SMALL], ids=["tiny", "small"])
+@pytest.mark.parametrize("size", rest_slow([TINY, SMALL]), ids=["tiny", "small"])
 def test_audio_hidden_states(tmp_path, size, frames):
     model, _ = folders(tmp_path, "audio", "es", size)
     x = random_features(frames)
@@ -101,6 +102,7 @@ def test_logits_from_identical_inputs(tmp_path, mode):
     assert np.abs(np.asarray(ours) - theirs.detach().numpy()).max() <= LOGIT_BUDGET
 
 
+@pytest.mark.slow
 def test_multihead_across_the_batch(tmp_path):
     """The original's rank-2 attention couples the clips of a batch; ours does so only when asked."""
     model, text = folders(tmp_path, "multihead", "es")
@@ -116,6 +118,7 @@ def test_multihead_across_the_batch(tmp_path):
     assert np.abs(np.asarray(ours.fusion(jnp.asarray(audio), jnp.asarray(words))[0] - alone[0])).max() < BATCH_BUDGET
 
 
+@pytest.mark.slow
 def test_weighted_layer_sum(tmp_path):
     model, _ = folders(tmp_path, "audio", "es", config_overrides={"use_weighted_layer_sum": True})
     x, mask = random_features(60), np.ones((1, 60), bool)
@@ -124,6 +127,7 @@ def test_weighted_layer_sum(tmp_path):
     assert np.abs(np.asarray(ours) - theirs.detach().numpy()).max() <= LOGIT_BUDGET
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "overrides",
     [{}, {"num_adapter_layers": 3}, {"output_hidden_size": 48, "use_intermediate_ffn_before_adapter": True}],
@@ -166,14 +170,14 @@ def encoder_with(config: Wav2Vec2BertConfig, tensors: dict[str, np.ndarray]) -> 
     assert problems == []
     graph, state = nnx.split(encoder)
     flat = dict(nnx.to_flat_state(state))
-    for assignment in matching.assignments:
-        arrays = [assignment.transform.forward(tensors[name]) for name in assignment.names]
-        path = tuple(assignment.target.split("."))
-        flat[path] = flat[path].replace(jnp.asarray(np.stack(arrays) if assignment.stacked else arrays[0]))
+    for filled in matching.filled:
+        arrays = [filled.transform.forward(tensors[name]) for name in filled.names]
+        path = tuple(filled.target.split("."))
+        flat[path] = flat[path].replace(jnp.asarray(np.stack(arrays) if filled.stacked else arrays[0]))
     return nnx.merge(graph, nnx.from_flat_state(flat))
 
 
-@pytest.mark.parametrize("language", ["es", "en"])
+@pytest.mark.parametrize("language", rest_slow(["es", "en"]))
 @pytest.mark.parametrize("mode", MODES)
 def test_probabilities_from_the_waveform(published, mode, language):
     model = published(mode, language)
@@ -194,6 +198,7 @@ def test_probabilities_from_the_waveform(published, mode, language):
         assert np.abs(ours - np.ravel(theirs)).max() <= PROBABILITY_BUDGET
 
 
+@pytest.mark.slow
 def test_multi_label_text_uses_sigmoids(tmp_path):
     model = write_roberta(tmp_path / "model", "en", problem_type="multi_label_classification")
     [prediction] = EmotionPipeline.from_pretrained(str(model), mode="text", language="en").predict([{"text": TEXT}])
@@ -202,6 +207,7 @@ def test_multi_label_text_uses_sigmoids(tmp_path):
     assert np.abs(np.array(list(prediction["scores"].values())) - theirs).max() <= PROBABILITY_BUDGET
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["audio", "concat", "mean", "multihead"])
 def test_batch_invariance(published, mode):
     """A clip alone, and at the padding of a batch of 8 with clips from 0.3 s to 20 s."""

@@ -35,7 +35,9 @@ from speech_emotion_jax.parity.stages import FUSED, PREDICTION, Stages, layer
 from speech_emotion_jax.parity.verdict import Verdict, judge
 
 from ..support.checkpoints import TINY, write_audio_checkpoint, write_golden_checkpoint
+from ..support.examples import examples
 from ..support.faults import damaged
+from ..support.marks import rest_slow
 
 ROOT = Path(__file__).parent.parent.parent
 GOLDENS = ROOT / "tests" / "goldens"
@@ -99,7 +101,7 @@ def test_what_is_right_passes(published, mode: str):
         assert row.budget_used < (0.75 if (mode, row.stage) == ("multihead", FUSED) else 0.5), row
 
 
-@pytest.mark.parametrize("seed", range(FAULTS))
+@pytest.mark.parametrize("seed", [*range(3), *rest_slow(range(3, FAULTS))])
 def test_every_fault_is_found_where_it_is(healthy, seed: int):
     """By the tensors and constants, and, where it changes a number, by the first stage that is bad."""
     case = healthy(("concat", "multihead", "text", "audio")[seed % 4])
@@ -139,7 +141,7 @@ def test_faults_are_of_all_kinds(healthy):
 # Bits
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=examples(20))
 @given(seed=st.integers(0, 10_000), at=st.integers(0, 10**9))
 def test_a_single_bit_is_seen(healthy, seed: int, at: int):
     """Stage 0 names the tensor, whichever it is."""
@@ -169,7 +171,7 @@ def test_files_and_memory_have_the_same_digests(published):
 # What a golden keeps
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(30))
 @given(rows=st.integers(1, 200), columns=st.integers(1, 90), seed=st.integers(0, 99), size=st.floats(1e-6, 1.0))
 def test_checksums_tell_the_mean_difference(rows: int, columns: int, seed: int, size: float):
     rng = np.random.default_rng(seed)
@@ -218,6 +220,7 @@ def test_versions_that_differ_are_told(converted, tmp_path):
     assert f"versions differ: jax was 0.9.1 and is {jax.__version__}; " in render_parity(result)
 
 
+@pytest.mark.slow
 def test_a_golden_finds_faults(converted, monkeypatch):
     """Without PyTorch, by slices and checksums: those that move a stage by more than the rounding of all before it."""
     _, folder = converted
@@ -240,6 +243,7 @@ def test_a_golden_finds_faults(converted, monkeypatch):
     assert found >= 6
 
 
+@pytest.mark.slow
 def test_the_goldens_are_those_of_this_pytorch(converted, tmp_path):
     """Recorded again they are the same file, but for what rounds otherwise on another machine."""
     source, _ = converted
@@ -272,6 +276,7 @@ sys.exit(code)
 """
 
 
+@pytest.mark.process
 def test_no_pytorch_is_needed_with_a_golden(tmp_path):
     checkpoint = str(DEMO / "checkpoint")
     arguments = ["parity", "--model-id", checkpoint, "--mode", "concat", "--language", "es"]
@@ -402,7 +407,7 @@ def test_another_shape_is_a_difference():
     assert "(4,)" in row.remark
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40))
 @given(size=st.integers(2, 5000), seed=st.integers(0, 9999))
 def test_the_gain_of_rounding_is_within_its_budget(size: int, seed: int):
     """However few the values: rounding to float32 cancels less in the gain of a text of one word."""

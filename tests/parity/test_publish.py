@@ -23,6 +23,7 @@ from speech_emotion_jax.registry import MODES
 from speech_emotion_jax.text.word_vocabulary import write_word_tokenizer
 
 from ..support.budgets import LOGIT_BUDGET
+from ..support.marks import rest_slow
 
 TEXT = "estoy muy triste hoy"
 
@@ -59,12 +60,13 @@ def assert_same_logits(folder: Path, model: EmotionModel) -> None:
     assert np.abs(np.asarray(ours) - theirs.detach().numpy()).max() <= LOGIT_BUDGET
 
 
-@pytest.mark.parametrize("language", ["es", "en"])
+@pytest.mark.parametrize("language", rest_slow(["es", "en"]))
 @pytest.mark.parametrize("mode", MODES)
 def test_logits(tmp_path: Path, mode: str, language: str) -> None:
     assert_same_logits(tmp_path / "out", written(tmp_path / "out", EmotionConfig.tiny(language, mode)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [
@@ -90,6 +92,7 @@ def test_a_roberta_without_a_tokenizer_of_its_own(tmp_path: Path) -> None:
     assert_same_logits(tmp_path / "out", written(tmp_path / "out", config))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("mode", "place", "kind"), [("text", "", RobertaForSequenceClassification), ("mean", "text_encoder", BertModel)]
 )

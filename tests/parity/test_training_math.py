@@ -12,8 +12,10 @@ from speech_emotion_jax.training.losses import clip_losses
 from speech_emotion_jax.training.optimizer import has_weight_decay, learning_rates, make_optimizer
 from speech_emotion_jax.training.recipe import OptimizerConfig
 
+from ..support.examples import examples
 
-@settings(deadline=None, max_examples=40)
+
+@settings(max_examples=examples(40))
 @given(st.integers(0, 2**32 - 1), st.floats(0, 0.9), st.booleans())
 def test_loss_and_gradient_are_those_of_torch(seed: int, smoothing: float, weighted: bool) -> None:
     rng = np.random.default_rng(seed)
@@ -52,6 +54,7 @@ SHAPES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["linear", "cosine", "constant"])
 def test_ten_steps_are_those_of_torch(kind: str) -> None:
     """A torch parameter and a parameter group for every layer of a stack; layer 0 is frozen.

@@ -25,6 +25,8 @@ from speech_emotion_jax.whisper.vocabulary import Vocabulary
 
 from ..support.checkpoints import write_whisper
 
+pytestmark = pytest.mark.slow
+
 LIMIT = 14  # tokens
 RECORDINGS = 3
 FRAMES = 40  # of an encoded recording

@@ -12,6 +12,8 @@ from transformers.models.whisper import generation_whisper as original
 
 from speech_emotion_jax.whisper.words import _first_frames, _median_filter, token_times
 
+from ..support.examples import examples
+
 PROMPT = 3
 HEADS = [(0, 1), (1, 0), (1, 2)]  # (layer, head)
 
@@ -40,7 +42,7 @@ def theirs(weights: torch.Tensor, frames: int) -> np.ndarray:
     return times[0].numpy()
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(st.integers(1, 30), st.integers(1, 120), st.integers(0, 2**32 - 1))
 def test_dynamic_time_warping(steps, frames, seed):
     cost = np.random.default_rng(seed).normal(size=(steps, frames)).astype(np.float32)
@@ -49,7 +51,7 @@ def test_dynamic_time_warping(steps, frames, seed):
     assert _first_frames(cost).tolist() == first
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(st.integers(1, 9), st.integers(1, 40), st.integers(0, 2**32 - 1))
 def test_dynamic_time_warping_where_many_paths_cost_the_same(steps, frames, seed):
     cost = np.random.default_rng(seed).integers(0, 3, (steps, frames)).astype(np.float32)
