@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from transformers.models.whisper import tokenization_whisper as original
 
 from speech_emotion_jax.whisper import words as room
-from speech_emotion_jax.whisper.words import Word, token_times, words
+from speech_emotion_jax.whisper.words import Word, group_into_words, token_times
 
 from .support.examples import examples
 
@@ -94,14 +94,14 @@ def theirs(tokens: list[int], spaced: bool) -> list[Word]:
 def test_words_are_transformers_words(tokens, spaced):
     text = decode(tokens)
     assume("\N{REPLACEMENT CHARACTER}" not in text)
-    assert words(tokens, seconds(tokens), decode, spaced=spaced) == theirs(tokens, spaced)
+    assert group_into_words(tokens, seconds(tokens), decode, spaced=spaced) == theirs(tokens, spaced)
 
 
 @settings(max_examples=examples(300))
 @given(any_tokens, spaced)
 @example(ids(b"\xe2", b"\x82", " hola"), True)  # bytes of no character: transformers loses all that follows
 def test_nothing_is_lost(tokens, spaced):
-    grouped = words(tokens, seconds(tokens), decode, spaced=spaced)
+    grouped = group_into_words(tokens, seconds(tokens), decode, spaced=spaced)
     assert "".join(word.text for word in grouped) == decode(tokens)
     assert [word.start for word in grouped] == [0.0, *(word.end for word in grouped[:-1])][: len(grouped)]
     assert all(word.start < word.end for word in grouped)
@@ -112,7 +112,7 @@ def test_words_of_two_windows_do_not_overlap():
     """Where windows were joined, the second's clock may be behind the first's."""
     tokens = ids(" hola", "s", " el", "la", " 5")
     times = [(0.0, 1.0), (1.0, 2.0), (1.5, 1.7), (1.7, 1.9), (2.5, 3.0)]
-    assert words(tokens, times, decode, spaced=True) == [
+    assert group_into_words(tokens, times, decode, spaced=True) == [
         Word(" holas", 0.0, 2.0),
         Word(" ella", 2.0, 2.0),
         Word(" 5", 2.5, 3.0),
@@ -121,13 +121,13 @@ def test_words_of_two_windows_do_not_overlap():
 
 def test_punctuation_goes_with_its_word():
     tokens = ids(" ¿", " hola", "s", "?", " (", "la", ")", ".", " 5", "%", " el", "...")
-    grouped = words(tokens, seconds(tokens), decode, spaced=True)
+    grouped = group_into_words(tokens, seconds(tokens), decode, spaced=True)
     assert [word.text for word in grouped] == [" ¿ holas?", " (la).", " 5", "%", " el..."]
 
 
 def test_without_spaces_every_character_is_a_word():
     tokens = ids(b"\xe6\x9d\xb1\xe4", b"\xba\xac", "は", "。", "5")
-    grouped = words(tokens, seconds(tokens), decode, spaced=False)
+    grouped = group_into_words(tokens, seconds(tokens), decode, spaced=False)
     assert grouped == [Word("東京", 0.0, 2.0), Word("は。", 2.0, 4.0), Word("5", 4.0, 5.0)]
 
 

@@ -146,7 +146,7 @@ def stated_frames(source: Recording) -> tuple[int, int] | None:
                 return None
             with check_stated_length(stream, name) as checked:
                 checked.seek(0)
-                with _Forward(checked.fileno(), closefd=False) as file:
+                with _SequentialSoundFile(checked.fileno(), closefd=False) as file:
                     return (file.frames, file.samplerate) if 0 < file.frames < _UNKNOWN_FRAMES else None
     except (OSError, soundfile.LibsndfileError):
         return None
@@ -261,7 +261,7 @@ def _file_frames(stream: io.FileIO, cut: Cut, name: str) -> Iterator[tuple[int, 
         with check_stated_length(stream, name) as checked:
             checked.seek(0)
             try:
-                file = _Forward(checked.fileno(), closefd=False)
+                file = _SequentialSoundFile(checked.fileno(), closefd=False)
             except soundfile.LibsndfileError as error:
                 refusal = error.error_string.rstrip(".")
             else:
@@ -271,7 +271,7 @@ def _file_frames(stream: io.FileIO, cut: Cut, name: str) -> Iterator[tuple[int, 
     yield from _av_frames(stream, name, refusal)
 
 
-class _Forward(soundfile.SoundFile):
+class _SequentialSoundFile(soundfile.SoundFile):
     """A sound file that is read without seeking.
 
     SoundFile seeks to the current position after every read. A FLAC stream of unknown length cannot seek, and a damaged
@@ -283,7 +283,9 @@ class _Forward(soundfile.SoundFile):
         return False
 
 
-def _libsndfile_frames(file: _Forward, stream: io.FileIO, cut: Cut, name: str) -> Iterator[tuple[int, int, np.ndarray]]:
+def _libsndfile_frames(
+    file: _SequentialSoundFile, stream: io.FileIO, cut: Cut, name: str
+) -> Iterator[tuple[int, int, np.ndarray]]:
     mpeg = file.subtype.startswith("MPEG")  # libsndfile only estimates the length of MPEG audio
     with file:
         first, last = cut.frames(file.samplerate)
@@ -316,7 +318,7 @@ def _libsndfile_frames(file: _Forward, stream: io.FileIO, cut: Cut, name: str) -
             raise UnreadableInput(f"{name} continues after sample {done}, where libsndfile stops; convert it to WAV")
 
 
-def _seek(file: _Forward, frame: int, name: str) -> int:
+def _seek(file: _SequentialSoundFile, frame: int, name: str) -> int:
     """Seek to `frame`, or as near before it as the format allows, and return the position."""
     if file.format == "OGG":
         frame = max(0, frame - _OGG_LEAD * file.samplerate)

@@ -42,7 +42,7 @@ def load(source: AudioSource) -> Float[np.ndarray, " samples"]:
         InvalidInput: As `blocks`.
         UnreadableInput: As `blocks`.
     """
-    return np.concatenate(list(_resampled(source, silence=False)))
+    return np.concatenate(list(_resample(source, silence=False)))
 
 
 def blocks(
@@ -73,7 +73,7 @@ def blocks(
         raise ValueError(f"block_samples is {block_samples}; it must be at least 1")
     waiting: list[np.ndarray] = []
     count = 0
-    for piece in _resampled(source, silence):
+    for piece in _resample(source, silence):
         waiting.append(piece)
         count += len(piece)
         if count >= block_samples:
@@ -134,13 +134,13 @@ def _seconds(value: object) -> str:
     return f"{value:.12g}" if isinstance(value, int | float) else repr(value)
 
 
-def _resampled(source: AudioSource, silence: bool) -> Iterator[np.ndarray]:
+def _resample(source: AudioSource, silence: bool) -> Iterator[np.ndarray]:
     """Yield the mono signal at 16 kHz in pieces of any length, and check it.
 
     Each piece is checked for invalid samples. The length and silence are checked at the end.
     """
     name = describe(source)
-    rate, taken, given = 0, 0, 0
+    rate, samples_in, samples_out = 0, 0, 0
     lowest, highest = math.inf, -math.inf
     resampler = None
     for piece_rate, frames in decode_audio(source, name):
@@ -161,12 +161,12 @@ def _resampled(source: AudioSource, silence: bool) -> Iterator[np.ndarray]:
             )
         lowest, highest = min(lowest, mono.min()), max(highest, mono.max())
         piece = mono if resampler is None else resampler.resample_chunk(mono)
-        taken += len(mono)
-        given += len(piece)
+        samples_in += len(mono)
+        samples_out += len(piece)
         yield piece
 
     # This is librosa's expression. At rare rates (12,347 Hz) it gives one sample more than exact arithmetic.
-    total = math.ceil(taken * (SAMPLE_RATE / rate)) if taken else 0
+    total = math.ceil(samples_in * (SAMPLE_RATE / rate)) if samples_in else 0
     if not total:
         raise InvalidInput(f"{name} holds no samples; record or export it again")
     if total < MIN_SAMPLES and not silence:
@@ -176,5 +176,5 @@ def _resampled(source: AudioSource, silence: bool) -> Iterator[np.ndarray]:
     if lowest == highest and not silence:
         raise InvalidInput(f"{name} is digital silence: every sample is {lowest:g}; check the microphone or the export")
     if resampler is not None:
-        rest = resampler.resample_chunk(np.empty(0, np.float32), last=True)[: total - given]
-        yield np.pad(rest, (0, total - given - len(rest)))
+        rest = resampler.resample_chunk(np.empty(0, np.float32), last=True)[: total - samples_out]
+        yield np.pad(rest, (0, total - samples_out - len(rest)))

@@ -97,7 +97,7 @@ def stitch(windows: Iterable[DecodedWindow], *, first_timestamp: int) -> list[Se
 
 
 @dataclass
-class _Piece:
+class _SegmentPart:
     """The text tokens of one window that belong to one segment, and their times in the recording."""
 
     tokens: list[int] = field(default_factory=list)
@@ -112,7 +112,7 @@ class _Stitcher:
         self._reset()
 
     def _reset(self) -> None:
-        self.pieces: list[_Piece] = []
+        self.parts: list[_SegmentPart] = []
         self.opened: float | None = None  # the opening timestamp, seconds
         self.text_start = 0.0  # the segment has no text before this time
         self.open_end = 0.0  # the end of the segment if no timestamp closes it
@@ -121,18 +121,18 @@ class _Stitcher:
 
     def add(self, window: DecodedWindow, first_timestamp: int) -> None:
         """Add the next window that has text."""
-        if self.pieces and window.start > self.window_end - FRAME_SECONDS:
+        if self.parts and window.start > self.window_end - FRAME_SECONDS:
             self.close()
         steps = _steps(window, first_timestamp)
         left_steps = round(window.left / FRAME_SECONDS, 6)  # before this step the previous window's timestamps count
         deferred = _first_deferred(steps, window)
         timestamps = iter(steps)
-        continued = bool(self.pieces)
-        part = _Piece()
+        continued = bool(self.parts)
+        part = _SegmentPart()
         now = window.start  # the last timestamp, seconds in the recording
         for position, token in enumerate(window.tokens):
             if token < first_timestamp:
-                if not part.tokens and not self.pieces:
+                if not part.tokens and not self.parts:
                     self.text_start = now
                 part.tokens.append(token)
                 if window.times:
@@ -148,12 +148,12 @@ class _Stitcher:
             elif self.opened is None:
                 self.opened = now
             elif now != self.opened:
-                self.pieces.append(part)
+                self.parts.append(part)
                 self._finish(now)
-                part, continued = _Piece(), False
+                part, continued = _SegmentPart(), False
         if part.tokens:
-            self.pieces.append(part)
-        elif not self.pieces:
+            self.parts.append(part)
+        elif not self.parts:
             self.opened = None
         self.window_end = window.end
         self.open_end = now if window.tokens[-1] >= first_timestamp else window.end
@@ -165,13 +165,13 @@ class _Stitcher:
 
     def _finish(self, end: float) -> None:
         """End the open segment at `end`."""
-        joined = _match(self.pieces)
+        joined = _match(self.parts)
         if joined.tokens:
             start = self.text_start if self.opened is None else min(self.opened, self.text_start)
             if self.segments:
                 start = max(start, self.segments[-1].end)
             self.segments.append(Segment(start, max(start, end), tuple(joined.tokens), tuple(joined.times)))
-        self.pieces, self.opened = [], None
+        self.parts, self.opened = [], None
 
 
 def _steps(window: DecodedWindow, first_timestamp: int) -> list[int]:
@@ -194,18 +194,18 @@ def _first_deferred(steps: list[int], window: DecodedWindow) -> int:
     return next(inside, steps[-1])
 
 
-def _match(pieces: list[_Piece]) -> _Piece:
-    """Join the pieces of one segment, which come from successive windows."""
-    joined, left = _Piece(), _Piece()
-    for right in pieces:
+def _match(parts: list[_SegmentPart]) -> _SegmentPart:
+    """Join the parts of one segment, which come from successive windows."""
+    joined, left = _SegmentPart(), _SegmentPart()
+    for right in parts:
         left_cut, right_cut = _cuts(left, right)
         joined.tokens += left.tokens[:left_cut]
         joined.times += left.times[:left_cut]
-        left = _Piece(right.tokens[right_cut:], right.times[right_cut:])
-    return _Piece(joined.tokens + left.tokens, joined.times + left.times)
+        left = _SegmentPart(right.tokens[right_cut:], right.times[right_cut:])
+    return _SegmentPart(joined.tokens + left.tokens, joined.times + left.times)
 
 
-def _cuts(left: _Piece, right: _Piece) -> tuple[int, int]:
+def _cuts(left: _SegmentPart, right: _SegmentPart) -> tuple[int, int]:
     """Return how many tokens of `left` to keep, and the first token of `right` to keep."""
     left_length, right_length = len(left.tokens), len(right.tokens)
     whole = left_length, 0

@@ -92,20 +92,20 @@ def _columns(text: str) -> int:
 def _srt(transcript: Sequence[Cue]) -> str:
     blocks = [
         f"{number}\n{_clock(start, ',')} --> {_clock(end, ',')}\n{text}\n"
-        for number, (start, end, text) in enumerate(_timed(transcript), start=1)
+        for number, (start, end, text) in enumerate(_timed_cues(transcript), start=1)
     ]
     return "\n".join(blocks) or "\n"
 
 
 def _vtt(transcript: Sequence[Cue]) -> str:
     blocks = ["WEBVTT\n"]
-    for start, end, text in _timed(transcript):
+    for start, end, text in _timed_cues(transcript):
         escaped = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
         blocks.append(f"{_clock(start, '.')} --> {_clock(end, '.')}\n{escaped}\n")
     return "\n".join(blocks)
 
 
-def _timed(transcript: Sequence[Cue]) -> list[tuple[int, int, str]]:
+def _timed_cues(transcript: Sequence[Cue]) -> list[tuple[int, int, str]]:
     """Return (start, end, text) of the cues with text, in milliseconds, sorted by start, without blank lines."""
     cues = []
     for cue in sorted(transcript, key=lambda cue: cue.start):

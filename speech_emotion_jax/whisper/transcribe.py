@@ -28,7 +28,7 @@ from .seek import split_at_timestamps
 from .stitch import DecodedWindow, Segment, stitch
 from .transcript import TranscribedSegment, TranscribedWord, Transcript
 from .vocabulary import UNSPACED_LANGUAGES, Vocabulary
-from .words import words
+from .words import group_into_words
 
 MAX_PREVIOUS = 223  # tokens of earlier text in a prompt at most, as in the original
 MAX_PROMPT_TEMPERATURE = 0.5  # text decoded at a higher temperature does not prompt the next window
@@ -288,7 +288,7 @@ class WhisperPipeline:
         transcribed = TranscribedSegment(start=min(segment.start, end), end=end, text=text)
         if options.timestamps == "word":
             spaced = language not in UNSPACED_LANGUAGES or options.task == "translate"
-            timed = words(segment.tokens, segment.times, self.vocabulary.text, spaced=spaced)
+            timed = group_into_words(segment.tokens, segment.times, self.vocabulary.text, spaced=spaced)
             transcribed["words"] = [TranscribedWord(text=each.text, start=each.start, end=each.end) for each in timed]
             if timed:
                 # The times of words are more exact than timestamp tokens, and all words must lie in their segment.

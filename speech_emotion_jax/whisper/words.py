@@ -126,7 +126,7 @@ def _first_frames(cost: Float[np.ndarray, "steps frames"]) -> Int[np.ndarray, " 
     return entered
 
 
-def words(
+def group_into_words(
     tokens: Sequence[int], times: Sequence[Span], decode: Callable[[Sequence[int]], str], *, spaced: bool
 ) -> list[Word]:
     """Group text tokens into words.
