@@ -192,6 +192,7 @@ def _pieces(cut: Cut, name: str) -> Generator[tuple[int, int, np.ndarray], None,
 
 
 def _array_frames(source: Mapping[str, Any], cut: Cut, name: str) -> Iterator[tuple[int, int, np.ndarray]]:
+    """Check an array and its rate, and yield the samples of the cut as `_pieces` does."""
     array = source.get("array")
     rate: Any = source.get("sampling_rate")
     if not isinstance(array, np.ndarray):
@@ -252,6 +253,7 @@ def _open(
 
 
 def _file_frames(stream: io.FileIO, cut: Cut, name: str) -> Iterator[tuple[int, int, np.ndarray]]:
+    """Decode a file with libsndfile, or with PyAV if libsndfile does not know its format."""
     stream.seek(0)
     head = stream.read(12)
     if not head:
@@ -342,6 +344,7 @@ def _has_ogg_page(content: bytes) -> bool:
 
 
 def _av_frames(stream: io.FileIO, name: str, refusal: str) -> Iterator[tuple[int, int, np.ndarray]]:
+    """Decode a file with PyAV. `refusal` says why libsndfile did not decode it."""
     try:
         import av
         import av.container

@@ -144,6 +144,7 @@ def _slices(x: jax.Array | np.ndarray) -> list:
 
 @cache
 def _spectrum_slices() -> tuple[list[Float[np.ndarray, "400 514"]], float]:
+    """Return the slices of the matrix and their scale, a power of two."""
     matrix = _spectrum_matrix()
     scale = 2.0 ** np.ceil(np.log2(np.abs(matrix).max()))
     return [part.astype(np.float32) for part in _slices(matrix / scale)], float(scale)
@@ -304,6 +305,7 @@ class _RunningStatistics:
         self.squares = np.zeros(MEL_BINS)
 
     def add(self, block: Float[np.ndarray, " samples"]) -> None:
+        """Add the next block, at most MAX_SAMPLES."""
         waveform = np.concatenate([self.tail, block])
         count = fbank_frames(len(waveform))
         self.tail = waveform[count * HOP_SAMPLES :]
@@ -319,5 +321,6 @@ class _RunningStatistics:
         self.count = total
 
     def statistics(self) -> MelStatistics:
+        """Return the statistics of all blocks, with a batch axis of 1."""
         deviation = np.sqrt(self.squares / (self.count - 1) + VARIANCE_FLOOR)
         return MelStatistics(self.mean.astype(np.float32)[None], deviation.astype(np.float32)[None])

@@ -230,6 +230,7 @@ KEYED = "dataset-with-video-keys.csv"  # youtube_key, segment_id, start_time and
 
 
 def _meacorpus(folder: str, recordings: list[str]) -> CorpusManifest:
+    """Join the lists of MEACorpus that are in the folder, whose rows are in the same order."""
     there = [name for name in (PUBLISHED, KEYED) if os.path.isfile(os.path.join(folder, name))]
     if not there:
         raise InvalidInput(

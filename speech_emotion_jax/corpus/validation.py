@@ -21,7 +21,7 @@ from .manifest import CHUNK_ROWS, Manifest, is_inside
 # Columns of the results, beside those that begin with "score_".
 RESERVED = frozenset({"text", "top_label", "top_score", "duration", "truncated", "error"})
 SHOWN = 5  # rows that are shown for each problem
-LISTED = 64  # folders from which a manifest names this many files are listed instead of asked for each file
+LISTED = 64  # a folder of which a manifest names at least this many files is listed once
 
 
 class Problem(NamedTuple):
@@ -75,6 +75,7 @@ def validate(
 
 
 def _column_problems(manifest: Manifest, needs_audio: bool, needs_text: bool) -> Iterator[Problem]:
+    """Find missing columns, and columns named like columns of the results."""
     fields, names = manifest.columns, manifest.table.column_names
     missing = [
         *(["filename"] if needs_audio and not {"filename", "shard"} & fields.keys() else []),
@@ -95,6 +96,7 @@ def _column_problems(manifest: Manifest, needs_audio: bool, needs_text: bool) ->
 
 
 def _id_problems(manifest: Manifest) -> Iterator[Problem]:
+    """Find rows without an id, and duplicate ids."""
     ids = manifest.column("id")
     empty = _concatenate(pc.equal(part.fill_null(""), "") for part in _parts(ids))  # pyright: ignore
     yield from _rows_problem(manifest, "rows without an id", empty)
@@ -114,6 +116,7 @@ def _id_problems(manifest: Manifest) -> Iterator[Problem]:
 
 
 def _audio_problems(manifest: Manifest, audio_root: str | None) -> Iterator[Problem]:
+    """Find missing files, and invalid records, cuts and durations."""
     fields = manifest.columns
     if audio_root is not None and not os.path.isdir(audio_root):
         yield Problem(
@@ -154,6 +157,7 @@ def _audio_problems(manifest: Manifest, audio_root: str | None) -> Iterator[Prob
 
 
 def _text_problems(manifest: Manifest) -> Iterator[Problem]:
+    """Find rows without a text."""
     if "transcription" not in manifest.columns:
         return
     empty = _concatenate(
@@ -165,6 +169,7 @@ def _text_problems(manifest: Manifest) -> Iterator[Problem]:
 
 
 def _label_problems(manifest: Manifest, labels: Sequence[str]) -> Iterator[Problem]:
+    """Find labels that the checkpoint lacks, and labels of the label map that the manifest lacks."""
     counts: Counter[str] = Counter(label for label in manifest.labels() if label is not None)
     unknown = sorted((label for label in counts if label not in labels), key=lambda label: (-counts[label], label))
     if unknown:

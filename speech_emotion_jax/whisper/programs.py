@@ -205,6 +205,7 @@ def _compiled(function: Any, *bound: Any, static: Any = ()) -> Any:
 
 
 def _encode(graph: Any, one_by_one: bool, parameters: Any, features: jax.Array) -> CrossKV:
+    """Encode a batch, on a CPU window by window."""
     model: Whisper = nnx.merge(graph, parameters)
     if not one_by_one:
         return model.listen(model.encoder(features))
