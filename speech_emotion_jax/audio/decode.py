@@ -173,7 +173,7 @@ def _check_within(cut: Cut, frames: int, rate: int, name: str) -> None:
 
 
 def _pieces(cut: Cut, name: str) -> Generator[tuple[int, int, np.ndarray], None, None]:
-    """Decode a recording at least from the start to the end of its cut.
+    """Decode at least the part of a recording that a cut covers.
 
     Yields:
         Triples of a position in frames, the native rate, and the samples there. Pieces may lie before the cut, and a

@@ -61,7 +61,7 @@ class PackedRecording(NamedTuple):
 
 
 def _reader(shard: str, status: os.stat_result) -> Any:
-    """Return an open ArrayRecordReader, which threads may share. Too many open readers drop the least used one."""
+    """Return an open ArrayRecordReader, which threads may share. Only the last _OPEN_SHARDS used stay open."""
     from array_record.python.array_record_module import ArrayRecordReader
 
     key = (shard, status.st_ino, status.st_mtime_ns)

@@ -64,9 +64,9 @@ def blocks(
 
     Raises:
         UnreadableInput: The file is missing, not a regular file, empty, truncated, damaged or not audio.
-        InvalidInput: The array or its rate is invalid, the cut is invalid or ends more than CUT_TOLERANCE after its
-            recording, or samples are NaN, infinite or absurdly large. At the end of the recording also if it has no
-            samples or, unless `silence`, fewer than MIN_SAMPLES or only equal samples.
+        InvalidInput: The array, its rate or the cut is invalid; the cut ends more than CUT_TOLERANCE after its
+            recording; or samples are NaN, infinite or absurdly large. The recording has no samples or, unless
+            `silence`, fewer than MIN_SAMPLES or only equal ones, which is known at its end.
         ValueError: `block_samples` is less than 1.
     """
     if block_samples < 1:

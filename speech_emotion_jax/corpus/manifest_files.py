@@ -150,7 +150,7 @@ def _typed(part: pa.Table, names: Mapping[str, str], path: str, before: int) -> 
 
 
 def _with_id(table: pa.Table, present: Mapping[str, str], file_rows: np.ndarray) -> tuple[pa.Table, str]:
-    """Return a table that has ids, and the name of their column, for a table without a column for "id"."""
+    """Give ids to a table without a column for "id", and return it with the name of their column."""
     if "filename" in present and not {"start", "end"} & present.keys():
         return table, present["filename"]
 

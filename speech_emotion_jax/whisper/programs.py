@@ -31,7 +31,7 @@ class WhisperPrograms:
 
     Attributes:
         config: The model's configuration.
-        mesh: The devices, one axis "data".
+        mesh: The devices, with the single axis "data".
         graph: The model's structure (the graph definition of `nnx.split`).
         parameters: The model's parameters, replicated over the mesh.
     """
