@@ -15,7 +15,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from speech_emotion_jax.checkpoints import Request
-from speech_emotion_jax.parity.check import ParityConfig, parity, render_parity
+from speech_emotion_jax.parity import ParityConfig, parity, render_parity
 from tests.support.checkpoints import write_golden_checkpoint
 
 ROOT = Path(__file__).parent.parent

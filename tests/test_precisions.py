@@ -124,7 +124,7 @@ def test_the_command(capsys):
     assert main([*arguments, "--audio", RECORDINGS[0], "--text", TEXT]) == 0
     assert json.loads(capsys.readouterr().out)["recordings"] == 1
     assert main([*arguments, "--audio", *RECORDINGS, "--text", "a", "b"]) == 2
-    assert "3 recordings and 2 texts are no pairs" in capsys.readouterr().err
+    assert "3 recordings and 2 texts cannot be paired" in capsys.readouterr().err
 
 
 def test_whisper_has_no_emotions_to_study(whisper_tiny):

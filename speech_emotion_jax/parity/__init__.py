@@ -1,7 +1,8 @@
 """Numerical parity with the PyTorch original, stage by stage."""
 
-from .check import ParityConfig, parity, parity_as_dict, render_parity
+from .check import ParityConfig, parity
 from .precisions import PrecisionsConfig, measure_precisions, precisions_as_dict, render_precisions
+from .report import parity_as_dict, render_parity
 
 __all__ = [
     "ParityConfig",

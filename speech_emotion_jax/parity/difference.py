@@ -1,4 +1,4 @@
-"""How far one side's stage is from the other's, and how far it may be."""
+"""Measure how much a stage of ours differs from the original's, and define how much it may differ."""
 
 from __future__ import annotations
 
@@ -25,16 +25,21 @@ from .stages import (
     layer,
 )
 
-# Differences are of the largest value of the original's stage, but for these, which have a scale of their own.
+# Differences are divided by the largest absolute value of the original's stage, except at these stages, whose values
+# already have a fixed scale.
 ABSOLUTE = (WAVEFORM, FEATURES, LOGITS, PROBABILITIES, PREDICTION, TOKENS, LOG_MEL, WORD_LOGITS, WORDS)
 
 
 class Difference(NamedTuple):
-    """`largest` and `mean` of the absolute differences, of the stage's scale; by how much ours is larger as a whole.
+    """The difference between two arrays.
 
-    The `gain` is the mean of the relative differences, small values counting less. Rounding errors cancel in it: what
-    is left is systematic, as that of a wrong epsilon in a norm. `cosine` is that of the angle between both; `size` how
-    many values were compared.
+    Attributes:
+        largest: the largest absolute difference, divided by the stage's scale.
+        mean: the mean absolute difference, divided by the stage's scale.
+        gain: how much larger ours is as a whole, as a signed fraction. Rounding errors cancel in it, so what remains
+            is systematic, such as the effect of a wrong epsilon in a norm.
+        cosine: the cosine of the angle between the two arrays.
+        size: how many values were compared.
     """
 
     largest: float
@@ -45,48 +50,60 @@ class Difference(NamedTuple):
 
 
 class Budget(NamedTuple):
-    """What may be, at most; of the `gain`, where many values were compared."""
+    """Upper bounds on a `Difference`. The bound on `gain` is relaxed when few values were compared."""
 
     largest: float
     mean: float
     gain: float = math.inf
 
-    def fraction_used(self, found: Difference) -> tuple[float, str]:
-        """How much of it a difference takes, and by which of its numbers.
+    def fraction_used(self, difference: Difference) -> tuple[float, str]:
+        """Return the fraction of this budget that a difference uses.
 
-        Above 1 it is too large; infinite where nothing is allowed. Rounding errors of n values cancel in the gain down
-        to about their size over the root of n, so of few values, as of a text of one word, more is allowed.
+        Returns:
+            The largest fraction over the three bounds, and the name of that bound. A fraction above 1 is too large. It
+            is infinite if the difference is not finite, or if the bound is 0 and the difference is not.
         """
-        gain = max(self.gain, self.largest / math.sqrt(found.size))
-        shares = {
-            "largest": _share(found.largest, self.largest),
-            "mean": _share(found.mean, self.mean),
-            "gain": _share(abs(found.gain), gain),
+        # The rounding errors of n values cancel in the gain to about their size divided by sqrt(n). With few values,
+        # such as a text of one word, they cancel less.
+        gain = max(self.gain, self.largest / math.sqrt(difference.size))
+        fractions = {
+            "largest": _fraction(difference.largest, self.largest),
+            "mean": _fraction(difference.mean, self.mean),
+            "gain": _fraction(abs(difference.gain), gain),
         }
-        which = max(shares, key=lambda name: shares[name])
-        return shares[which], which
+        criterion = max(fractions, key=lambda name: fractions[name])
+        return fractions[criterion], criterion
 
 
-def _share(value: float, allowed: float) -> float:
+def _fraction(value: float, allowed: float) -> float:
     if not math.isfinite(value):
         return math.inf
     return 0.0 if value == 0 else math.inf if allowed == 0 else value / allowed
 
 
 def scale_of(stage: str, theirs: StageArray) -> float:
-    """What differences at a stage are measured in."""
+    """Return the scale of a stage: 1, or the original's largest absolute value. See `ABSOLUTE`."""
     return 1.0 if stage in ABSOLUTE else float(np.abs(theirs).max(initial=0)) or 1.0
 
 
 def difference(ours: StageArray, theirs: StageArray, scale: float) -> Difference:
-    """Of two arrays of one shape, which are not empty."""
+    """Compare two non-empty arrays of the same shape.
+
+    Args:
+        ours: the array computed in JAX.
+        theirs: the array of the original.
+        scale: what the absolute differences are divided by, see `scale_of`.
+    """
     a, b = (np.asarray(each, np.float64).ravel() for each in (ours, theirs))
     apart = np.abs(a - b) / scale
     return Difference(float(apart.max()), float(apart.mean()), _gain(a, b), _cosine(a, b), a.size)
 
 
 def _gain(a: Float[np.ndarray, " n"], b: Float[np.ndarray, " n"]) -> float:
-    """The slope, less 1, of a on b; no value counts for more than any other, though some be a thousand times larger."""
+    """Return the weighted least-squares slope of a on b, minus 1.
+
+    The weights keep values that are a thousand times larger than the others from dominating the slope.
+    """
     if not (typical := float(np.median(np.abs(b))) or float(np.abs(b).mean())):
         return 0.0
     weights = b / (b**2 + typical**2)
@@ -98,11 +115,11 @@ def _cosine(a: Float[np.ndarray, " n"], b: Float[np.ndarray, " n"]) -> float:
     return min(1.0, float(a @ b) / lengths) if lengths else float(np.array_equal(a, b))
 
 
-STATES = "states"  # every stage without a budget of its own
-# Of Whisper's encoder: the real ones have channels a thousand times larger than others, which come and go between
-# layers, and what they leave has lost digits.
-WHISPER_STATES = "hearing"
-# Both sides given the same waveform, features or tokens; the prediction from the file.
+STATES = "states"  # the budget of every stage that has none of its own
+# Whisper's encoder needs a larger budget. Trained checkpoints have channels a thousand times larger than the others.
+# Where a layer cancels such a channel, the values that remain have lost digits.
+WHISPER_STATES = "whisper states"
+# Both networks start from the same waveform, features or tokens. The prediction starts from the file.
 BUDGETS = {
     "float32": {
         WAVEFORM: Budget(1e-6, 1e-7),
@@ -131,14 +148,14 @@ BUDGETS = {
         WORDS: Budget(0.0, 0.0),
     },
 }
-# Each stage given the original's stage before it: the rounding errors of one layer, which add nothing up. They cancel
-# in the gain of many values, not in that of a vector.
+# Each stage starts from the original's previous stage, so these cover the rounding errors of one layer. The gain is
+# bounded for sequences only: a single vector has too few values for rounding errors to cancel.
 ALONE = {
     "float32": {
         STATES: Budget(3e-6, 3e-7, 1e-7),
         POOLED: Budget(3e-6, 3e-7),
         FUSED: Budget(3e-6, 3e-7),
-        layer("encoder", 0): Budget(3e-6, 3e-7, 2e-7),  # GELU, which both libraries approximate, comes last
+        layer("encoder", 0): Budget(3e-6, 3e-7, 2e-7),  # ends with a GELU, which both libraries approximate
         LOGITS: Budget(3e-5, 3e-5),
         PROBABILITIES: Budget(1e-6, 1e-6),
     },
@@ -153,7 +170,14 @@ ALONE = {
 
 
 def budget(stage: str, precision: str, *, alone: bool = False) -> Budget:
-    """What is allowed at a stage in "float32" or "bfloat16", of both sides' networks or of the stage alone."""
+    """Return the budget of a stage.
+
+    Args:
+        stage: the stage's name.
+        precision: "float32" or "bfloat16".
+        alone: whether the stage starts from the original's previous stage (`ALONE`) instead of being computed by the
+            whole network (`BUDGETS`).
+    """
     table = (ALONE if alone else BUDGETS)[precision]
-    hearing = stage == ENCODED or stage.startswith("encoder layer ")
-    return table.get(stage) or table.get(WHISPER_STATES if hearing else STATES, table[STATES])
+    in_whisper = stage == ENCODED or stage.startswith("encoder layer ")
+    return table.get(stage) or table.get(WHISPER_STATES if in_whisper else STATES, table[STATES])

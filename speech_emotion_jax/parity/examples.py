@@ -1,4 +1,4 @@
-"""Recordings and texts from a command line, as the examples of a checkpoint."""
+"""Combine the recordings and texts of a command line into the examples of a checkpoint."""
 
 from __future__ import annotations
 
@@ -6,25 +6,34 @@ from collections.abc import Sequence
 
 from ..errors import InvalidInput
 
-Example = tuple[str | None, str | None]  # a recording and a text, None where the model has no use for it
+Example = tuple[str | None, str | None]  # (recording, text). None is what the model does not use
 
 
-def make_examples(recordings: Sequence[str], texts: Sequence[str], *, hears: bool, reads: bool) -> list[Example]:
-    """A text for each recording, or one for all, as a model takes them that `hears` and `reads`.
+def make_examples(
+    recordings: Sequence[str], texts: Sequence[str], *, uses_audio: bool, uses_text: bool
+) -> list[Example]:
+    """Pair recordings with texts.
 
-    Raises InvalidInput where what it needs is missing, or where they are no pairs.
+    Args:
+        recordings: paths of audio files.
+        texts: one text for each recording, or one text for all.
+        uses_audio: whether the model takes audio.
+        uses_text: whether the model takes text.
+
+    Raises:
+        InvalidInput: if an input that the model needs is missing, or the numbers of recordings and texts differ.
     """
-    if hears and not recordings:
+    if uses_audio and not recordings:
         raise InvalidInput("this checkpoint needs recordings; name some with --audio")
-    if reads and not texts:
-        raise InvalidInput("this checkpoint needs the words that were said; give them with --text")
-    if not hears:
+    if uses_text and not texts:
+        raise InvalidInput("this checkpoint needs the spoken text; give it with --text")
+    if not uses_audio:
         return [(None, text) for text in texts]
-    if not reads:
+    if not uses_text:
         return [(recording, None) for recording in recordings]
     if len(texts) not in (1, len(recordings)):
         raise InvalidInput(
-            f"{len(recordings)} recordings and {len(texts)} texts are no pairs; give a text for each recording, or one "
-            "for all"
+            f"{len(recordings)} recordings and {len(texts)} texts cannot be paired; give one text for each recording, "
+            "or one text for all"
         )
     return list(zip(recordings, texts if len(texts) > 1 else [texts[0]] * len(recordings), strict=True))

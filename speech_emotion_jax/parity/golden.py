@@ -1,9 +1,9 @@
-"""A golden: what the original made of some recordings, in one small file; a machine without PyTorch is held against it.
+"""Golden files: the original's activations on some recordings, for checking a machine without PyTorch.
 
-A safetensors file. Of each recording it holds what ours starts from (waveform, features, tokens) whole, and of every
-stage what a `SampledActivation` keeps; in its metadata, as JSON, which weights made it (sha256 of their files), a
-digest of each of their tensors, the constants beside them, and the sha256 of each whole stage. Nothing in it is
-executed.
+A golden is one small safetensors file. For each recording it holds the inputs of our networks (waveform, features,
+tokens) in full and a `SampledActivation` of every stage. Its metadata is JSON: the SHA-256 of the weight files, a
+digest of each of their tensors, the constants of the modules, the versions of the packages, and the SHA-256 of each
+complete stage. Reading a golden executes no code.
 """
 
 from __future__ import annotations
@@ -30,17 +30,31 @@ _KEY = "speech_emotion_jax.golden"
 
 @dataclass(frozen=True)
 class GoldenRecording:
-    """What was kept of one recording: its name and text, the stages that ours is `given` whole, and slices of all."""
+    """One recording of a golden.
+
+    Attributes:
+        name: the file's name, or "".
+        text: the text, or None.
+        inputs: the stages that our networks start from, complete.
+        slices: a sample of every stage.
+        sha256: the SHA-256 of every complete stage.
+    """
 
     name: str
     text: str | None
     inputs: Stages
     slices: Mapping[str, SampledActivation]
-    sha256: Mapping[str, str]  # {stage: of all of it}
+    sha256: Mapping[str, str]
 
     @classmethod
     def of(cls, name: str, text: str | None, stages: Stages) -> GoldenRecording:
-        """What is kept of a recording whose stages the original has computed."""
+        """Sample a recording.
+
+        Args:
+            name: the file's name, or "".
+            text: the text, or None.
+            stages: the stages that the original computed.
+        """
         return cls(
             name,
             text,
@@ -52,29 +66,45 @@ class GoldenRecording:
 
 @dataclass(frozen=True)
 class Golden:
-    """All that is in the file."""
+    """The content of a golden file.
 
-    kind: str  # of the architecture: emotion or whisper
+    Attributes:
+        kind: the kind of architecture, "emotion" or "whisper".
+        mode: the mode of an emotion checkpoint.
+        language: the language of an emotion checkpoint.
+        weights: {part: {weight file: SHA-256}}.
+        tensors: {precision: digests of the tensors}.
+        constants: the constants of the original's modules.
+        versions: the packages that made the golden.
+        recordings: the recordings.
+    """
+
+    kind: str
     mode: str | None
     language: str | None
-    weights: Mapping[str, Mapping[str, str]]  # {part: {weight file: sha256}}
-    tensors: Mapping[str, Digests]  # {precision: digests}
+    weights: Mapping[str, Mapping[str, str]]
+    tensors: Mapping[str, Digests]
     constants: Constants
-    versions: Mapping[str, str]  # of what made it
+    versions: Mapping[str, str]
     recordings: Sequence[GoldenRecording]
 
     def write(self, path: str) -> None:
-        """Write the file. Raises InvalidInput as `split_path`, OSError for a full disk."""
+        """Write the golden to a file on disk or in a bucket.
+
+        Raises:
+            InvalidInput: if `path` names a folder.
+            OSError: if the file cannot be written, for example because the disk is full.
+        """
         arrays: dict[str, np.ndarray] = {}
         recordings = []
-        for number, taken in enumerate(self.recordings):
-            arrays |= {f"{number}/given/{stage}": array for stage, array in taken.inputs.items()}
+        for number, recording in enumerate(self.recordings):
+            arrays |= {f"{number}/given/{stage}": array for stage, array in recording.inputs.items()}
             stages = {}
-            for stage, kept in taken.slices.items():
-                stages[stage] = {"shape": kept.shape, "scale": kept.scale, "sha256": taken.sha256[stage]}
-                arrays |= {f"{number}/values/{stage}": kept.values, f"{number}/sums/{stage}": kept.sums}
-            recordings.append({"name": taken.name, "text": taken.text, "stages": stages})
-        about = {
+            for stage, sample in recording.slices.items():
+                stages[stage] = {"shape": sample.shape, "scale": sample.scale, "sha256": recording.sha256[stage]}
+                arrays |= {f"{number}/values/{stage}": sample.values, f"{number}/sums/{stage}": sample.sums}
+            recordings.append({"name": recording.name, "text": recording.text, "stages": stages})
+        metadata = {
             "schema": SCHEMA,
             "kind": self.kind,
             "mode": self.mode,
@@ -85,14 +115,18 @@ class Golden:
             "versions": self.versions,
             "recordings": recordings,
         }
-        data = save({name: np.ascontiguousarray(array) for name, array in arrays.items()}, {_KEY: json.dumps(about)})
+        data = save({name: np.ascontiguousarray(array) for name, array in arrays.items()}, {_KEY: json.dumps(metadata)})
         folder, name = split_path(path)
         folder.make()
         folder.write(name, data)
 
 
 def split_path(path: str) -> tuple[Folder, str]:
-    """The folder, on a disk or a bucket, and the name of a golden. Raises InvalidInput where no file can be."""
+    """Split the path of a golden into its folder, on disk or in a bucket, and its name.
+
+    Raises:
+        InvalidInput: if `path` names a folder.
+    """
     above, name = os.path.split(path)
     folder = Folder.open(above or ".")
     if not name or (folder.on_disk and os.path.isdir(path)):
@@ -101,52 +135,57 @@ def split_path(path: str) -> tuple[Folder, str]:
 
 
 def read_golden(path: str) -> Golden:
-    """Read a golden. Raises UnreadableInput for a file that is missing and InvalidInput for what is none."""
+    """Read a golden file.
+
+    Raises:
+        UnreadableInput: if the file cannot be read.
+        InvalidInput: if it is not a golden, is damaged, or has another schema.
+    """
     folder, name = split_path(path)
     try:
         data = folder.read(name)
     except OSError as error:
         reason = error.strerror or "there is no such file"
-        raise UnreadableInput(f"{path} can't be read: {reason}; --record makes a golden") from error
+        raise UnreadableInput(f"{path} can't be read: {reason}; make a golden with --record") from error
     try:
-        about = _metadata(data)
+        metadata = _read_metadata(data)
         arrays = load(data)
-        if about["schema"] != SCHEMA:
-            raise ValueError(f"schema {about['schema']}")
-        taken = [_taken(number, each, arrays) for number, each in enumerate(about["recordings"])]
+        if metadata["schema"] != SCHEMA:
+            raise ValueError(f"schema {metadata['schema']}")
+        recordings = [_read_recording(number, each, arrays) for number, each in enumerate(metadata["recordings"])]
         return Golden(
-            about["kind"],
-            about["mode"],
-            about["language"],
-            about["weights"],
-            about["tensors"],
-            about["constants"],
-            about["versions"],
-            taken,
+            metadata["kind"],
+            metadata["mode"],
+            metadata["language"],
+            metadata["weights"],
+            metadata["tensors"],
+            metadata["constants"],
+            metadata["versions"],
+            recordings,
         )
     except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         reason = f"{type(error).__name__}: {error}"
         raise InvalidInput(
-            f"{path} is no golden, or a damaged one, or of another version ({reason}); --record makes one"
+            f"{path} is not a golden, is damaged, or is of another version ({reason}); make a new one with --record"
         ) from error
 
 
-def _metadata(data: bytes) -> dict[str, Any]:
-    """The golden's part of a safetensors file's header, which its reader from bytes leaves out."""
+def _read_metadata(data: bytes) -> dict[str, Any]:
+    """Return the golden's metadata. safetensors has no public way to read metadata from bytes."""
     length = int.from_bytes(data[:8], "little")
     return json.loads(json.loads(data[8 : 8 + length])["__metadata__"][_KEY])
 
 
-def _taken(number: int, about: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> GoldenRecording:
-    given, slices, checksums = {}, {}, {}
-    for stage, kept in about["stages"].items():
+def _read_recording(number: int, metadata: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> GoldenRecording:
+    inputs, slices, checksums = {}, {}, {}
+    for stage, about in metadata["stages"].items():
         if stage in INPUT_STAGES:
-            given[stage] = arrays[f"{number}/given/{stage}"]
+            inputs[stage] = arrays[f"{number}/given/{stage}"]
         slices[stage] = SampledActivation(
-            tuple(int(size) for size in kept["shape"]),
-            float(kept["scale"]),
+            tuple(int(size) for size in about["shape"]),
+            float(about["scale"]),
             arrays[f"{number}/values/{stage}"],
             arrays[f"{number}/sums/{stage}"],
         )
-        checksums[stage] = str(kept["sha256"])
-    return GoldenRecording(str(about["name"]), about["text"], given, slices, checksums)
+        checksums[stage] = str(about["sha256"])
+    return GoldenRecording(str(metadata["name"]), metadata["text"], inputs, slices, checksums)

@@ -1,7 +1,7 @@
-"""Our side of a parity check of an emotion checkpoint: the stages of a recording, from what the original made of it.
+"""Our side of a parity check of an emotion checkpoint.
 
-Each network is given the original's input, so that a difference is its own: the features the original's waveform, the
-audio encoder the original's features, the text encoder the original's tokens. The prediction alone starts from the
+Every part starts from the original's input, so that a difference is its own: feature extraction from the original's
+waveform, the audio encoder from its features and the text encoder from its tokens. Only the prediction starts from the
 file.
 """
 
@@ -50,16 +50,17 @@ from .stages import (
     layers,
 )
 
-Found = dict[str, StageArray]
-
 
 class JaxEmotion:
-    """A loaded emotion checkpoint that tells what it computes on the way.
-
-    `products` is another way to multiply float32, see `products.change_products`; None: as the model is written.
-    """
+    """A loaded emotion checkpoint that returns its intermediate stages."""
 
     def __init__(self, checkpoint: Checkpoint, products: str | None = None):
+        """Prepare a checkpoint.
+
+        Args:
+            checkpoint: the loaded checkpoint.
+            products: another setting for float32 products, see `products.change_products`. None for the model's own.
+        """
         self.config = checkpoint.config
         self._padding_value = checkpoint.padding_value if self.config.audio else 0.0
         self._tokenizer = None
@@ -68,127 +69,142 @@ class JaxEmotion:
         self._model = nnx.split(checkpoint.model)
         self._products = products
 
-    def read_inputs(self, audio: AudioSource | None, text: str | None) -> Found:
-        """What the networks start from, as ours reads it: waveform and features, tokens.
+    def read_inputs(self, audio: AudioSource | None, text: str | None) -> dict[str, StageArray]:
+        """Read the inputs of the networks from a recording and a text.
 
-        Raises InvalidInput and UnreadableInput for a recording or text that can't be used.
+        Args:
+            audio: the recording. Not used in mode text.
+            text: the text. Not used in mode audio.
+
+        Returns:
+            The stages waveform, features and tokens, as far as the mode uses them.
+
+        Raises:
+            InvalidInput: if the recording or the text cannot be used.
+            UnreadableInput: if the recording cannot be read.
         """
-        found: Found = {}
+        inputs: dict[str, StageArray] = {}
         if self.config.audio is not None and audio is not None:
-            found |= {WAVEFORM: load(audio), FEATURES: self._features(audio)}
+            inputs |= {WAVEFORM: load(audio), FEATURES: self._features(audio)}
         if self._tokenizer is not None:
-            found[TOKENS] = self._tokens_of(text)
-        return found
+            inputs[TOKENS] = np.asarray(self._tokenizer(text).ids, np.int32)
+        return inputs
 
-    def compute_stages(self, theirs: Stages, audio: AudioSource | None, text: str | None) -> Found:
-        """What ours makes of the original's waveform, features and tokens, and, at last, of the file and text alone.
+    def compute_stages(self, theirs: Stages, audio: AudioSource | None, text: str | None) -> dict[str, StageArray]:
+        """Compute all stages, each network from the original's input.
 
-        Raises InvalidInput and UnreadableInput for a recording or text that can't be used.
+        Args:
+            theirs: the original's stages.
+            audio: the recording. Not used in mode text.
+            text: the text. Not used in mode audio.
+
+        Returns:
+            Our stages. The last one, the prediction, is computed from `audio` and `text` alone.
+
+        Raises:
+            InvalidInput: if the recording or the text cannot be used.
+            UnreadableInput: if the recording cannot be read.
         """
-        own = self.read_inputs(audio, text)
-        found = dict(own)
-        if FEATURES in own:
-            found[FEATURES] = self._features({"array": theirs[WAVEFORM], "sampling_rate": SAMPLE_RATE})
-        found |= self.run_networks(theirs)
-        found[PREDICTION] = self.run_networks(own)[PROBABILITIES]
-        return found
+        inputs = self.read_inputs(audio, text)
+        stages = dict(inputs)
+        if FEATURES in inputs:
+            stages[FEATURES] = self._features({"array": theirs[WAVEFORM], "sampling_rate": SAMPLE_RATE})
+        stages |= self.run_networks(theirs)
+        stages[PREDICTION] = self.run_networks(inputs)[PROBABILITIES]
+        return stages
 
-    def run_networks(self, given: Stages) -> Found:
-        """What the networks make of features and tokens: each layer, and all that follows."""
-        found: Found = {}
-        vector = words = None
+    def run_networks(self, inputs: Stages) -> dict[str, StageArray]:
+        """Compute every layer, the fused vector, the logits and the probabilities from features and tokens."""
+        stages: dict[str, StageArray] = {}
+        audio_vector = text_vector = None
         if self.config.audio is not None:
-            found |= (heard := self._heard(given[FEATURES]))
-            vector = heard[POOLED]
+            stages |= self._run_audio_encoder(inputs[FEATURES])
+            audio_vector = stages[POOLED]
         if self.config.text is not None:
-            found |= (read := self._read(given[TOKENS]))
-            words = read[next(reversed(read))][0]
-        return found | self._judged(vector, words)
+            stages |= (text_stages := self._run_text_encoder(inputs[TOKENS]))
+            text_vector = text_stages[next(reversed(text_stages))][0]
+        return stages | self._run_head(audio_vector, text_vector)
 
-    def compute_stages_alone(self, theirs: Stages) -> Found:
-        """Each stage of the networks by itself: what ours makes of the original's stage before it."""
-        found: Found = {}
-        vector = words = None
+    def compute_stages_alone(self, theirs: Stages) -> dict[str, StageArray]:
+        """Compute each stage of the networks from the original's previous stage."""
+        stages: dict[str, StageArray] = {}
+        audio_vector = text_vector = None
         if self.config.audio is not None:
             names = layers(theirs, "audio")
             before = np.stack([theirs[name] for name in names])
-            padded, mask = _padded(theirs[FEATURES])
+            padded, mask = _pad_features(theirs[FEATURES])
             frames = before.shape[1]
             states = np.pad(before, ((0, 0), (0, padded.shape[1] - frames), (0, 0)))
-            projection, after, pooled = self._run(_audio_alone, padded, states, mask)
-            found[names[0]] = np.asarray(projection)[0, :frames]
-            found |= dict(zip(names[1:], np.asarray(after)[:, :frames], strict=True))
-            found[POOLED] = np.asarray(pooled)[0]
-            vector = theirs[POOLED]
+            projection, after, pooled = self._run(_run_audio_layers_alone, padded, states, mask)
+            stages[names[0]] = np.asarray(projection)[0, :frames]
+            stages |= dict(zip(names[1:], np.asarray(after)[:, :frames], strict=True))
+            stages[POOLED] = np.asarray(pooled)[0]
+            audio_vector = theirs[POOLED]
         if self.config.text is not None:
             names = layers(theirs, "text")
             before = np.stack([theirs[name] for name in names])
-            ids, mask = self._tokens(theirs[TOKENS])
+            ids, mask = self._pad_tokens(theirs[TOKENS])
             tokens = before.shape[1]
             states = np.pad(before, ((0, 0), (0, ids.shape[1] - tokens), (0, 0)))
-            embeddings, after = self._run(_text_alone, ids, states, mask)
-            found[names[0]] = np.asarray(embeddings)[0, :tokens]
-            found |= dict(zip(names[1:], np.asarray(after)[:, :tokens], strict=True))
-            words = theirs[names[-1]][0]
-        judged = self._judged(vector, words)
-        if FUSED in judged:
-            found[FUSED] = judged[FUSED]
-            found[LOGITS] = np.asarray(self._run(_head, theirs[FUSED][None]))[0]
+            embeddings, after = self._run(_run_text_layers_alone, ids, states, mask)
+            stages[names[0]] = np.asarray(embeddings)[0, :tokens]
+            stages |= dict(zip(names[1:], np.asarray(after)[:, :tokens], strict=True))
+            text_vector = theirs[names[-1]][0]
+        head = self._run_head(audio_vector, text_vector)
+        if FUSED in head:
+            stages[FUSED] = head[FUSED]
+            stages[LOGITS] = np.asarray(self._run(_classify, theirs[FUSED][None]))[0]
         else:
-            found[LOGITS] = judged[LOGITS]
-        found[PROBABILITIES] = np.asarray(self._run(_probabilities, theirs[LOGITS][None]))[0]
-        return found
+            stages[LOGITS] = head[LOGITS]
+        stages[PROBABILITIES] = np.asarray(self._run(_compute_probabilities, theirs[LOGITS][None]))[0]
+        return stages
 
     def _run(self, function: Callable[..., Any], *arrays: Any) -> Any:
-        """A function of the model and of arrays, compiled."""
+        """Compile a function of the model and of arrays, and call it."""
         graph, parameters = self._model
-        return _compiled(function, graph, self._products, parameters, *arrays)
+        return _run_compiled(function, graph, self._products, parameters, *arrays)
 
     def _features(self, audio: AudioSource) -> Float[np.ndarray, "frames 160"]:
-        """Of a recording, without the frames that the mask leaves out."""
+        """Compute the features of a recording, without masked frames."""
         clip = read_clip(audio)
         frames = bucket(feature_frames(len(clip.waveform)), FRAME_BUCKETS)
         waveforms, lengths, statistics = pad_clips([clip], frames)
         x, mask = features(waveforms, lengths, padding_value=self._padding_value, statistics=statistics)
         return np.asarray(x)[np.asarray(mask)]
 
-    def _heard(self, real: Float[np.ndarray, "frames 160"]) -> Found:
-        states, pooled = self._run(_audio, *_padded(real))
-        found = {layer("audio", index): each[: len(real)] for index, each in enumerate(np.asarray(states))}
-        return found | {POOLED: np.asarray(pooled)[0]}
+    def _run_audio_encoder(self, real: Float[np.ndarray, "frames 160"]) -> dict[str, StageArray]:
+        states, pooled = self._run(_encode_audio, *_pad_features(real))
+        stages = {layer("audio", index): each[: len(real)] for index, each in enumerate(np.asarray(states))}
+        return stages | {POOLED: np.asarray(pooled)[0]}
 
-    def _tokens_of(self, text: str | None) -> Int[np.ndarray, " tokens"]:
-        assert self._tokenizer is not None
-        return np.asarray(self._tokenizer(text).ids, np.int32)
-
-    def _tokens(self, ids: Int[np.ndarray, " tokens"]) -> tuple[jax.Array, jax.Array]:
+    def _pad_tokens(self, ids: Int[np.ndarray, " tokens"]) -> tuple[jax.Array, jax.Array]:
         assert self.config.text is not None
         length = min(bucket(len(ids), TOKEN_BUCKETS), self.config.text.max_tokens)
         padded, mask = pad_tokens([ids.tolist()], length, self.config.text.pad_token_id)
         return jnp.asarray(padded), jnp.asarray(mask)
 
-    def _read(self, ids: Int[np.ndarray, " tokens"]) -> Found:
-        states = np.asarray(self._run(_text, *self._tokens(ids)))
+    def _run_text_encoder(self, ids: Int[np.ndarray, " tokens"]) -> dict[str, StageArray]:
+        states = np.asarray(self._run(_encode_text, *self._pad_tokens(ids)))
         return {layer("text", index): each[: len(ids)] for index, each in enumerate(states)}
 
-    def _judged(
+    def _run_head(
         self, audio: Float[np.ndarray, " audio_width"] | None, text: Float[np.ndarray, " text_width"] | None
-    ) -> Found:
+    ) -> dict[str, StageArray]:
         vectors = [None if each is None else jnp.asarray(each)[None] for each in (audio, text)]
-        fused, logits, probabilities = (np.asarray(each)[0] for each in self._run(_judge, *vectors))
-        found = {FUSED: fused} if self.config.mode in FUSION_MODES else {}
-        return found | {LOGITS: logits, PROBABILITIES: probabilities}
+        fused, logits, probabilities = (np.asarray(each)[0] for each in self._run(_fuse_and_classify, *vectors))
+        stages = {FUSED: fused} if self.config.mode in FUSION_MODES else {}
+        return stages | {LOGITS: logits, PROBABILITIES: probabilities}
 
 
-def _padded(real: Float[np.ndarray, "frames 160"]) -> tuple[jax.Array, jax.Array]:
-    """A clip's features in a batch of one of its bucket's length, and the mask."""
+def _pad_features(real: Float[np.ndarray, "frames 160"]) -> tuple[jax.Array, jax.Array]:
+    """Pad one clip's features to the length of their bucket. Return a batch of one and its mask."""
     length = bucket(min(len(real), MAX_FBANK_FRAMES // STACK_SIZE), FRAME_BUCKETS)
     padded = np.pad(real, ((0, length - len(real)), (0, 0)))
     return jnp.asarray(padded)[None], jnp.arange(length)[None] < len(real)
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
-def _compiled(
+def _run_compiled(
     function: Callable[..., Any], graph: nnx.GraphDef, products: str | None, parameters: Any, *arrays: Any
 ) -> Any:
     def of_model(parameters: Any, *arrays: Any) -> Any:
@@ -197,7 +213,7 @@ def _compiled(
     return (of_model if products is None else change_products(of_model, products))(parameters, *arrays)
 
 
-def _audio(
+def _encode_audio(
     model: EmotionModel, x: Float[Array, "1 frames 160"], mask: Bool[Array, "1 frames"]
 ) -> tuple[Float[Array, "states frames width"], Float[Array, "1 projection"]]:
     assert model.audio_encoder is not None
@@ -206,7 +222,7 @@ def _audio(
     return states.hidden_states[:, 0], model.pool(states)
 
 
-def _text(
+def _encode_text(
     model: EmotionModel, ids: Int[Array, "1 tokens"], mask: Bool[Array, "1 tokens"]
 ) -> Float[Array, "states tokens width"]:
     encoder = model.text_encoder
@@ -216,13 +232,13 @@ def _text(
     return states[:, 0]
 
 
-def _audio_alone(
+def _run_audio_layers_alone(
     model: EmotionModel,
     x: Float[Array, "1 frames 160"],
     states: Float[Array, "states frames width"],
     mask: Bool[Array, "1 frames"],
 ) -> tuple[Float[Array, "1 frames width"], Float[Array, "layers frames width"], Float[Array, "1 projection"]]:
-    """The projection of `x`, each layer's output for the state before it, the pooled vector of the last state."""
+    """Return the projection of `x`, each layer's output for the state before it, and the pooled last state."""
     encoder = model.audio_encoder
     assert encoder is not None
     projected = encoder(x, mask, hidden_states=True).hidden_states
@@ -231,7 +247,7 @@ def _audio_alone(
     return projected[0], run_layers_alone(encoder.layers, lambda own, x: own(x, mask), states), model.pool(last)
 
 
-def _text_alone(
+def _run_text_layers_alone(
     model: EmotionModel,
     ids: Int[Array, "1 tokens"],
     states: Float[Array, "states tokens width"],
@@ -242,7 +258,7 @@ def _text_alone(
     return encoder.embeddings(ids), run_layers_alone(encoder.layers, lambda own, x: own(x, mask), states)
 
 
-def _judge(
+def _fuse_and_classify(
     model: EmotionModel,
     audio: Float[Array, "1 audio_width"] | None,
     text: Float[Array, "1 text_width"] | None,
@@ -252,9 +268,9 @@ def _judge(
     return fused, logits, model.probabilities(logits)
 
 
-def _head(model: EmotionModel, fused: Float[Array, "1 head_width"]) -> Float[Array, "1 labels"]:
+def _classify(model: EmotionModel, fused: Float[Array, "1 head_width"]) -> Float[Array, "1 labels"]:
     return model.classifier(fused)
 
 
-def _probabilities(model: EmotionModel, logits: Float[Array, "1 labels"]) -> Float[Array, "1 labels"]:
+def _compute_probabilities(model: EmotionModel, logits: Float[Array, "1 labels"]) -> Float[Array, "1 labels"]:
     return model.probabilities(logits)

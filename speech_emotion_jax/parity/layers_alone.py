@@ -1,4 +1,4 @@
-"""The layers of a stack, each by itself."""
+"""Run every layer of a stack on a given input, so that no error is passed from one layer to the next."""
 
 from __future__ import annotations
 
@@ -15,7 +15,16 @@ def run_layers_alone(
     apply: Callable[[Any, Float[Array, "1 time width"]], Float[Array, "1 time width"]],
     states: Float[Array, "states time width"],
 ) -> Float[Array, "layers time width"]:
-    """What each layer makes of the state before it: states are the input and the output of every layer."""
+    """Run each layer of a stack on the reference state before it.
+
+    Args:
+        stack: layers whose parameters are stacked along the first axis.
+        apply: runs one layer on one state.
+        states: the reference states: the input of the first layer, then the output of every layer.
+
+    Returns:
+        The output of every layer.
+    """
     graph, weights = nnx.split(stack)
 
     def run(each: tuple[Any, jax.Array]) -> jax.Array:

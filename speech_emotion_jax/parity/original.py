@@ -1,7 +1,7 @@
-"""The original in PyTorch: what every number of the port is compared with. It needs the extra `torch`.
+"""The original emotion models in PyTorch, the reference of every comparison. Needs the extra `torch`.
 
 The encoders are transformers' own classes. The heads are written here from their formulas, because transformers'
-Wav2Vec2BertForSequenceClassification has another classifier and loads the published files with a random one.
+Wav2Vec2BertForSequenceClassification has a different classifier and would initialise it randomly.
 """
 
 from __future__ import annotations
@@ -28,13 +28,12 @@ from transformers import (
     Wav2Vec2BertModel,
 )
 
+from ..audio import MAX_FBANK_FRAMES, SAMPLE_RATE
 from ..convert import TEXT_ENCODER
 from ..registry import FUSION_MODES
 from .stages import FEATURES, FUSED, LOGITS, POOLED, PREDICTION, PROBABILITIES, TOKENS, WAVEFORM, StageArray, layer
 from .tensors import EPSILON, MAX_LEFT_DISTANCE, Constants
 
-SAMPLE_RATE = 16_000
-MAX_FBANK_FRAMES = 16_000
 MAX_TOKENS = 512
 CROSS_ATTENTION_HEADS = 8
 
@@ -42,9 +41,10 @@ Model = TypeVar("Model", bound=nn.Module)
 
 
 class CrossAttentionHead(nn.Module):
-    """One of the eight heads: text attends to audio, audio attends to text, each with its values added once more."""
+    """One of the eight heads. Text attends to audio and audio to text; each result has its values added again."""
 
     def __init__(self, width: int):
+        """Create the projections of one head for vectors of `width`."""
         super().__init__()
         self.Wq, self.Wk, self.Wv = (nn.Linear(width, width) for _ in range(3))
         self.Wq_reverse, self.Wk_reverse, self.Wv_reverse = (nn.Linear(width, width) for _ in range(3))
@@ -52,6 +52,7 @@ class CrossAttentionHead(nn.Module):
         self.linear_out = nn.Linear(2 * width, width)
 
     def forward(self, audio: Tensor, text: Tensor, batch_coupled: bool) -> Tensor:
+        """Map audio and text vectors (batch, width) to (batch, width)."""
         values, values_reverse = self.Wv(audio), self.Wv_reverse(text)
         forward = attention(self.norm(self.Wq(text)), self.norm(self.Wk(audio)), values, batch_coupled)
         reverse = attention(self.Wq_reverse(audio), self.Wk_reverse(text), values_reverse, batch_coupled)
@@ -59,7 +60,15 @@ class CrossAttentionHead(nn.Module):
 
 
 def attention(queries: Tensor, keys: Tensor, values: Tensor, batch_coupled: bool) -> Tensor:
-    """Scaled dot-product attention of (batch, width) arrays: over the batch, or of each example over itself alone."""
+    """Compute scaled dot-product attention of (batch, width) arrays.
+
+    Args:
+        queries: (batch, width).
+        keys: (batch, width).
+        values: (batch, width).
+        batch_coupled: attend over the examples of the batch, as the original does. Otherwise each example attends to
+            itself only, and the result is `values`.
+    """
     axis = 0 if batch_coupled else 1
     queries, keys, values = queries.unsqueeze(axis), keys.unsqueeze(axis), values.unsqueeze(axis)
     scores = queries @ keys.mT / queries.shape[-1] ** 0.5
@@ -67,30 +76,45 @@ def attention(queries: Tensor, keys: Tensor, values: Tensor, batch_coupled: bool
 
 
 class CrossAttention(nn.Module):
+    """The fusion of mode multihead: eight cross-attention heads and a projection."""
+
     def __init__(self, width: int):
+        """Create the heads for vectors of `width`."""
         super().__init__()
         self.heads = nn.ModuleList(CrossAttentionHead(width) for _ in range(CROSS_ATTENTION_HEADS))
         self.proj = nn.Linear(CROSS_ATTENTION_HEADS * width, width)
 
     def forward(self, audio: Tensor, text: Tensor, batch_coupled: bool) -> Tensor:
+        """Map audio and text vectors (batch, width) to (batch, width)."""
         return self.proj(torch.cat([head(audio, text, batch_coupled) for head in self.heads], dim=-1))
 
 
 class ClassificationHead(nn.Module):
+    """The classifier of the audio and fusion modes: a linear layer, tanh and a linear layer."""
+
     def __init__(self, width: int, labels: int):
+        """Create a head that maps `width` numbers to one logit for each of `labels` labels."""
         super().__init__()
         self.dense = nn.Linear(width, width)
         self.out_proj = nn.Linear(width, labels)
-        self.layernorm = nn.LayerNorm(width)  # in the file, but no part of the computation
+        self.layernorm = nn.LayerNorm(width)  # stored in the file but not used
 
     def forward(self, fused: Tensor) -> Tensor:
+        """Map the fused vectors (batch, width) to logits (batch, labels)."""
         return self.out_proj(torch.tanh(self.dense(fused)))
 
 
 class AudioClassifier(nn.Module):
-    """An audio or fusion checkpoint; the attributes have the names of the published tensors."""
+    """The model of an audio or fusion checkpoint. Its attributes have the names of the published tensors."""
 
     def __init__(self, config: Wav2Vec2BertConfig, mode: str, text_width: int):
+        """Create the model.
+
+        Args:
+            config: the published configuration.
+            mode: "audio", "concat", "mean" or "multihead".
+            text_width: the width of the text vector, 0 in mode audio.
+        """
         super().__init__()
         self.mode = mode
         projection = config.classifier_proj_size
@@ -104,24 +128,56 @@ class AudioClassifier(nn.Module):
         width = projection + text_width if mode == "concat" else projection
         self.classifier = ClassificationHead(width, len(config.id2label or ()))
 
-    def hear(self, features: Tensor, mask: Tensor) -> Any:
-        """(batch, T, 160) → last_hidden_state (batch, T, width), and the hidden_states of all layers."""
+    def encode(self, features: Tensor, mask: Tensor) -> Any:
+        """Encode features (batch, frames, 160) with a mask (batch, frames).
+
+        Returns:
+            transformers' output: `last_hidden_state` (batch, frames, width) and the `hidden_states` of all layers.
+        """
         return self.wav2vec2_bert(features, attention_mask=mask, output_hidden_states=True)
 
     def pool(self, outputs: Any, mask: Tensor) -> Tensor:
-        """What `hear` returned → (batch, projection): the projected states, averaged over the unmasked frames."""
+        """Project the encoder's states and average them over the unmasked frames.
+
+        Args:
+            outputs: the result of `encode`.
+            mask: (batch, frames), the mask of the features.
+
+        Returns:
+            (batch, projection).
+        """
         if self.wav2vec2_bert.config.use_weighted_layer_sum:
             weights = self.layer_weights.softmax(dim=-1)
             states = torch.einsum("l,lbtw->btw", weights, torch.stack(outputs.hidden_states))
         else:
             states = outputs.last_hidden_state
-        # An adapter shortens the sequence, and its mask with it; without one this is the mask itself.
-        kept = self.wav2vec2_bert._get_feature_vector_attention_mask(states.shape[1], mask)  # pyright: ignore
-        kept = kept[..., None]
-        return (self.projector(states) * kept).sum(dim=1) / kept.sum(dim=1)
+        real = (torch.arange(states.shape[1]) < self.output_lengths(mask)[:, None])[..., None]
+        return (self.projector(states) * real).sum(dim=1) / real.sum(dim=1)
+
+    def output_lengths(self, mask: Tensor) -> Tensor:
+        """Return how many states each clip has, (batch,). The adapter's convolutions shorten the sequence.
+
+        Args:
+            mask: (batch, frames), the mask of the features, which are padded on the right.
+        """
+        config, lengths = self.wav2vec2_bert.config, mask.sum(dim=1)
+        if config.add_adapter:
+            kernel, stride = config.adapter_kernel_size, config.adapter_stride
+            for _ in range(config.num_adapter_layers):
+                lengths = (lengths + 2 * (kernel // 2) - kernel) // stride + 1
+        return lengths
 
     def fuse(self, audio: Tensor, text: Tensor | None, batch_coupled: bool) -> Tensor:
-        """The classifier's input, (batch, projection), or (batch, projection + text_width) in concat."""
+        """Combine the vectors of both modalities into the classifier's input.
+
+        Args:
+            audio: (batch, projection).
+            text: (batch, text_width), or None in mode audio.
+            batch_coupled: whether mode multihead attends across the batch, see `attention`.
+
+        Returns:
+            (batch, projection), or (batch, projection + text_width) in mode concat.
+        """
         if self.mode == "audio":
             return audio
         if text is None:
@@ -134,25 +190,27 @@ class AudioClassifier(nn.Module):
 
 
 class TorchOriginal:
-    """A published folder in PyTorch: eval mode, float32 whatever the file stores, on the CPU.
+    """A published checkpoint in PyTorch: in eval mode and float32, on the CPU.
 
-    Every tensor of the files has to fit a parameter and every parameter has to be in the files; loading fails
-    otherwise. Arrays carry a batch axis; `features` and `tokens` give a batch of one. Batches of unequal clips are
-    padded on the right by the caller, with a mask of zeros there.
-
-    Args:
-        folder: an audio or fusion checkpoint, or in mode text a RoBERTa sequence classifier.
-        mode: text, audio, concat, mean or multihead.
-        text_encoder: the BERT folder of a fusion mode.
+    Loading fails unless the tensors of the files and the parameters of the model match one to one. Arrays have a batch
+    axis; `features` and `tokens` return a batch of one. To run clips of different lengths, pad them on the right and
+    set the mask to 0 there.
     """
 
     def __init__(self, folder: Path, mode: str, text_encoder: Path | None = None):
+        """Load a published folder.
+
+        Args:
+            folder: an audio or fusion checkpoint, or in mode text a RoBERTa sequence classifier.
+            mode: "text", "audio", "concat", "mean" or "multihead".
+            text_encoder: the BERT folder of a fusion mode.
+        """
         self.mode = mode
         self.model: Any  # RobertaForSequenceClassification or AudioClassifier
         self.text_encoder: Any = None
         if mode == "text":
             config = RobertaConfig.from_pretrained(folder, attn_implementation="eager")
-            self.model = loaded(RobertaForSequenceClassification(config), read_tensors(folder))
+            self.model = fill(RobertaForSequenceClassification(config), read_tensors(folder))
             self.tokenizer = AutoTokenizer.from_pretrained(folder)
         else:
             text_width = 0
@@ -161,48 +219,48 @@ class TorchOriginal:
                 self.tokenizer = AutoTokenizer.from_pretrained(text_encoder)
                 text_width = self.text_encoder.config.hidden_size
             config = Wav2Vec2BertConfig.from_pretrained(folder, attn_implementation="eager")
-            with torch.device("meta"):  # at full size random values would take longer than everything else
+            with torch.device("meta"):  # initialising 0.6 B parameters would take longer than loading them
                 model = AudioClassifier(config, mode, text_width)
-            self.model = loaded(model, read_tensors(folder))
+            self.model = fill(model, read_tensors(folder))
             self.extractor = SeamlessM4TFeatureExtractor.from_pretrained(folder)
 
     def features(
         self, waveform: Float[np.ndarray, " samples"]
     ) -> tuple[Float[Tensor, "1 frames 160"], Int[Tensor, "1 frames"]]:
-        """Stacked filter banks of a 16 kHz waveform and their mask."""
+        """Compute the stacked filter-bank features of a 16 kHz waveform, and their mask."""
         inputs = self.extractor(
             waveform, sampling_rate=SAMPLE_RATE, max_length=MAX_FBANK_FRAMES, truncation=True, return_tensors="pt"
         )
         return inputs["input_features"], inputs["attention_mask"]
 
     def tokens(self, text: str) -> tuple[Int[Tensor, "1 tokens"], Int[Tensor, "1 tokens"]]:
-        """Token ids of a text and their mask, truncated to 512 and not padded."""
+        """Tokenize a text, truncated to 512 tokens and not padded. Return the ids and their mask."""
         inputs = self.tokenizer(text, truncation=True, max_length=MAX_TOKENS, return_tensors="pt")
         return inputs["input_ids"], inputs["attention_mask"]
 
     def audio_hidden_states(
         self, features: Float[Tensor, "batch frames 160"], mask: Int[Tensor, "batch frames"]
     ) -> list[Float[Tensor, "batch frames width"]]:
-        """layers + 1 states: the projected features with masked frames zeroed, then every layer's output."""
-        return list(self.model.hear(features, mask).hidden_states)
+        """Return the input of the first layer (projected, masked frames zeroed) and the output of every layer."""
+        return list(self.model.encode(features, mask).hidden_states)
 
     def text_hidden_states(
         self, ids: Int[Tensor, "batch tokens"], mask: Int[Tensor, "batch tokens"]
     ) -> list[Float[Tensor, "batch tokens text_width"]]:
-        """layers + 1 states: the embeddings, then every layer's output."""
+        """Return the embeddings and the output of every layer."""
         encoder = self.model.roberta if self.mode == "text" else self.text_encoder
         return list(encoder(ids, attention_mask=mask, output_hidden_states=True).hidden_states)
 
     def audio_embedding(
         self, features: Float[Tensor, "batch frames 160"], mask: Int[Tensor, "batch frames"]
     ) -> Float[Tensor, "batch projection"]:
-        """The projector's mean over the unmasked frames."""
-        return self.model.pool(self.model.hear(features, mask), mask)
+        """Return the projected states averaged over the unmasked frames."""
+        return self.model.pool(self.model.encode(features, mask), mask)
 
     def text_embedding(
         self, ids: Int[Tensor, "batch tokens"], mask: Int[Tensor, "batch tokens"]
     ) -> Float[Tensor, "batch text_width"]:
-        """The last layer's state of the first token."""
+        """Return the last layer's state of the first token."""
         return self.text_hidden_states(ids, mask)[-1][:, 0]
 
     def fused(
@@ -213,7 +271,15 @@ class TorchOriginal:
         token_mask: Int[Tensor, "batch tokens"] | None = None,
         batch_coupled: bool = False,
     ) -> Float[Tensor, "batch fused"]:
-        """The classifier's input. `batch_coupled` lets multihead attend across the batch, as the original does."""
+        """Return the classifier's input.
+
+        Args:
+            features: the features of the audio.
+            mask: their mask.
+            ids: the tokens of the text, in a fusion mode.
+            token_mask: their mask.
+            batch_coupled: whether mode multihead attends across the batch, as the original does.
+        """
         text = None if ids is None or token_mask is None else self.text_embedding(ids, token_mask)
         return self.model.fuse(self.audio_embedding(features, mask), text, batch_coupled)
 
@@ -225,7 +291,18 @@ class TorchOriginal:
         token_mask: Int[Tensor, "batch tokens"] | None = None,
         batch_coupled: bool = False,
     ) -> Float[Tensor, "batch labels"]:
-        """Logits of a batch, from the arrays that the mode uses."""
+        """Return the logits of a batch. Arrays that the mode does not use may be None.
+
+        Args:
+            features: the features of the audio.
+            mask: their mask.
+            ids: the tokens of the text.
+            token_mask: their mask.
+            batch_coupled: whether mode multihead attends across the batch, as the original does.
+
+        Raises:
+            ValueError: if the mode needs an input that is missing.
+        """
         if self.mode == "text":
             return self.model(ids, attention_mask=token_mask).logits
         if features is None or mask is None:
@@ -235,88 +312,98 @@ class TorchOriginal:
     def probabilities(
         self, waveform: Float[np.ndarray, " samples"] | None = None, text: str | None = None
     ) -> Float[np.ndarray, " labels"]:
-        """Probabilities of one example; what the mode doesn't use is ignored."""
+        """Return the probabilities of one 16 kHz waveform and text. An input that the mode does not use is ignored."""
         audio = (None, None) if waveform is None or self.mode == "text" else self.features(waveform)
         tokens = (None, None) if text is None or self.mode == "audio" else self.tokens(text)
         return self._probabilities(self.logits(*audio, *tokens)[0]).numpy()
 
     def constants(self) -> Constants:
-        """The constants of the modules, as `tensors.module_constants` names them."""
-        found = module_constants(self.model)
+        """Return the constants of the modules, named as in `tensors.module_constants`."""
+        constants = module_constants(self.model)
         if self.text_encoder is not None:
-            found |= {f"{TEXT_ENCODER}/{name}": value for name, value in module_constants(self.text_encoder).items()}
-        return found
+            text = module_constants(self.text_encoder)
+            constants |= {f"{TEXT_ENCODER}/{name}": value for name, value in text.items()}
+        return constants
 
     def compute_stages(self, recording: str | None, text: str | None) -> dict[str, StageArray]:
-        """All that is computed on the way from a file and its text to probabilities, by the names of `stages`.
+        """Compute every stage from a file and its text to the probabilities.
 
-        Arrays have no batch axis, and no frames that the mask leaves out.
+        Args:
+            recording: the path of an audio file, or None in mode text.
+            text: the text, or None in mode audio.
+
+        Returns:
+            The arrays by stage, without a batch axis and without masked frames.
         """
-        found: dict[str, Any] = {}
-        heard = read = None
-        states: Any = None  # of the text
+        stages: dict[str, Any] = {}
+        audio_vector = text_vector = None
+        text_states: Any = None
         if recording is not None and self.mode != "text":
-            waveform = listen(recording)
+            waveform = load_waveform(recording)
             features, mask = self.features(waveform)
-            outputs, real = self.model.hear(features, mask), mask[0].bool()
-            heard = self.model.pool(outputs, mask)
-            found |= {WAVEFORM: waveform, FEATURES: features[0, real]}
-            found |= {layer("audio", index): states[0, real] for index, states in enumerate(outputs.hidden_states)}
-            found[POOLED] = heard[0]
+            outputs, real = self.model.encode(features, mask), mask[0].bool()
+            audio_vector = self.model.pool(outputs, mask)
+            stages |= {WAVEFORM: waveform, FEATURES: features[0, real]}
+            stages |= {layer("audio", index): states[0, real] for index, states in enumerate(outputs.hidden_states)}
+            stages[POOLED] = audio_vector[0]
         if text is not None and self.mode != "audio":
             ids, mask = self.tokens(text)
-            states = self.text_hidden_states(ids, mask)
-            read = states[-1][:, 0]
-            found |= {TOKENS: ids[0]} | {layer("text", index): each[0] for index, each in enumerate(states)}
+            text_states = self.text_hidden_states(ids, mask)
+            text_vector = text_states[-1][:, 0]
+            stages |= {TOKENS: ids[0]} | {layer("text", index): each[0] for index, each in enumerate(text_states)}
         if self.mode == "text":
-            logits = self.model.classifier(states[-1])
+            logits = self.model.classifier(text_states[-1])
         else:
-            fused = self.model.fuse(heard, read, batch_coupled=False)
-            found |= {FUSED: fused[0]} if self.mode in FUSION_MODES else {}
+            fused = self.model.fuse(audio_vector, text_vector, batch_coupled=False)
+            stages |= {FUSED: fused[0]} if self.mode in FUSION_MODES else {}
             logits = self.model.classifier(fused)
         probabilities = self._probabilities(logits[0])
-        found |= {LOGITS: logits[0], PROBABILITIES: probabilities, PREDICTION: probabilities}
-        return {name: np.asarray(array) for name, array in found.items()}
+        stages |= {LOGITS: logits[0], PROBABILITIES: probabilities, PREDICTION: probabilities}
+        return {name: np.asarray(array) for name, array in stages.items()}
 
     def _probabilities(self, logits: Float[Tensor, " labels"]) -> Float[Tensor, " labels"]:
         multi_label = self.mode == "text" and self.model.config.problem_type == "multi_label_classification"
         return logits.sigmoid() if multi_label else logits.softmax(dim=-1)
 
 
-def listen(recording: str) -> Float[np.ndarray, " samples"]:
-    """A file as the toolkit reads it: mono, 16 kHz."""
+def load_waveform(recording: str) -> Float[np.ndarray, " samples"]:
+    """Load a file as the toolkit does: mono, 16 kHz."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of what librosa imports
+        warnings.simplefilter("ignore", DeprecationWarning)  # raised by packages that librosa imports
         return librosa.load(recording, sr=SAMPLE_RATE)[0]
 
 
 def module_constants(model: nn.Module) -> Constants:
-    """The epsilon of each norm and the largest distance before a frame, by the modules' names."""
-    found: Constants = {}
+    """Return the epsilon of each norm and the largest distance that attention looks back, by the modules' names."""
+    constants: Constants = {}
     for name, module in model.named_modules():
         if isinstance(module, nn.LayerNorm):
-            found[f"{name}.{EPSILON}"] = module.eps
+            constants[f"{name}.{EPSILON}"] = module.eps
         elif hasattr(module, MAX_LEFT_DISTANCE) and hasattr(module, "distance_embedding"):
-            found[f"{name}.{MAX_LEFT_DISTANCE}"] = getattr(module, MAX_LEFT_DISTANCE)
-    return found
+            constants[f"{name}.{MAX_LEFT_DISTANCE}"] = getattr(module, MAX_LEFT_DISTANCE)
+    return constants
 
 
 def load_bert(folder: Path) -> BertModel:
-    """A BERT encoder from any of the published forms: with or without the prefix, with old or new norm names."""
+    """Load a BERT encoder.
+
+    The published files name the tensors with or without the prefix "bert.", and the parameters of the norms as weight
+    and bias or as gamma and beta.
+    """
     tensors = {}
     for name, tensor in read_tensors(folder).items():
         if name.startswith("cls.") or name.endswith("embeddings.position_ids"):
-            continue  # heads of the pretraining tasks, and 0…511
+            continue  # the heads of pretraining, and the constant positions 0 to 511
         name = name.removeprefix("bert.")
         tensors[name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")] = (
             tensor
         )
     config = BertConfig.from_pretrained(folder, attn_implementation="eager")
-    return loaded(BertModel(config, add_pooling_layer="pooler.dense.weight" in tensors), tensors)
+    return fill(BertModel(config, add_pooling_layer="pooler.dense.weight" in tensors), tensors)
 
 
 def read_tensors(folder: Path) -> dict[str, Tensor]:
-    """All tensors of a folder's safetensors file, shards, or torch's file, by their names in the file."""
+    """Read all tensors of a folder, from one safetensors file, from shards or from a PyTorch file."""
     index, single = folder / "model.safetensors.index.json", folder / "model.safetensors"
     if single.exists():
         return load_file(single)
@@ -327,11 +414,11 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
     tensors = {}
     for file in sorted(set(weight_map.values())):
         tensors |= load_file(folder / file)
-    assert tensors.keys() == weight_map.keys(), "the shards hold other tensors than their index says"
+    assert tensors.keys() == weight_map.keys(), "the shards do not hold the tensors that their index lists"
     return tensors
 
 
-def loaded(model: Model, tensors: dict[str, Tensor]) -> Model:
-    """The model with exactly these tensors, in float32 and eval mode."""
+def fill(model: Model, tensors: dict[str, Tensor]) -> Model:
+    """Fill a model with exactly these tensors, in float32, and set it to eval mode."""
     model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, strict=True, assign=True)
     return model.eval().requires_grad_(False)

@@ -1,4 +1,4 @@
-"""The original of a Whisper checkpoint: transformers' own classes in PyTorch. It needs the extra `torch`."""
+"""The original of a Whisper checkpoint: transformers' own classes in PyTorch. Needs the extra `torch`."""
 
 from __future__ import annotations
 
@@ -10,32 +10,45 @@ import torch
 from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneration
 
 from ..audio import SAMPLE_RATE, WINDOW_SAMPLES
-from .original import listen, module_constants
+from .original import load_waveform, module_constants
 from .stages import ENCODED, LOG_MEL, WAVEFORM, WORD_LOGITS, WORDS, StageArray, layer
 from .tensors import Constants
 
 
 class WhisperOriginal:
-    """A published Whisper folder: eval mode, float32, on the CPU."""
+    """A published Whisper checkpoint in PyTorch: in eval mode and float32, on the CPU."""
 
     def __init__(self, folder: Path, language: str):
+        """Load a published folder.
+
+        Args:
+            folder: the folder of the checkpoint.
+            language: the code of the language that is transcribed, such as "es".
+        """
         self._language = language
         self._model: Any = WhisperForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
         self._extractor = WhisperFeatureExtractor.from_pretrained(folder)
 
     def constants(self) -> Constants:
-        """The constants of the modules, as `tensors.module_constants` names them."""
+        """Return the constants of the modules, named as in `tensors.module_constants`."""
         return module_constants(self._model.model)
 
     def compute_stages(self, recording: str, text: str | None = None) -> dict[str, StageArray]:
-        """What is computed of the first 30 s of a file, by the names of `stages`.
+        """Compute every stage of the first 30 s of a file.
 
-        The words are tokens, the prompt and those that are written greedily, without the end; their logits are those
-        of the word after each.
+        The stage "words" holds the prompt and the greedily decoded tokens, without the end token. The stage "logits of
+        the words" holds, for each of them, the logits of the next token.
+
+        Args:
+            recording: the path of an audio file.
+            text: not used. It makes the signature that of `TorchOriginal.compute_stages`.
+
+        Returns:
+            The arrays by stage, without a batch axis.
         """
-        heard = listen(recording)[:WINDOW_SAMPLES]
+        waveform = load_waveform(recording)[:WINDOW_SAMPLES]
         with torch.inference_mode():
-            log_mel = self._extractor(heard, sampling_rate=SAMPLE_RATE, return_tensors="pt").input_features
+            log_mel = self._extractor(waveform, sampling_rate=SAMPLE_RATE, return_tensors="pt").input_features
             states = self._encoder_states(log_mel)
             words = self._model.generate(
                 log_mel,
@@ -48,15 +61,15 @@ class WhisperOriginal:
             if (ends := (words[0] == self._model.generation_config.eos_token_id).nonzero()).numel():
                 words = words[:, : int(ends[0])]
             logits = self._model(log_mel, decoder_input_ids=words).logits
-        found = {WAVEFORM: heard, LOG_MEL: log_mel[0].T}
-        found |= {layer("encoder", index): each[0] for index, each in enumerate(states[:-1])}
-        found |= {ENCODED: states[-1][0], WORD_LOGITS: logits[0], WORDS: words[0]}
-        return {stage: np.asarray(array) for stage, array in found.items()}
+        stages = {WAVEFORM: waveform, LOG_MEL: log_mel[0].T}
+        stages |= {layer("encoder", index): each[0] for index, each in enumerate(states[:-1])}
+        stages |= {ENCODED: states[-1][0], WORD_LOGITS: logits[0], WORDS: words[0]}
+        return {stage: np.asarray(array) for stage, array in stages.items()}
 
     def _encoder_states(self, log_mel: torch.Tensor) -> list[torch.Tensor]:
-        """What the first layer is given, what each layer puts out, and the norm of the last one's."""
+        """Return the input of the first layer, the output of every layer, and the normalised last output."""
         encoder, states = self._model.get_encoder(), []
-        hooks = [encoder.layers[0].register_forward_pre_hook(lambda _, given: states.append(given[0]))]
+        hooks = [encoder.layers[0].register_forward_pre_hook(lambda _, inputs: states.append(inputs[0]))]
         for each in encoder.layers:
             hooks.append(each.register_forward_hook(lambda _, __, output: states.append(_tensor(output))))
         last = encoder(log_mel).last_hidden_state

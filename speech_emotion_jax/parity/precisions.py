@@ -1,6 +1,7 @@
-"""What each precision costs in numbers, on the device at hand: stage by stage, in labels and in probabilities.
+"""Measure how much each precision changes the results on this device: stages, labels and probabilities.
 
-All are held against our own float32 in full precision, on the same features and tokens; no PyTorch is needed.
+Every precision is compared with our own float32 at full precision, on the same features and tokens. PyTorch is not
+needed.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from ..runtime.progress import progress
 from ..runtime.storage import Folder
 from .difference import difference, scale_of
 from .examples import make_examples
-from .figure import stage_axes, trace
+from .figure import make_stage_axes, plot_stages
 from .jax_emotion import JaxEmotion
 from .products import JAX_PRECISIONS, ROUNDED_BITS
 from .stages import LOGITS, POOLED, PROBABILITIES
@@ -35,39 +36,42 @@ SCHEMA = 1
 JSON, FIGURE = "precision.json", "precision.png"
 EXACT = "float32, highest"
 BFLOAT16 = "bfloat16"
-# In the order of the table: the checkpoint's precision, and how float32 is multiplied.
+# {row of the table: (the checkpoint's precision, the setting of float32 products)}, in the order of the table.
 VARIANTS = {
     **{f"float32, {name}": ("float32", name) for name in JAX_PRECISIONS},
     **{f"float32, {name}": ("float32", name) for name in ROUNDED_BITS},
     BFLOAT16: ("bfloat16", None),
 }
-WHY = {
-    "cpu": "A CPU multiplies float32 in full whatever JAX is set to: highest, high and default are one program.",
+DEVICE_NOTES = {
+    "cpu": "A CPU multiplies float32 in full under every setting, so highest, high and default are the same program.",
     "tpu": (
-        "A TPU multiplies bfloat16. Of float32 it makes sums of bfloat16: 6 passes (highest), 3 (high) or, by default, "
-        "1, which rounds both operands to 8 bits."
+        "A TPU multiplies bfloat16. It splits a float32 product into bfloat16 passes: 6 (highest), 3 (high) or 1 "
+        "(default), which rounds both operands to 8 bits."
     ),
     "gpu": (
-        "From A100 on a GPU multiplies float32 as TF32, rounded to 11 bits, where JAX is set to high or to default, as "
-        "it is by default; highest is full float32."
+        "GPUs from the A100 on multiply float32 as TF32, rounded to 11 bits, when JAX is set to high or default. "
+        "highest is full float32."
     ),
 }
-ALWAYS = (
-    "The models ask for highest wherever a weight is float32, so no default of JAX's or of a device reaches them: high "
-    "and default are what would come out otherwise. The rounded rows do by hand, on any device, what GPUs (TF32) and "
-    "TPUs (bfloat16) do by default. bfloat16 is what --precision bfloat16 does: encoders' matrices and the operands "
-    "beside them; sums, norms, softmax and what flows between layers stay float32."
+GENERAL_NOTE = (
+    "The models request highest wherever a weight is float32, so the defaults of JAX and of the device do not affect "
+    "them; high and default show what would happen otherwise. The rounded rows emulate on any device what GPUs (TF32) "
+    "and TPUs (bfloat16) do by default. bfloat16 is --precision bfloat16: the encoders' matrices and their operands "
+    "are bfloat16; sums, norms, softmax and the states between layers stay float32."
 )
 
 
 @dataclass(frozen=True)
 class Variant:
-    """What a precision makes of the recordings.
+    """The results of one precision over all recordings.
 
-    drift: {stage: the largest difference of all recordings, of the stage's scale}, in the order of the stages
-    same: recordings whose top label is the same
-    divergence: mean Kullback-Leibler divergence of its probabilities from the exact ones, in nats
-    largest, mean: absolute differences of a probability
+    Attributes:
+        name: the row of the table.
+        drift: {stage: the largest difference, divided by the stage's scale}, in the order of the stages.
+        same: the number of recordings whose top label is unchanged.
+        divergence: the mean Kullback-Leibler divergence of the probabilities from the exact ones, in nats.
+        largest: the largest absolute difference of a probability.
+        mean: the mean absolute difference of a probability.
     """
 
     name: str
@@ -80,7 +84,15 @@ class Variant:
 
 @dataclass(frozen=True)
 class PrecisionsResult:
-    """Of all recordings; `why` says what the device does."""
+    """The comparison of all precisions.
+
+    Attributes:
+        checkpoint: what the user called the checkpoint.
+        device: the kind of device.
+        recordings: the number of examples.
+        why: how this device multiplies float32.
+        variants: the results of each precision, the exact one first.
+    """
 
     checkpoint: str
     device: str
@@ -91,7 +103,15 @@ class PrecisionsResult:
 
 @dataclass(frozen=True)
 class PrecisionsConfig:
-    """What is studied: a checkpoint, on recordings and their texts (one each, or one for all), on one device."""
+    """The settings of `measure_precisions`.
+
+    Attributes:
+        request: the emotion checkpoint.
+        recordings: paths of audio files.
+        texts: one text for each recording, or one text for all.
+        device: the device, as in `select_device`.
+        output: the folder for JSON and figure. None to write nothing.
+    """
 
     request: Request
     recordings: Sequence[str] = ()
@@ -100,44 +120,57 @@ class PrecisionsConfig:
     output: str | None = None
 
 
-def measure_precisions(job: PrecisionsConfig) -> PrecisionsResult:
-    """Run every variant on every recording; write JSON and figure where an output is asked for.
+def measure_precisions(config: PrecisionsConfig) -> PrecisionsResult:
+    """Run every precision on every example, and write JSON and figure to `config.output`.
 
-    Raises InvalidInput and UnreadableInput for a checkpoint, recording or text that can't be used.
+    Args:
+        config: the settings.
+
+    Returns:
+        The comparison.
+
+    Raises:
+        InvalidInput: if the checkpoint, a recording or a text cannot be used.
+        UnreadableInput: if the checkpoint or a recording cannot be read.
     """
-    output = None if job.output is None else Folder.open(job.output)
-    device = select_device(job.device)
-    checkpoint = resolve_emotion(job.request)
+    output = None if config.output is None else Folder.open(config.output)
+    device = select_device(config.device)
+    checkpoint = resolve_emotion(config.request)
     place = NamedSharding(select_mesh(device), PartitionSpec())
     loaded = {precision: load_resolved(checkpoint, place, precision) for precision in ("float32", "bfloat16")}
-    config = loaded["float32"].config
-    pairs = make_examples(job.recordings, job.texts, hears=config.audio is not None, reads=config.text is not None)
+    architecture = loaded["float32"].config
+    examples = make_examples(
+        config.recordings,
+        config.texts,
+        uses_audio=architecture.audio is not None,
+        uses_text=architecture.text is not None,
+    )
     sides = {name: JaxEmotion(loaded[precision], products) for name, (precision, products) in VARIANTS.items()}
     drifts: dict[str, dict[str, float]] = {name: {} for name in sides}
     scores: dict[str, list[np.ndarray]] = {name: [] for name in sides}
-    with progress(f"Comparing precisions on {len(pairs)} examples", len(pairs) * len(sides)) as advance:
-        for audio, text in pairs:
-            given = sides[EXACT].read_inputs(audio, text)
-            exact = sides[EXACT].run_networks(given)
+    with progress(f"Comparing precisions on {len(examples)} examples", len(examples) * len(sides)) as advance:
+        for audio, text in examples:
+            inputs = sides[EXACT].read_inputs(audio, text)
+            exact = sides[EXACT].run_networks(inputs)
             for name, side in sides.items():
-                stages = exact if name == EXACT else side.run_networks(given)
+                stages = exact if name == EXACT else side.run_networks(inputs)
                 for stage, array in stages.items():
-                    apart = difference(array, exact[stage], scale_of(stage, exact[stage])).largest
-                    drifts[name][stage] = max(apart, drifts[name].get(stage, 0.0))
+                    largest = difference(array, exact[stage], scale_of(stage, exact[stage])).largest
+                    drifts[name][stage] = max(largest, drifts[name].get(stage, 0.0))
                 scores[name].append(stages[PROBABILITIES])
                 advance(1)
     exact_scores = np.stack(scores[EXACT])
     variants = [_variant(name, drifts[name], exact_scores, np.stack(scores[name])) for name in sides]
     result = PrecisionsResult(
-        job.request.model_id,
+        config.request.model_id,
         device.device_kind,
-        len(pairs),
-        f"{WHY.get(device.platform, '')} {ALWAYS}".strip(),
+        len(examples),
+        f"{DEVICE_NOTES.get(device.platform, '')} {GENERAL_NOTE}".strip(),
         variants,
     )
     if output is not None:
         output.make()
-        output.write(FIGURE, draw(result))
+        output.write(FIGURE, draw_precisions(result))
         output.write(JSON, (json.dumps(precisions_as_dict(result), indent=1, ensure_ascii=False) + "\n").encode())
     return result
 
@@ -149,7 +182,7 @@ def _variant(
     scores: Float[np.ndarray, "examples labels"],
 ) -> Variant:
     p, q = exact.astype(np.float64), scores.astype(np.float64)
-    # The sums of rounded probabilities are not 1; this form, sum(p log(p / q) - p + q), is never negative.
+    # Rounded probabilities do not sum to 1. This form, sum(p log(p / q) - p + q), is never negative even so.
     divergence = kl_div(p, np.maximum(q, np.finfo(np.float32).tiny)).sum(axis=1)
     apart = np.abs(p - q)
     same = int((p.argmax(axis=1) == q.argmax(axis=1)).sum())
@@ -157,12 +190,15 @@ def _variant(
 
 
 def precisions_as_dict(result: PrecisionsResult) -> dict[str, Any]:
-    """As JSON takes it: {"schema", "checkpoint", "device", "recordings", "why", "variants": [a Variant's fields]}."""
+    """Return the result as JSON data.
+
+    The format is {"schema", "checkpoint", "device", "recordings", "why", "variants": [the fields of `Variant`]}.
+    """
     return {"schema": SCHEMA, **vars(result), "variants": [vars(each) for each in result.variants]}
 
 
 def render_precisions(result: PrecisionsResult) -> str:
-    """A table for a terminal, and what it means."""
+    """Render the result as a table for a terminal, followed by an explanation."""
     head = (
         "",
         "audio layers",
@@ -181,7 +217,8 @@ def render_precisions(result: PrecisionsResult) -> str:
             "",
             *aligned(rows),
             "",
-            "Largest differences from the first row, of a stage's largest value, and the mean one of a probability.",
+            "Differences from the first row: the largest of each stage, divided by the stage's largest value, and the "
+            "largest and mean of a probability.",
             result.why,
         ]
     )
@@ -201,15 +238,15 @@ def _row(variant: Variant, count: int) -> tuple[str, ...]:
 
 
 def _largest(values: Iterable[float]) -> str:
-    found = list(values)
-    return f"{max(found):.1e}" if found else ""
+    differences = list(values)
+    return f"{max(differences):.1e}" if differences else ""
 
 
 @drawn
-def draw(result: PrecisionsResult) -> Figure:
-    """The drift at each stage, a line a precision."""
-    figure, axes = stage_axes(list(result.variants[0].drift))
+def draw_precisions(result: PrecisionsResult) -> Figure:
+    """Plot the drift at each stage, with one line for each precision."""
+    figure, axes = make_stage_axes(list(result.variants[0].drift))
     for variant, color in zip(result.variants[1:], (GREY, SKY, GREEN, ORANGE, BLUE), strict=True):
-        trace(axes, list(variant.drift), variant.drift, color, variant.name)
+        plot_stages(axes, list(variant.drift), variant.drift, color, variant.name)
     figure.legend(loc="outside upper left", ncols=3)
     return figure

@@ -1,8 +1,8 @@
-"""A stage of the original, as ours is held against it: whole, or what a golden keeps of it.
+"""The original's activations, either complete or sampled for a golden file.
 
-A golden keeps some values at even distances, and checksums that tolerate rounding: sums of all values with random
-signs. The sums of two arrays differ as the arrays do: over many choices of signs, the mean square of what they differ
-by is the sum of the squared differences (Alon, Matias, Szegedy 1996). So a difference anywhere is seen.
+A sampled activation holds evenly spaced values and a few sums of all values with random signs. Unlike a hash, such a
+sum tolerates rounding: over random signs, the expected squared difference of two sums equals the sum of the squared
+differences of the values (Alon, Matias, Szegedy 1996). So a difference anywhere in the array is seen.
 """
 
 from __future__ import annotations
@@ -17,28 +17,36 @@ from jaxtyping import Float, UInt8
 from .difference import Difference, difference, scale_of
 from .stages import StageArray
 
-SUMS = 16  # the estimate is then good to a fifth or so
-VALUES = 32  # of each axis
-_MEAN_OF_ROOT_MEAN_SQUARE = math.sqrt(2 / math.pi)  # of what is normally distributed
+SUMS = 16  # estimates the mean difference to within about 20 %
+VALUES = 32  # samples along each axis
+_MEAN_OF_ROOT_MEAN_SQUARE = math.sqrt(2 / math.pi)  # E|x| / sqrt(E[x²]) of a normal distribution
 
 
 class FullActivation(NamedTuple):
-    """All of a stage."""
+    """A complete activation of the original."""
 
     stage: str
     values: StageArray
 
     @property
     def shape(self) -> tuple[int, ...]:
+        """The shape of the activation."""
         return self.values.shape
 
     def compare(self, ours: StageArray) -> Difference:
-        """How far ours, of the same shape, is from it."""
+        """Return the difference of ours, an array of the same shape, from this activation."""
         return difference(ours, self.values, scale_of(self.stage, self.values))
 
 
 class SampledActivation(NamedTuple):
-    """Some values of a stage of that shape and scale, and the sums of all with random signs."""
+    """A sample of an activation.
+
+    Attributes:
+        shape: the shape of the complete activation.
+        scale: its scale, see `difference.scale_of`.
+        values: evenly spaced values, at most `VALUES` along each axis.
+        sums: `SUMS` sums of all values with random signs.
+    """
 
     shape: tuple[int, ...]
     scale: float
@@ -47,27 +55,30 @@ class SampledActivation(NamedTuple):
 
     @classmethod
     def of(cls, stage: str, array: StageArray) -> SampledActivation:
-        """What is kept of a stage."""
-        return cls(array.shape, scale_of(stage, array), _some(array), _signed_sums(array))
+        """Sample the activation `array` of a stage."""
+        return cls(array.shape, scale_of(stage, array), _sample(array), _signed_sums(array))
 
     def compare(self, ours: StageArray) -> Difference:
-        """The largest difference, gain and cosine are those of the values, the mean one is that of all, estimated."""
-        of_values = difference(_some(ours), self.values, self.scale)
+        """Return the difference of ours, an array of the complete shape, from this activation.
+
+        The mean difference is estimated over all values, from the sums. The other numbers are those of the samples.
+        """
+        sampled = difference(_sample(ours), self.values, self.scale)
         if self.values.size == ours.size:
-            return of_values
+            return sampled
         square = float(np.mean((_signed_sums(ours) - self.sums) ** 2)) / ours.size
-        return of_values._replace(mean=_MEAN_OF_ROOT_MEAN_SQUARE * math.sqrt(square) / self.scale)
+        return sampled._replace(mean=_MEAN_OF_ROOT_MEAN_SQUARE * math.sqrt(square) / self.scale)
 
 
 def sha256(array: StageArray) -> str:
-    """Of the bytes of an array, by which two runs of the original can be told apart."""
+    """Return the SHA-256 of an array's bytes, which shows whether two runs of the original were identical."""
     return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
 
 
-def _some(array: StageArray) -> StageArray:
-    """At most VALUES of each axis, at even distances, the first and last ones among them."""
-    picked = [np.unique(np.linspace(0, size - 1, min(size, VALUES)).astype(int)) for size in array.shape]
-    return np.ascontiguousarray(array[np.ix_(*picked)])
+def _sample(array: StageArray) -> StageArray:
+    """Return at most VALUES evenly spaced values along each axis, including the first and the last."""
+    indices = [np.unique(np.linspace(0, size - 1, min(size, VALUES)).astype(int)) for size in array.shape]
+    return np.ascontiguousarray(array[np.ix_(*indices)])
 
 
 def _signed_sums(array: StageArray) -> Float[np.ndarray, " sums"]:
@@ -76,6 +87,9 @@ def _signed_sums(array: StageArray) -> Float[np.ndarray, " sums"]:
 
 
 def _bits(seed: int, count: int) -> UInt8[np.ndarray, " count"]:
-    """Random bits that are the same with every version of NumPy, which promises that of its generators' raw numbers."""
+    """Return random bits that are the same in every version of NumPy.
+
+    NumPy guarantees a stable stream only for the raw output of its bit generators.
+    """
     raw = np.random.PCG64(seed).random_raw(-(-count // 64)).astype("<u8")
     return np.unpackbits(raw.view(np.uint8), count=count)

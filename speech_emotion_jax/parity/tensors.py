@@ -1,8 +1,10 @@
-"""Stage 0 of a parity check: tensors of the published files against parameters in memory, bit by bit, and constants.
+"""Compare the loaded parameters with the published tensors, bit by bit, and the constants of the modules.
 
-Both are compared as published, by their names in the file, and as digests, which a golden can keep: two tensors have
-one digest where all their bits agree. In bfloat16 a matrix has to be the rounded one of the file. The constants are
-those of PyTorch's modules that no tensor tells: a wrong epsilon may change no number by more than it is rounded.
+Parameters are converted back to the published layout and names. Both sides are reduced to digests, which a golden file
+can hold. In bfloat16 the expected digest is that of the file's tensor rounded to bfloat16.
+
+The constants are attributes of PyTorch's modules that are stored in no tensor, such as the epsilon of a norm. They are
+compared separately because a wrong epsilon may change no activation by more than rounding does.
 """
 
 from __future__ import annotations
@@ -21,40 +23,58 @@ from ..convert import MODEL, Published, tables_of
 from ..models import SelfAttention
 from ..runtime.precision import PRECISIONS, parameter_dtype
 
-Digests = dict[str, str]  # {the tensor's name in the file: digest}
-Constants = dict[str, float]  # {the name of PyTorch's module, and of its attribute: value}
+Digests = dict[str, str]  # {name of the tensor in the file: BLAKE2b digest}
+Constants = dict[str, float]  # {"name of PyTorch's module.name of its attribute": value}
 EPSILON, MAX_LEFT_DISTANCE = "eps", "left_max_position_embeddings"
 
 
 def digest_files(
     published: Published, precisions: Iterable[str] = PRECISIONS, advance: Callable[[int], None] = lambda tensors: None
 ) -> dict[str, Digests]:
-    """{precision: digests} of what a published checkpoint's tensors should be in memory. Each is read once."""
-    found: dict[str, Digests] = {precision: {} for precision in precisions}
+    """Digest a published checkpoint's tensors as they should be in memory. Each tensor is read once.
+
+    Args:
+        published: the checkpoint.
+        precisions: the precisions to compute digests for.
+        advance: called with the number of tensors that were read, to show progress.
+
+    Returns:
+        The digests by precision.
+    """
+    by_precision: dict[str, Digests] = {precision: {} for precision in precisions}
     tables = tables_of(published.config)
     for part, opened in published.parts.items():
         for filled in opened.matching.filled:
             for name, tensor in zip(filled.names, opened.source.read(filled.names), strict=True):
-                known = _named(part, tables[part].layout.canonical(name))
-                for precision, digests in found.items():
-                    digests[known] = _digest(tensor, parameter_dtype(filled.target, precision))
+                full_name = _full_name(part, tables[part].layout.canonical(name))
+                for precision, digests in by_precision.items():
+                    digests[full_name] = _digest(tensor, parameter_dtype(filled.target, precision))
             advance(len(filled.names))
-    return found
+    return by_precision
 
 
 def digest_parameters(
     config: Architecture, parameters: Mapping[str, jax.Array | np.ndarray], precision: str
 ) -> Digests:
-    """Digests of a loaded model's parameters, laid out as in the published files."""
+    """Digest a loaded model's parameters, converted back to the published layout.
+
+    Args:
+        config: the architecture.
+        parameters: the parameters by path.
+        precision: "float32" or "bfloat16", as the model was loaded.
+    """
     return {
-        _named(part, name): _digest(tensor, parameter_dtype(path, precision))
-        for part, path, name, tensor in _as_published(config, parameters)
+        _full_name(part, name): _digest(tensor, parameter_dtype(path, precision))
+        for part, path, name, tensor in _published_tensors(config, parameters)
     }
 
 
 def module_constants(config: Architecture, model: nnx.Module) -> Constants:
-    """The epsilon of each norm and the largest distance before a frame, by the names of PyTorch's modules."""
-    found: Constants = {}
+    """Return the constants of a loaded model by the names of PyTorch's modules.
+
+    They are the epsilon of each norm and the largest distance that relative attention looks back.
+    """
+    constants: Constants = {}
     for part, table in tables_of(config).items():
         for rule in table.layout.rules:
             if rule.target not in table.shapes:
@@ -64,12 +84,12 @@ def module_constants(config: Architecture, model: nnx.Module) -> Constants:
             count = table.shapes[rule.target][0] if rule.stacked else 1
             for name in (rule.source.replace("{i}", str(index)) for index in range(count)):
                 if isinstance(module, nnx.LayerNorm) and last == "scale":
-                    found[_named(part, f"{name.rpartition('.')[0]}.{EPSILON}")] = module.epsilon
+                    constants[_full_name(part, f"{name.rpartition('.')[0]}.{EPSILON}")] = module.epsilon
                 elif isinstance(module, SelfAttention) and last == "distance_embedding":
-                    found[_named(part, f"{name.rpartition('.distance_embedding')[0]}.{MAX_LEFT_DISTANCE}")] = (
+                    constants[_full_name(part, f"{name.rpartition('.distance_embedding')[0]}.{MAX_LEFT_DISTANCE}")] = (
                         module.left
                     )
-    return found
+    return constants
 
 
 def _module(model: Any, path: str) -> Any:
@@ -78,7 +98,7 @@ def _module(model: Any, path: str) -> Any:
     return model
 
 
-def _as_published(
+def _published_tensors(
     config: Architecture, parameters: Mapping[str, jax.Array | np.ndarray]
 ) -> Iterator[tuple[str, str, str, np.ndarray]]:
     for part, table in tables_of(config).items():
@@ -87,7 +107,7 @@ def _as_published(
                 yield part, path, name, tensor
 
 
-def _named(part: str, name: str) -> str:
+def _full_name(part: str, name: str) -> str:
     return name if part == MODEL else f"{part}/{name}"
 
 

@@ -1,4 +1,4 @@
-"""Both sides of a recording, stage by stage, held against the budgets."""
+"""Compare both sides of a recording stage by stage with the budgets."""
 
 from __future__ import annotations
 
@@ -15,11 +15,16 @@ from .stages import Stages
 
 @dataclass(frozen=True)
 class StageVerdict:
-    """A stage of a recording.
+    """The verdict on one stage of a recording.
 
-    `found` is the difference of both sides' networks, `alone` that of the stage by itself, None where it was not
-    computed. `used` is the largest share of a budget that was taken, above 1 the stage fails, and `by` the number that
-    took it: "largest", "mean" or "gain", with ", alone" where it is one of the stage by itself.
+    Attributes:
+        stage: the stage's name.
+        difference: the difference between the two networks. None if the shapes differ.
+        alone: the difference when our stage starts from the original's previous stage. None if it was not computed.
+        budget_used: the largest fraction of a budget that was used. The stage fails above 1.
+        criterion: the bound that was used most, "largest", "mean" or "gain", followed by ", alone" if it belongs to
+            `alone`. Empty if nothing differs.
+        remark: why the arrays could not be compared.
     """
 
     stage: str
@@ -31,12 +36,19 @@ class StageVerdict:
 
     @property
     def passed(self) -> bool:
+        """Whether the difference is within the budget."""
         return self.budget_used <= 1
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """All stages of a recording and what is said in it, in order; each is empty where the model has no use for it."""
+    """The verdict on one recording.
+
+    Attributes:
+        recording: the file's name. Empty if the model takes no audio.
+        text: the text. Empty if the model takes no text.
+        rows: one verdict for each stage, in order.
+    """
 
     recording: str
     text: str
@@ -44,16 +56,18 @@ class Verdict:
 
     @property
     def name(self) -> str:
-        """By which a report tells it from others."""
-        said = f'"{shorten(self.text, 40, placeholder=" ...")}"' if self.text else ""
-        return ", ".join(each for each in (self.recording, said) if each)
+        """The name of the example in a report: the recording and the beginning of the text."""
+        quote = f'"{shorten(self.text, 40, placeholder=" ...")}"' if self.text else ""
+        return ", ".join(each for each in (self.recording, quote) if each)
 
     @property
     def first_failure(self) -> StageVerdict | None:
+        """The first stage that exceeds its budget, or None."""
         return next((row for row in self.rows if not row.passed), None)
 
     @property
     def worst(self) -> StageVerdict:
+        """The stage that uses the largest fraction of its budget."""
         return max(self.rows, key=lambda row: row.budget_used)
 
 
@@ -65,41 +79,54 @@ def judge(
     alone: Stages,
     precision: str,
 ) -> Verdict:
-    """Hold ours, and what each of our stages makes of the original's stage before it, against the original's.
+    """Compare our stages of one recording with the original's.
 
-    Raises InvalidInput where one side has a stage that the other doesn't have.
+    Args:
+        recording: the file's name, or "".
+        text: the text, or "".
+        theirs: the original's stages.
+        ours: our stages, computed by the whole network.
+        alone: our stages, each computed from the original's previous stage. May be empty or incomplete.
+        precision: ours, "float32" or "bfloat16". It selects the budgets.
+
+    Raises:
+        InvalidInput: if one side has a stage that the other lacks.
     """
-    if odd := [stage for stage in theirs if stage not in ours]:
+    if missing := [stage for stage in theirs if stage not in ours]:
         raise InvalidInput(
-            f"the original has the stage {odd[0]!r} of {recording}, and this checkpoint does not: it is another "
-            "architecture; name the checkpoint that was recorded"
+            f"the original has the stage {missing[0]!r} of {recording} and this checkpoint does not, so their "
+            "architectures differ; name the checkpoint that was recorded"
         )
-    if odd := [stage for stage in ours if stage not in theirs]:
+    if extra := [stage for stage in ours if stage not in theirs]:
         raise InvalidInput(
-            f"this checkpoint has the stage {odd[0]!r} of {recording}, and the original does not: it is another "
-            "architecture; name the checkpoint that was recorded"
+            f"this checkpoint has the stage {extra[0]!r} of {recording} and the original does not, so their "
+            "architectures differ; name the checkpoint that was recorded"
         )
     rows = []
-    for stage, kept in theirs.items():
-        if ours[stage].shape != kept.shape:
-            remark = f"ours has the shape {ours[stage].shape}, the original {kept.shape}"
+    for stage, activation in theirs.items():
+        if ours[stage].shape != activation.shape:
+            remark = f"our shape is {ours[stage].shape}, the original's is {activation.shape}"
             rows.append(StageVerdict(stage, None, None, math.inf, remark=remark))
             continue
-        found = kept.compare(ours[stage])
-        by_itself = kept.compare(alone[stage]) if stage in alone else None
-        used, by = budget(stage, precision).fraction_used(found)
-        if by_itself is not None:
-            used_alone, by_alone = budget(stage, precision, alone=True).fraction_used(by_itself)
+        difference = activation.compare(ours[stage])
+        difference_alone = activation.compare(alone[stage]) if stage in alone else None
+        used, criterion = budget(stage, precision).fraction_used(difference)
+        if difference_alone is not None:
+            used_alone, criterion_alone = budget(stage, precision, alone=True).fraction_used(difference_alone)
             if used_alone > used:
-                used, by = used_alone, f"{by_alone}, alone"
-        rows.append(StageVerdict(stage, found, by_itself, used, by if used else ""))
+                used, criterion = used_alone, f"{criterion_alone}, alone"
+        rows.append(StageVerdict(stage, difference, difference_alone, used, criterion if used else ""))
     return Verdict(recording, text, tuple(rows))
 
 
 def worst_rows(verdicts: Sequence[Verdict]) -> list[tuple[StageVerdict, Verdict]]:
-    """Of each stage the row that takes most of its budget, and the recording that it is of."""
+    """Return, for each stage, the verdict that uses most of its budget and the recording that it belongs to.
+
+    Args:
+        verdicts: verdicts on recordings with the same stages.
+    """
     worst = []
     for rows in zip(*(verdict.rows for verdict in verdicts), strict=True):
-        place = max(range(len(rows)), key=lambda number: rows[number].budget_used)
-        worst.append((rows[place], verdicts[place]))
+        index = max(range(len(rows)), key=lambda number: rows[number].budget_used)
+        worst.append((rows[index], verdicts[index]))
     return worst

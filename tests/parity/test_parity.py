@@ -25,12 +25,14 @@ from speech_emotion_jax.convert.engine import convert
 from speech_emotion_jax.convert.published import Origin
 from speech_emotion_jax.errors import InvalidInput, SpeechEmotionError, UnreadableInput
 from speech_emotion_jax.models.parameters import parameters_of
-from speech_emotion_jax.parity.check import ParityConfig, ParityResult, parity, parity_as_dict, render_parity, tensors
+from speech_emotion_jax.parity import tensors
+from speech_emotion_jax.parity.check import ParityConfig, parity
 from speech_emotion_jax.parity.difference import ALONE, BUDGETS, difference, scale_of
 from speech_emotion_jax.parity.golden import read_golden
 from speech_emotion_jax.parity.jax_emotion import JaxEmotion
 from speech_emotion_jax.parity.original import TorchOriginal
 from speech_emotion_jax.parity.reference_activations import FullActivation, SampledActivation
+from speech_emotion_jax.parity.report import ParityResult, parity_as_dict, render_parity
 from speech_emotion_jax.parity.stages import FUSED, PREDICTION, Stages, layer
 from speech_emotion_jax.parity.verdict import Verdict, judge
 
@@ -363,9 +365,9 @@ def wrong(published, tmp_path, name: str) -> ParityConfig:
         ("a file above a file", "broken.safetensors is a file; name a folder"),
         ("no recording", "name some with --audio"),
         ("no text", "give them with --text"),
-        ("texts that are no pairs", "2 recordings and 3 texts"),
+        ("texts that are no pairs", "2 recordings and 3 texts cannot be paired"),
         ("another checkpoint's golden", "was recorded from another checkpoint: its model.safetensors has the sha256"),
-        ("a broken golden", "is no golden, or a damaged one, or of another version"),
+        ("a broken golden", "is not a golden, is damaged, or is of another version"),
         ("no golden", "can't be read"),
         ("both ways at once", "leave --record and --reference out"),
         ("a missing recording", "nowhere.wav"),
