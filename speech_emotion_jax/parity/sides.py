@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
@@ -30,6 +30,7 @@ from .jax_whisper import JaxWhisper
 from .stages import Stages
 
 
+@runtime_checkable
 class JaxSide(Protocol):
     """Our side: `JaxEmotion` or `JaxWhisper`."""
 
@@ -42,6 +43,7 @@ class JaxSide(Protocol):
         ...
 
 
+@runtime_checkable
 class TorchSide(Protocol):
     """The original's side: `TorchOriginal` or `WhisperOriginal`."""
 
