@@ -1,11 +1,11 @@
-"""Published checkpoints to converted folders, and back."""
+"""Convert published checkpoints to converted folders, and back."""
 
 from .cache import ConversionKey, cached_conversion
-from .emotion import fitting_modes, open_emotion
+from .emotion import compatible_modes, open_emotion
 from .encoder import Encoder, check_encoder, open_encoder
 from .engine import convert, write_safetensors
 from .publication import check_text_encoder, publish, publish_and_convert
-from .published import CONFIG, Origin, Published, tables_of
+from .published import CONFIG, Origin, PublishedCheckpoint, tables_of
 from .record import MODEL, SCHEMA, TEXT_ENCODER, is_converted, read_record
 from .sources import TensorSource, open_as_transformers, open_source, read_json
 from .whisper import GENERATION, check_whisper, is_whisper, open_whisper
@@ -19,14 +19,14 @@ __all__ = [
     "ConversionKey",
     "Encoder",
     "Origin",
-    "Published",
+    "PublishedCheckpoint",
     "TensorSource",
     "cached_conversion",
     "check_encoder",
     "check_text_encoder",
     "check_whisper",
+    "compatible_modes",
     "convert",
-    "fitting_modes",
     "is_converted",
     "is_whisper",
     "open_as_transformers",

@@ -12,7 +12,7 @@ from ..errors import InvalidInput, UnreadableInput
 from ..runtime.cache_folder import cache_folder
 from . import hub
 from .engine import convert
-from .published import Published
+from .published import PublishedCheckpoint
 from .record import SCHEMA, is_converted
 
 
@@ -35,7 +35,7 @@ class ConversionKey:
     prefers_own_text_encoder: bool = False
 
 
-def cached_conversion(key: ConversionKey, open_source: Callable[[], Published]) -> Path:
+def cached_conversion(key: ConversionKey, open_source: Callable[[], PublishedCheckpoint]) -> Path:
     """Return the converted form of a hub checkpoint. Convert the source if the cache does not hold it.
 
     If the hub can't be reached, return the conversion that was last used for this revision.

@@ -1,4 +1,4 @@
-"""Published emotion checkpoints: mode, architecture and labels from config.json and the tensors."""
+"""Open published emotion checkpoints: mode, architecture and labels from config.json and the tensors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .published import (
     CONFIG,
     PREPROCESSOR,
     Origin,
-    Published,
+    PublishedCheckpoint,
     check_preprocessor,
     open_part,
     tables_of,
@@ -36,13 +36,21 @@ def open_emotion(
     text_encoder: Origin | None = None,
     weights: str | None = None,
     labels: Sequence[str] | None = None,
-) -> Published:
+) -> PublishedCheckpoint:
     """Open a published emotion checkpoint for a mode and language.
 
-    The fusion modes need the frozen `text_encoder`. `weights` chooses between safetensors and bin where the folder has
-    both; `labels` names the outputs in place of config.json, for a checkpoint with labels of its own.
-    Raises UnreadableInput for files that are missing or broken and InvalidInput for what does not fit; all tensors that
-    are missing, unknown, twice there or of a wrong shape are named at once.
+    Args:
+        model: The folder of the model.
+        mode: "text", "audio", "concat", "mean" or "multihead".
+        language: "es" or "en".
+        text_encoder: The folder of the frozen text encoder. The fusion modes need it.
+        weights: "safetensors" or "bin" where the folder holds both.
+        labels: Names of the outputs, in order, in place of those in config.json.
+
+    Raises:
+        UnreadableInput: A file is missing or broken.
+        InvalidInput: Something does not fit. The message names all tensors that are missing, unknown, duplicated or of
+            a wrong shape.
     """
     mode, language = check_mode(mode), check_language(language)
     source = open_source(model.folder, weights)
@@ -62,40 +70,40 @@ def open_emotion(
     if text_encoder is not None and text_source is not None:
         assets = [CONFIG, *tokenizer_files(text_encoder)]
         parts[TEXT_ENCODER] = open_part(text_encoder, text_source, tables[TEXT_ENCODER], assets)
-    return Published(language, config, parts)
+    return PublishedCheckpoint(language, config, parts)
 
 
 def _assets(model: Origin, mode: str) -> list[str]:
     if mode == "text":
         return [CONFIG, *tokenizer_files(model)]
-    check_features(model.folder)
+    check_audio_preprocessor(model.folder)
     return [CONFIG, PREPROCESSOR]
 
 
-def check_features(folder: Path) -> None:
-    """Raises InvalidInput where preprocessor_config.json asks for other features than there are."""
+def check_audio_preprocessor(folder: Path) -> None:
+    """Raise InvalidInput if preprocessor_config.json asks for other features than `audio.fbank` computes."""
     check_preprocessor(folder, {"feature_size": 80, "num_mel_bins": 80, "stride": 2, "sampling_rate": 16_000})
     padding = read_json(folder / PREPROCESSOR).get("padding_value", 0.0)
     if not isinstance(padding, int | float):
         raise InvalidInput(f"{folder / PREPROCESSOR} has padding_value {padding!r}, which is no number; fetch it again")
 
 
-def fitting_modes(tensors: Mapping[str, TensorInfo]) -> tuple[str, ...]:
-    """The modes whose weights these can be. Audio and mean have the same tensors."""
+def compatible_modes(tensors: Mapping[str, TensorInfo]) -> tuple[str, ...]:
+    """Return the modes that these tensors can be weights of. Audio and mean checkpoints have the same tensors."""
     if any(name.startswith("roberta.") for name in tensors):
         return ("text",)
-    projections, heads = sizes(tensors, PROJECTION), sizes(tensors, HEAD)
+    projections, heads = stated_sizes(tensors, PROJECTION), stated_sizes(tensors, HEAD)
     if not projections or not heads:
         return ()
     if any(name.startswith("mult_attn_model.") for name in tensors):
         return ("multihead",)
-    # Where tensors contradict each other several modes fit, and their shapes are then what is complained of.
+    # If the tensors contradict each other, several modes are returned. The check of the shapes reports the fault.
     equal = ("audio", "mean") if set(projections) & set(heads) else ()
     return (*equal, "concat") if max(heads) > min(projections) else equal
 
 
 def _check_mode_fits(where: str, tensors: Mapping[str, TensorInfo], mode: str) -> None:
-    fitting = fitting_modes(tensors)
+    fitting = compatible_modes(tensors)
     if not fitting:
         raise InvalidInput(
             f"{where} is no emotion checkpoint: it has neither roberta.* nor projector and classifier.dense tensors; "
@@ -105,7 +113,7 @@ def _check_mode_fits(where: str, tensors: Mapping[str, TensorInfo], mode: str) -
         raise InvalidInput(f"{where} holds weights of mode {' or '.join(fitting)}, not {mode}; use --mode {fitting[0]}")
 
 
-# Tensors and axes that state a width. All but one broken tensor agree.
+# Tensors and axes that state a width. If one tensor is broken, the others still agree.
 PROJECTION = (("projector.weight", 0), ("projector.bias", 0))
 HEAD = (
     ("classifier.dense.weight", 0),
@@ -116,12 +124,16 @@ HEAD = (
 OUTPUTS = (("classifier.out_proj.weight", 0), ("classifier.out_proj.bias", 0))
 
 
-def sizes(tensors: Mapping[str, TensorInfo], axes: Sequence[tuple[str, int]]) -> list[int]:
+def stated_sizes(tensors: Mapping[str, TensorInfo], axes: Sequence[tuple[str, int]]) -> list[int]:
+    """Return the sizes of these (tensor, axis) pairs, leaving out those that are not there."""
     return [tensors[name].shape[axis] for name, axis in axes if name in tensors and axis < len(tensors[name].shape)]
 
 
-def agreed(sizes: Sequence[int]) -> int:
-    """What most say, the first of them in a tie: a tensor that differs is then named as broken, and not believed."""
+def most_common(sizes: Sequence[int]) -> int:
+    """Return the most common size, or the first of several equally common ones.
+
+    A tensor of another size is then reported as broken, in place of all the others.
+    """
     return Counter(sizes).most_common(1)[0][0]
 
 
@@ -132,18 +144,21 @@ def _architecture(
     text_settings: Mapping[str, Any] | None,
     tensors: Mapping[str, TensorInfo],
 ) -> EmotionConfig:
-    """The architecture from config.json, and the widths that only the tensors tell. Labels are still to come."""
+    """Read the architecture from config.json, and from the tensors the widths that config.json does not state.
+
+    The labels are left empty.
+    """
     if mode == "text":
         text = _bert_config(where, settings, "roberta")
         multi_label = settings.get("problem_type") == "multi_label_classification"
         return EmotionConfig(mode, (), None, text, None, head_width=text.hidden_size, multi_label=multi_label)
     text = None if text_settings is None else _bert_config(f"the text encoder of {where}", text_settings, "bert")
-    projections, heads = sizes(tensors, PROJECTION), sizes(tensors, HEAD)
+    projections, heads = stated_sizes(tensors, PROJECTION), stated_sizes(tensors, HEAD)
     if mode == "concat" and text is not None:
-        head_width = agreed(heads)
-        projection_width = agreed([*projections, head_width - text.hidden_size])
+        head_width = most_common(heads)
+        projection_width = most_common([*projections, head_width - text.hidden_size])
     else:
-        head_width = projection_width = agreed(projections + heads)
+        head_width = projection_width = most_common(projections + heads)
     if text is not None:
         needed = head_width - projection_width if mode == "concat" else projection_width
         if text.hidden_size != needed:
@@ -164,7 +179,15 @@ def _architecture(
 
 
 def audio_config(settings: Mapping[str, Any], mask_embedding: bool) -> Wav2Vec2BertConfig:
-    """The encoder of a config.json, with SpecAugment's vector where the file has one."""
+    """Read the architecture of an audio encoder from config.json.
+
+    Args:
+        settings: The content of config.json.
+        mask_embedding: Whether the file holds SpecAugment's vector, which config.json does not tell.
+
+    Raises:
+        InvalidInput: A setting can't be used.
+    """
     return replace(Wav2Vec2BertConfig.from_json(settings), mask_embedding=mask_embedding)
 
 
@@ -182,23 +205,23 @@ def _labels(
     tensors: Mapping[str, TensorInfo],
     given: Sequence[str] | None,
 ) -> tuple[str, ...]:
-    """The names of the outputs in order: those given, else config.json's, which must be the language's."""
+    """Return the names of the outputs in order: those given, else config.json's, which must be the language's."""
     published = LABELS[language]
     table = settings.get("id2label") or {}
     try:
-        named = tuple(str(table[str(index)]) for index in range(len(table)))
+        names = tuple(str(table[str(index)]) for index in range(len(table)))
     except (TypeError, KeyError) as error:
         raise InvalidInput(
             f"{where} has an id2label in config.json that does not number labels from 0; name the outputs with --labels"
         ) from error
-    outputs = agreed([*sizes(tensors, OUTPUTS), len(given or named or published)])
+    outputs = most_common([*stated_sizes(tensors, OUTPUTS), len(given or names or published)])
     if given is not None:
         if len(set(given)) != len(given) or len(given) != outputs or not all(given):
             raise InvalidInput(
                 f"{where} has {outputs} outputs; --labels must name each once, and names {', '.join(given)}"
             )
         return tuple(given)
-    if all(re.fullmatch(r"LABEL_\d+", label) for label in named):
+    if all(re.fullmatch(r"LABEL_\d+", label) for label in names):
         if outputs != len(published):
             raise InvalidInput(
                 f"{where} has {outputs} outputs and no label names, and {language!r} has the {len(published)} labels "
@@ -209,9 +232,9 @@ def _labels(
             stacklevel=2,
         )
         return published
-    if len(named) != outputs or sorted(named) != sorted(published):
+    if len(names) != outputs or sorted(names) != sorted(published):
         raise InvalidInput(
-            f"{where} has {outputs} outputs with the labels {', '.join(named)}, and {language!r} has "
+            f"{where} has {outputs} outputs with the labels {', '.join(names)}, and {language!r} has "
             f"{', '.join(published)}; choose the right --language, or name the outputs with --labels"
         )
-    return named
+    return names

@@ -1,4 +1,4 @@
-"""Published folder to converted checkpoint, and back."""
+"""Convert a published checkpoint to a converted folder, and write a converted folder back as a published one."""
 
 from __future__ import annotations
 
@@ -15,20 +15,21 @@ from ..errors import UnreadableInput
 from ..runtime.atomic import ask_for_room, umask, whole_folder
 from ..runtime.orbax_arrays import load_parameters, save_parameters
 from ..runtime.progress import progress
-from .published import Published, Table, common_dtype, tables_of
-from .record import MODEL, RECORD, TEXT_ENCODER, UNUSED, Part, Record, file_sizes, read_record
+from .published import PublishedCheckpoint, Table, common_dtype, tables_of
+from .record import MODEL, RECORD, TEXT_ENCODER, UNUSED, Record, RecordPart, file_sizes, read_record
 from .rules import Matching, TensorInfo, match
 from .sources import SINGLE
 
-OVERHEAD = 2**15  # bytes on disk besides an array's own: its folders, its description, whole blocks
-METADATA = {"format": "pt"}  # as torch's users write it; transformers refuses files without
+OVERHEAD = 2**15  # Bytes on disk per array besides its values: folders, metadata, partly used blocks.
+METADATA = {"format": "pt"}  # transformers refuses files without it.
 
 
-def convert(published: Published, destination: Path) -> None:
-    """Write a published checkpoint as one converted folder.
+def convert(published: PublishedCheckpoint, destination: Path) -> None:
+    """Write a published checkpoint as one converted folder. Nothing is left behind if it fails.
 
-    Raises InvalidInput where the destination exists or a tensor is not finite and UnreadableInput where it can't be
-    written; nothing is left behind then.
+    Raises:
+        InvalidInput: The destination exists, or a tensor is not finite.
+        UnreadableInput: The destination can't be written.
     """
     with whole_folder(destination) as folder:
         total = sum(len(part.source.tensors) for part in published.parts.values())
@@ -47,28 +48,33 @@ def convert(published: Published, destination: Path) -> None:
             save_tensors({key: np.array(tensor) for key, tensor in part.unused()}, place / UNUSED)
             tensors = {key: (info.dtype, info.shape) for key, info in part.source.tensors.items()}
             with progress(f"Taking checksums of {part.origin.id}"):
-                parts[name] = Part(part.origin.id, part.origin.revision, part.source.sha256(), tensors)
-        # Last, since it is what makes a folder load.
+                parts[name] = RecordPart(part.origin.id, part.origin.revision, part.source.sha256(), tensors)
+        # The record is written last, because a folder with a record counts as complete.
         record = Record(published.language, published.config, parts, file_sizes(folder))
         (folder / RECORD).write_text(record.to_json(), encoding="utf-8")
 
 
 def write_safetensors(folder: Path, destination: Path) -> None:
-    """Write a converted checkpoint back in the published layout, every tensor bit for bit as it came.
+    """Write a converted checkpoint in the published layout, every tensor bit for bit as it was in the source.
 
-    DEST/model.safetensors with its configuration, and the frozen text encoder with its tokenizer in DEST/text_encoder/.
+    The destination gets model.safetensors with its configuration, and in the fusion modes text_encoder/ with the frozen
+    text encoder and its tokenizer.
+
+    Raises:
+        InvalidInput: The destination exists.
+        UnreadableInput: The folder is no complete converted checkpoint, or the destination can't be written.
     """
     record = read_record(folder)
     matchings = {name: _matching(record, name, table) for name, table in tables_of(record.config).items()}
     on_host = SingleDeviceSharding(jax.devices("cpu")[0])
-    wanted = {}
+    structs = {}
     for name, matching in matchings.items():
-        for filled in matching.filled:
-            dtype = common_dtype([_info(record, name, tensor) for tensor in filled.names])
-            wanted[filled.target] = jax.ShapeDtypeStruct(filled.shape, dtype, sharding=on_host)
+        for assignment in matching.assignments:
+            dtype = common_dtype([_info(record, name, tensor) for tensor in assignment.names])
+            structs[assignment.target] = jax.ShapeDtypeStruct(assignment.shape, dtype, sharding=on_host)
     with whole_folder(destination) as out:
         with progress("Reading the checkpoint"):
-            parameters = load_parameters(folder, wanted)
+            parameters = load_parameters(folder, structs)
         for name, matching in matchings.items():
             place = _place(out, name)
             place.mkdir(exist_ok=True)
@@ -80,11 +86,15 @@ def write_safetensors(folder: Path, destination: Path) -> None:
 
 
 def save_tensors(tensors: dict[str, np.ndarray], path: Path) -> None:
-    """Write a safetensors file. Raises OSError where it can't be written."""
+    """Write a safetensors file with the permissions of a new file.
+
+    Raises:
+        OSError: The file can't be written.
+    """
     try:
         save_file(tensors, path, METADATA)
-        path.chmod(0o666 & ~umask())  # safetensors makes private files
-    except SafetensorError as error:  # which a full disk is, too
+        path.chmod(0o666 & ~umask())  # safetensors creates files that only their owner can read.
+    except SafetensorError as error:  # Raised for a full disk, among others.
         raise OSError(str(error)) from error
 
 
@@ -108,11 +118,11 @@ def _tensors(
     record: Record, part: str, matching: Matching, parameters: dict[str, jax.Array], folder: Path
 ) -> dict[str, np.ndarray]:
     tensors: dict[str, np.ndarray] = {}
-    for filled in matching.filled:
-        parameter = np.asarray(parameters.pop(filled.target))
-        for name, item in zip(filled.names, parameter if filled.stacked else parameter[None], strict=True):
+    for assignment in matching.assignments:
+        parameter = np.asarray(parameters.pop(assignment.target))
+        for name, item in zip(assignment.names, parameter if assignment.stacked else parameter[None], strict=True):
             dtype = common_dtype([_info(record, part, name)])
-            tensors[name] = np.ascontiguousarray(filled.transform.inverse(item).astype(dtype, copy=False))
+            tensors[name] = np.ascontiguousarray(assignment.transform.inverse(item).astype(dtype, copy=False))
     with safe_open(folder / UNUSED, framework="np") as file:
         tensors |= {name: file.get_tensor(name) for name in matching.unused}
     return tensors

@@ -1,7 +1,7 @@
-"""Published folders by hub id: the files a conversion needs, downloaded by huggingface_hub into its own cache.
+"""Download the files of a hub repository that a conversion needs, into the cache of huggingface_hub.
 
-The requests of one `download` are: the commit that the revision stands for, the listing of that commit's files and the
-files, the latter two only where the cache lacks them. Once everything has arrived it works without the hub.
+`download` asks the hub for the commit of the revision. It asks for the listing of that commit's files, and for the
+files, only if the cache does not hold them. After a complete download it works without the hub.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path, PureWindowsPath
 from typing import Any, TypeGuard
 from uuid import uuid4
 
-import httpx2  # the client of huggingface_hub, which passes its errors on
+import httpx2  # huggingface_hub uses this client and passes its exceptions on.
 from huggingface_hub import (
     HfApi,
     constants,
@@ -50,11 +50,12 @@ _TRAINING_RECORD = re.compile(r"trainer_state\.json|.*_results\.json")
 
 @dataclass(frozen=True)
 class Snapshot:
-    """One commit of a repository in huggingface_hub's cache.
+    """One commit of a repository in the cache of huggingface_hub.
 
-    folder: where its files are, and perhaps more than was asked for, since other programs share the cache
-    model_id: the hub id
-    revision: the commit's sha, 40 hexadecimal digits
+    Attributes:
+        folder: Where the files are. Other programs share the cache, so it may hold more than was asked for.
+        model_id: The hub id.
+        revision: The SHA of the commit, 40 hexadecimal digits.
     """
 
     folder: Path
@@ -63,7 +64,7 @@ class Snapshot:
 
 
 def looks_like_hub_id(text: str) -> bool:
-    """Whether `text` is to be asked from the hub: "name" or "organisation/name", and no path that exists here."""
+    """Return whether `text` is a possible hub id, "name" or "organisation/name", and no path that exists here."""
     try:
         validate_repo_id(text)
     except HFValidationError:
@@ -72,11 +73,17 @@ def looks_like_hub_id(text: str) -> bool:
 
 
 def current_revision(model_id: str, revision: str | None = None) -> str | None:
-    """The sha of the commit that `revision` (a branch, tag or commit; None: the main branch) stands for on the hub now.
+    """Return the SHA of the commit that a revision has on the hub now, or None if the hub can't be reached.
 
-    None where the hub can't be reached. A full sha is returned unasked. Downloads nothing and records nothing. Raises
-    InvalidInput for an id that no repository can have, UnreadableInput where the hub has no such repository or
-    revision or does not let this user see it.
+    A full SHA is returned without a request. Nothing is downloaded or recorded.
+
+    Args:
+        model_id: The hub id.
+        revision: A branch, tag or commit. None selects the main branch.
+
+    Raises:
+        InvalidInput: No repository can have this id.
+        UnreadableInput: The hub has no such repository or revision, or refuses access.
     """
     _check_id(model_id)
     if _is_commit(revision):
@@ -88,20 +95,26 @@ def current_revision(model_id: str, revision: str | None = None) -> str | None:
 
 
 def download(model_id: str, revision: str | None = None, weights: str | None = None) -> Snapshot:
-    """Fetch what a conversion needs of a repository, as `needed_files` says; what the cache holds is not fetched again.
+    """Download what a conversion needs of a repository; see `needed_files`.
 
-    revision: a branch, tag or commit; None: the main branch. Where the hub can't be reached it stands for the commit of
-    its last complete download. weights: None, "safetensors" or "bin", see `needed_files`.
+    Files that are in the cache are not downloaded again.
 
-    Raises InvalidInput for an id that no repository can have and for other weights, and UnreadableInput where the hub
-    has no such repository, revision or weights, refuses access, can't be reached while the cache is incomplete, or
-    where the download fails.
+    Args:
+        model_id: The hub id.
+        revision: A branch, tag or commit. None selects the main branch. If the hub can't be reached, it stands for the
+            commit of its last complete download.
+        weights: None, "safetensors" or "bin"; see `needed_files`.
+
+    Raises:
+        InvalidInput: No repository can have this id, or the weights are unknown.
+        UnreadableInput: The hub has no such repository, revision or weights, refuses access, or can't be reached while
+            the cache is incomplete; or the download failed.
     """
     _check_id(model_id)
     if weights not in (None, "safetensors", "bin"):
         raise InvalidInput(f"weights {weights!r} are unknown; choose 'safetensors' or 'bin', or leave them out")
     if _is_commit(revision) and (cached := _find_cached(model_id, revision, weights)):
-        return cached  # a commit never changes, so there is nothing to ask
+        return cached  # A commit never changes, so no request is needed.
     try:
         commit = _ask_commit(model_id, revision)
     except _HubUnreachableError as error:
@@ -109,14 +122,20 @@ def download(model_id: str, revision: str | None = None, weights: str | None = N
             return cached
         raise _not_cached(model_id, revision, error) from error
     snapshot = _find_cached(model_id, commit, weights) or _fetch(model_id, commit, weights)
-    _record(snapshot, revision)
+    _write_ref(snapshot, revision)
     return snapshot
 
 
 def download_config(model_id: str, revision: str | None = None) -> Path:
-    """Fetch config.json alone, which tells what kind of model a repository holds before gigabytes are downloaded.
+    """Download config.json alone. It tells the kind of a model before gigabytes are downloaded.
 
-    Raises InvalidInput and UnreadableInput as `download` does, and UnreadableInput where there is no config.json.
+    Args:
+        model_id: The hub id.
+        revision: A branch, tag or commit. None selects the main branch.
+
+    Raises:
+        InvalidInput: No repository can have this id.
+        UnreadableInput: The repository has no config.json, or as in `download`.
     """
     _check_id(model_id)
     try:
@@ -126,7 +145,7 @@ def download_config(model_id: str, revision: str | None = None) -> Path:
         if isinstance(cached, str):
             return Path(cached)
         raise _not_cached(model_id, revision, error) from error
-    with _explained(model_id, commit):
+    with _explaining_errors(model_id, commit):
         try:
             return Path(hf_hub_download(model_id, _CONFIG, revision=commit, tqdm_class=_TerminalBar))
         except EntryNotFoundError as error:
@@ -134,13 +153,17 @@ def download_config(model_id: str, revision: str | None = None) -> Path:
 
 
 def needed_files(names: Collection[str], weights: str | None = None) -> list[str]:
-    """The files of a repository that a conversion needs, of the `names` it lists; sorted.
+    """Return the files of a repository that a conversion needs, sorted.
 
-    They are the configuration and tokenizer files at its top (*.json, vocab.txt, merges.txt, *.model; no records of
-    the training) and the weights: model.safetensors or else its shards with their index. Where there are none, the
-    pickles model.bin and pytorch_model.bin or their shards. Where there are, a model.bin comes along: the PyTorch
-    toolkit loads it in their place, so the two must be compared. `weights` "safetensors" or "bin" takes only those.
-    A frozen text encoder in the folder text_encoder/, as our export writes it, is another such set.
+    They are the configuration and tokenizer files at the top level (*.json, vocab.txt, merges.txt, *.model), without
+    records of the training, and the weights: model.safetensors, or its shards with their index. If there are no
+    safetensors, they are the pickles model.bin and pytorch_model.bin, or their shards. If there are, model.bin is
+    included, because the PyTorch toolkit loads it in their place and the two must be compared. The folder
+    text_encoder/, which our own published folders have, is treated in the same way.
+
+    Args:
+        names: All files of the repository.
+        weights: "safetensors" or "bin" selects only those weights.
     """
     inner = {name.removeprefix(_TEXT_ENCODER) for name in names if name.startswith(_TEXT_ENCODER)}
     frozen = _needed_at_top(inner, None) if _CONFIG in inner else []
@@ -178,9 +201,10 @@ def _describes_model(name: str) -> bool:
 
 
 def _find_cached(model_id: str, revision: str | None, weights: str | None, *, offline: bool = False) -> Snapshot | None:
-    """The snapshot that the cache holds for a revision; None where it lacks a file that is needed.
+    """Return the snapshot of a revision in the cache, or None if a needed file is missing.
 
-    Some programs fill a snapshot file by file and keep no listing. Offline, what is there must do.
+    Some programs fill a snapshot file by file and leave no listing of its files. Offline, the files that are there are
+    taken for all.
     """
     try:
         folder = Path(snapshot_download(model_id, revision=revision, local_files_only=True, allow_patterns=[]))
@@ -202,30 +226,31 @@ def _find_cached(model_id: str, revision: str | None, weights: str | None, *, of
 
 
 def _fetch(model_id: str, commit: str, weights: str | None) -> Snapshot:
-    with _explained(model_id, commit):
+    with _explaining_errors(model_id, commit):
         tree = HfApi().list_repo_tree(model_id, recursive=True, revision=commit)
         sizes = {file.path: file.size for file in tree if isinstance(file, RepoFile)}
     _refuse_unsafe_names(model_id, sizes)
     needed = needed_files(sizes, weights)
     if not _holds_weights(needed):
-        wanted = f"{weights} weights" if weights else "weights in model.safetensors, model.bin or pytorch_model.bin"
-        raise UnreadableInput(f"{model_id} holds no {wanted}; pass another model id, or choose other weights")
+        missing = f"{weights} weights" if weights else "weights in model.safetensors, model.bin or pytorch_model.bin"
+        raise UnreadableInput(f"{model_id} holds no {missing}; pass another model id, or choose other weights")
     patterns = [glob.escape(name) for name in needed]
-    with _explained(model_id, commit):
+    with _explaining_errors(model_id, commit):
         folder = Path(snapshot_download(model_id, revision=commit, allow_patterns=patterns, tqdm_class=_TerminalBar))
     _check_sizes(folder, {name: sizes[name] for name in needed})
     return Snapshot(folder, model_id, commit)
 
 
-def _record(snapshot: Snapshot, revision: str | None) -> None:
-    """Let the revision stand for this commit when the hub can't be reached, in the cache's own folder `refs`.
+def _write_ref(snapshot: Snapshot, revision: str | None) -> None:
+    """Record in the cache's folder `refs` that the revision stands for this commit, for when the hub can't be reached.
 
-    huggingface_hub writes it before the files arrive, and an interrupted update then hides the complete older commit.
+    huggingface_hub writes the ref before the files arrive. After an interrupted update it names an incomplete commit
+    and hides the complete older one.
     """
     if _is_commit(revision):
         return
     ref = snapshot.folder.parent.parent / "refs" / (revision or constants.DEFAULT_REVISION)
-    with suppress(OSError):  # a shared cache may be read-only
+    with suppress(OSError):  # A shared cache may be read-only.
         if ref.is_file() and ref.read_text() == snapshot.revision:
             return
         ref.parent.mkdir(parents=True, exist_ok=True)
@@ -235,7 +260,7 @@ def _record(snapshot: Snapshot, revision: str | None) -> None:
 
 
 class _HubUnreachableError(Exception):
-    """No answer from the hub; the message says why."""
+    """The hub did not answer. The message says why."""
 
 
 def _not_cached(model_id: str, revision: str | None, reason: _HubUnreachableError) -> UnreadableInput:
@@ -256,9 +281,9 @@ def _ask_commit(model_id: str, revision: str | None) -> str:
         if error.response.status_code >= 500 or error.response.status_code in (408, 429):
             raise _HubUnreachableError(_first_line(error)) from error
         raise _explain(error, model_id, revision) from error
-    except ValueError as error:  # a login page of the network, for example
+    except ValueError as error:  # For example, a login page of the network.
         raise _HubUnreachableError(f"{constants.ENDPOINT} answers with something else than JSON") from error
-    except OSError as error:  # the user's token can't be read
+    except OSError as error:  # The user's token can't be read.
         raise _explain(error, model_id, revision) from error
     if not _is_commit(commit):
         raise _HubUnreachableError(f"{constants.ENDPOINT} names no commit")
@@ -266,15 +291,15 @@ def _ask_commit(model_id: str, revision: str | None) -> str:
 
 
 @contextmanager
-def _explained(model_id: str, revision: str) -> Iterator[None]:
+def _explaining_errors(model_id: str, revision: str) -> Iterator[None]:
     try:
         yield
-    except (httpx2.HTTPError, OSError, RuntimeError) as error:  # RuntimeError: from the Xet client
+    except (httpx2.HTTPError, OSError, RuntimeError) as error:  # The Xet client raises RuntimeError.
         raise _explain(error, model_id, revision) from error
 
 
 def _explain(error: Exception, model_id: str, revision: str | None) -> UnreadableInput:
-    """What went wrong and what to do, in one sentence."""
+    """Return an error that says in one sentence what went wrong and what to do."""
     if isinstance(error, LocalEntryNotFoundError) and isinstance(error.__cause__, Exception):
         error = error.__cause__
     status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
@@ -302,18 +327,18 @@ def _explain(error: Exception, model_id: str, revision: str | None) -> Unreadabl
 
 
 def _check_sizes(folder: Path, sizes: dict[str, int]) -> None:
-    """Refuse a file that was cut off after it had arrived, by a full disk or a crash."""
+    """Refuse a file that was truncated after it had arrived, by a full disk or a crash."""
     for name, size in sizes.items():
-        if (found := (folder / name).stat().st_size) != size:
+        if (actual := (folder / name).stat().st_size) != size:
             raise UnreadableInput(
-                f"{folder / name} has {found} bytes where the hub lists {size}; delete the folder "
+                f"{folder / name} has {actual} bytes where the hub lists {size}; delete the folder "
                 f"{folder.parent.parent} and download it again"
             )
 
 
 def _refuse_unsafe_names(model_id: str, names: Iterable[str]) -> None:
     for name in names:
-        path = PureWindowsPath(name)  # knows both separators, drives and shares
+        path = PureWindowsPath(name)  # Understands both separators, drives and network shares.
         if path.anchor or ".." in path.parts:
             raise UnreadableInput(f"{model_id} lists a file {name!r} outside its own folder; don't use this model")
 
@@ -342,7 +367,7 @@ def _first_line(error: Exception) -> str:
 
 
 class _TerminalBar(tqdm):
-    """huggingface_hub's bar, none of them where stderr is no terminal."""
+    """The progress bar of huggingface_hub, shown only if stderr is a terminal."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         kwargs.setdefault("disable", None)

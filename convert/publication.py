@@ -1,4 +1,4 @@
-"""A trained model in the published layout, as the PyTorch toolkit's classes and transformers load it."""
+"""Write a trained model in the published layout, which the PyTorch toolkit's classes and transformers load."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from .published import CONFIG, PREPROCESSOR, Origin, tables_of, tokenizer_files
 from .record import MODEL, TEXT_ENCODER
 from .sources import SINGLE
 
-ARCHITECTURES = {  # the toolkit's classes
+ARCHITECTURES = {  # Classes of the toolkit.
     "text": "RobertaForSequenceClassification",
     "audio": "CustomAudioClassification",
     "concat": "CustomAudioClassificationConcat",
     "mean": "CustomAudioClassificationMean",
     "multihead": "CustomAudioClassificationAttn",
 }
-PREPROCESSING = {  # transformers' own defaults
+PREPROCESSING = {  # Defaults of transformers.
     "feature_extractor_type": "SeamlessM4TFeatureExtractor",
     "feature_size": 80,
     "num_mel_bins": 80,
@@ -54,17 +54,24 @@ def publish(
     notice: str | None = None,
     dtype: Any = np.float32,
 ) -> None:
-    """Write a model as a published folder, its tensors in `dtype` (of numpy or ml_dtypes).
+    """Write a model as a published folder. Nothing is left behind if it fails.
 
-    parameters: {path: array} of the whole model, as `models.parameters.parameters_of` has them
-    text_assets: the folder whose tokenizer the model was trained with; the modes with text need it
-    audio_assets: the folder whose preprocessor_config.json it was trained with; transformers' defaults without one
-    notice: a remark for config.json
+    In the fusion modes the text encoder goes to text_encoder/. Tensors that PyTorch's classes hold without using them
+    are written too: `classifier.layernorm` as the identity, and the text encoder's pooler as zeros.
 
-    In the fusion modes the text encoder goes to text_encoder/. What PyTorch's classes hold without using it is there
-    too: `classifier.layernorm` as the identity, and the text encoder's pooler as zeros. Raises InvalidInput where the
-    destination exists, the layout has no place for the model, or a tensor is not finite in `dtype`, and UnreadableInput
-    where the folder can't be written; nothing is left behind then.
+    Args:
+        config: The architecture.
+        parameters: {path: array} of the whole model, as `models.parameters_of` returns them.
+        destination: The folder to write.
+        text_assets: The folder of the tokenizer that the model was trained with. The modes with text need it.
+        audio_assets: The folder of its preprocessor_config.json. Without one the defaults of transformers are written.
+        notice: A remark for config.json.
+        dtype: The dtype of the tensors, of NumPy or ml_dtypes.
+
+    Raises:
+        InvalidInput: The destination exists, the layout has no place for the model, or a tensor is not finite in
+            `dtype`.
+        UnreadableInput: The folder can't be written.
     """
     if odd := parameters.keys() ^ parameter_shapes(config).keys():
         raise KeyError(f"parameters missing or unknown: {sorted(odd)}")
@@ -73,7 +80,7 @@ def publish(
         for name, table in tables_of(config).items():
             place = folder if name == MODEL else folder / TEXT_ENCODER
             place.mkdir(exist_ok=True)
-            with np.errstate(over="ignore"):  # what dtype can't hold is named below
+            with np.errstate(over="ignore"):  # Values that overflow are reported below.
                 own = {path: np.asarray(parameters[path]).astype(dtype, copy=False) for path in table.shapes}
             tensors = table.layout.tensors(own)
             tensors |= {key: value.astype(dtype) for key, value in _never_used(config, name).items()}
@@ -100,7 +107,12 @@ def publish_and_convert(
     audio_assets: Path | None = None,
     notice: str | None = None,
 ) -> None:
-    """Write a model as a published folder in float32, as `publish` does, and that folder as a converted one."""
+    """Write a model as a published folder in float32, and convert that folder. For the arguments see `publish`.
+
+    Raises:
+        InvalidInput: A destination exists, the layout has no place for the model, or a tensor is not finite.
+        UnreadableInput: A folder can't be written.
+    """
     publish(config, parameters, published, text_assets=text_assets, audio_assets=audio_assets, notice=notice)
     text_encoder = Origin.local(published / TEXT_ENCODER) if config.mode in FUSION_MODES else None
     source = Origin.local(published)
@@ -108,7 +120,7 @@ def publish_and_convert(
 
 
 def check_text_encoder(config: EmotionConfig) -> None:
-    """Raises InvalidInput where the published layout of a mode has no place for the kind of its text encoder."""
+    """Raise InvalidInput if the published layout of a mode has no place for the kind of its text encoder."""
     needed = "roberta" if config.mode == "text" else "bert"
     if config.text is not None and config.text.model_type != needed:
         raise InvalidInput(
@@ -118,7 +130,7 @@ def check_text_encoder(config: EmotionConfig) -> None:
 
 
 def _never_used(config: EmotionConfig, part: str) -> dict[str, np.ndarray]:
-    """The tensors that PyTorch's classes hold and no forward pass of ours or theirs reads, float32."""
+    """Return the float32 tensors that PyTorch's classes hold and no forward pass reads, ours or theirs."""
     if part == TEXT_ENCODER and config.text is not None:
         width = config.text.hidden_size
         return {"pooler.dense.weight": np.zeros((width, width)), "pooler.dense.bias": np.zeros(width)}
@@ -129,7 +141,7 @@ def _never_used(config: EmotionConfig, part: str) -> dict[str, np.ndarray]:
 
 
 def _settings(config: EmotionConfig, part: str) -> dict[str, Any]:
-    """config.json of a part."""
+    """Return the content of config.json for a part."""
     if part == TEXT_ENCODER and config.text is not None:
         return {"architectures": ["BertModel"], **asdict(config.text)}
     settings = {
@@ -146,7 +158,11 @@ def _settings(config: EmotionConfig, part: str) -> dict[str, Any]:
 
 
 def _audio_settings(config: Wav2Vec2BertConfig) -> dict[str, Any]:
-    """PyTorch's class has SpecAugment's vector where one of the probabilities is above 0: so they must say the same."""
+    """Return the encoder's settings in config.json.
+
+    PyTorch's class has SpecAugment's vector if one of the mask probabilities is above 0, so they must match our own
+    `mask_embedding`.
+    """
     settings = {"model_type": "wav2vec2-bert", **asdict(config)}
     if not settings.pop("mask_embedding"):
         return settings | {"mask_time_prob": 0.0, "mask_feature_prob": 0.0}

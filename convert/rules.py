@@ -1,9 +1,9 @@
-"""Rules that map a checkpoint's tensors to a model's parameters, and the strict accounting of both sides.
+"""Rules that assign a checkpoint's tensors to a model's parameters, and a strict account of both.
 
-A rule is a row of a table: the tensor's name, the parameter's path, and how the array is laid out on each side. A
-name with "{i}" stands for a tensor of each layer (or head); they are stacked on a leading axis. `match` holds the
-table against the tensors of a file and the parameters of a model. It finds a fault unless every tensor is used once,
-or is on the written list of those this task does not use, and every parameter is filled with its own shape.
+A rule is a row of a table: the name of a tensor, the path of a parameter, and how the array is laid out on each side. A
+name with "{i}" stands for a tensor of each layer (or head), which are stacked on a leading axis. `match` compares the
+table with the tensors of a file and the parameters of a model. Every tensor must be used once, or be on the explicit
+list of those that this task does not use. Every parameter must be filled, with a tensor of its own shape.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ..errors import InvalidInput
 
 @dataclass(frozen=True)
 class Transform:
-    """How an array is laid out in the file (`inverse`) and in the model (`forward`)."""
+    """The layout of an array: `forward` turns that of the file into that of the model, `inverse` turns it back."""
 
     forward: Callable[[np.ndarray], np.ndarray]
     inverse: Callable[[np.ndarray], np.ndarray]
@@ -27,47 +27,70 @@ class Transform:
 
 KEEP = Transform(lambda x: x, lambda x: x)
 TRANSPOSE = Transform(lambda x: x.T, lambda x: x.T)  # torch Linear (out, in), ours (in, out)
-POINTWISE = Transform(lambda x: x[:, :, 0].T, lambda x: x.T[:, :, None])  # Conv1d of kernel 1, (out, in, 1)
-DEPTHWISE = Transform(lambda x: x[:, 0].T, lambda x: x.T[:, None])  # Conv1d with a group a channel, (width, 1, taps)
+POINTWISE = Transform(lambda x: x[:, :, 0].T, lambda x: x.T[:, :, None])  # Conv1d with kernel size 1, (out, in, 1)
+DEPTHWISE = Transform(
+    lambda x: x[:, 0].T, lambda x: x.T[:, None]
+)  # Conv1d with one group per channel, (width, 1, taps)
 CONVOLUTION = Transform(lambda x: x.transpose(2, 1, 0), lambda x: x.transpose(2, 1, 0))  # (out, in, taps)
 
 
 @dataclass(frozen=True)
 class Rule:
-    source: str  # the tensor's name in the file, "{i}" for the number of a layer or head
-    target: str  # the parameter's path in the model, without the number: stacked
+    """One tensor, or one per layer or head, and the parameter that it fills.
+
+    Attributes:
+        source: Name of the tensor in the file, with "{i}" for the number of a layer or head.
+        target: Path of the parameter in the model, without the number.
+        transform: How the layouts differ.
+    """
+
+    source: str
+    target: str
     transform: Transform = KEEP
 
     @property
     def stacked(self) -> bool:
+        """Whether the tensors of all layers or heads are stacked in one parameter."""
         return "{i}" in self.source
 
 
 @dataclass(frozen=True)
-class Unused:
-    """Tensors that may be in the file, are carried along, and take no part in the computation."""
+class UnusedTensors:
+    """Tensors that may be in the file and take no part in the computation. They are copied with the others.
 
-    source: str  # "*" stands for any rest of the name
+    Attributes:
+        source: Their name, where "*" stands for any rest of it.
+        reason: Why they are not used.
+    """
+
+    source: str
     reason: str
 
 
 @dataclass(frozen=True)
 class Layout:
-    """The table of one kind of file."""
+    """The table of one kind of file.
+
+    Attributes:
+        rules: The tensors that are used.
+        unused: The tensors that are not.
+        optional_prefix: A prefix that all names in some files have, and none in others.
+        renamed: Last parts of names in old files, and what they are today: {"gamma": "weight"}.
+    """
 
     rules: tuple[Rule, ...]
-    unused: tuple[Unused, ...] = ()
-    optional_prefix: str = ""  # stands before some files' names and not before others'
-    renamed: Mapping[str, str] | None = None  # old last parts of names: {"gamma": "weight"}
+    unused: tuple[UnusedTensors, ...] = ()
+    optional_prefix: str = ""
+    renamed: Mapping[str, str] | None = None
 
     def canonical(self, name: str) -> str:
-        """The name under which the table has this tensor."""
+        """Return the name that a tensor of a file has in the table."""
         name = name.removeprefix(self.optional_prefix)
         stem, dot, last = name.rpartition(".")
         return stem + dot + (self.renamed or {}).get(last, last)
 
     def tensors(self, parameters: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """The tensors of a file that holds these parameters, under their canonical names."""
+        """Return the tensors of a file that holds these parameters, under their canonical names."""
         out: dict[str, np.ndarray] = {}
         for rule in self.rules:
             if rule.target not in parameters:
@@ -78,22 +101,22 @@ class Layout:
         return out
 
 
-def under(rules: tuple[Rule, ...], source: str, target: str) -> tuple[Rule, ...]:
-    """The same rules with both sides moved below a prefix."""
+def with_prefix(rules: tuple[Rule, ...], source: str, target: str) -> tuple[Rule, ...]:
+    """Return the rules with a prefix before each source and each target."""
     return tuple(replace(rule, source=source + rule.source, target=target + rule.target) for rule in rules)
 
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """What is known of a tensor before it is read. `dtype` is safetensors' name of it: F32, F16, BF16, I64, ..."""
+    """What is known of a tensor before it is read. `dtype` is the name in safetensors: F32, F16, BF16, I64, ..."""
 
     dtype: str
     shape: tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class Filled:
-    """One parameter and the tensors that fill it: one, or one for each index of the stack, in order."""
+class Assignment:
+    """One parameter and the tensors that fill it: one, or one per layer in the order of the stack."""
 
     target: str
     shape: tuple[int, ...]
@@ -104,10 +127,15 @@ class Filled:
 
 @dataclass(frozen=True)
 class Matching:
-    """Every tensor of a file accounted for."""
+    """The account of all tensors of a file.
 
-    filled: tuple[Filled, ...]
-    unused: Mapping[str, str]  # name: why it is not used
+    Attributes:
+        assignments: The parameters with their tensors.
+        unused: {name: reason} of the tensors that are not used.
+    """
+
+    assignments: tuple[Assignment, ...]
+    unused: Mapping[str, str]
 
 
 FLOATS = ("F32", "F16", "BF16")
@@ -117,16 +145,22 @@ READABLE = (*FLOATS, "F64", "I64", "I32", "I16", "I8", "U64", "U32", "U16", "U8"
 def match(
     layout: Layout, tensors: Mapping[str, TensorInfo], parameters: Mapping[str, tuple[int, ...]]
 ) -> tuple[Matching, list[str]]:
-    """Hold a layout against the tensors of a file and the shapes of a model's parameters.
+    """Compare a layout with the tensors of a file and the shapes of a model's parameters.
 
-    Returns the matching and what is wrong, one phrase a tensor: the caller names the file and may add what it finds
-    while reading. The matching is complete only where nothing is wrong.
+    Args:
+        layout: The rules.
+        tensors: The tensors of the file.
+        parameters: {path: shape} of the model.
+
+    Returns:
+        The matching, and a phrase for each problem. The matching is complete only if there are no problems. The caller
+        names the file in the message, and may add problems that it finds while reading.
     """
     problems: list[str] = []
     rules = [rule for rule in layout.rules if rule.target in parameters]
     patterns = [(re.compile(_regex(rule.source)), rule) for rule in rules]
     unused_patterns = [(re.compile(re.escape(each.source).replace(r"\*", ".*")), each) for each in layout.unused]
-    found: dict[str, dict[int | None, str]] = {rule.target: {} for rule in rules}
+    names: dict[str, dict[int | None, str]] = {rule.target: {} for rule in rules}
     unused: dict[str, str] = {}
     seen: dict[str, str] = {}
 
@@ -143,7 +177,7 @@ def match(
         if hits:
             rule, hit = hits[0]
             index = int(hit["i"]) if "i" in hit.groupdict() else None
-            found[rule.target][index] = name
+            names[rule.target][index] = name
             continue
         reasons = [each.reason for pattern, each in unused_patterns if pattern.fullmatch(canonical)]
         if reasons and tensors[name].dtype not in READABLE:
@@ -153,21 +187,23 @@ def match(
         else:
             problems.append(f"{name} is unknown")
 
-    filled: list[Filled] = []
+    assignments: list[Assignment] = []
     for rule in rules:
         shape = parameters[rule.target]
-        wanted = range(shape[0]) if rule.stacked else [None]
-        have = found[rule.target]
-        problems += [f"{rule.source.replace('{i}', str(index))} is missing" for index in wanted if index not in have]
-        problems += [f"{have[index]} is beyond the model's {shape[0]} layers" for index in have if index not in wanted]
+        indices = range(shape[0]) if rule.stacked else [None]
+        have = names[rule.target]
+        problems += [f"{rule.source.replace('{i}', str(index))} is missing" for index in indices if index not in have]
+        problems += [f"{have[index]} is beyond the model's {shape[0]} layers" for index in have if index not in indices]
         item_shape = shape[1:] if rule.stacked else shape
-        for index in wanted:
+        for index in indices:
             if index in have and (wrong := _wrong(tensors[have[index]], rule.transform, item_shape)):
                 problems.append(f"{have[index]} {wrong}")
-        filled.append(Filled(rule.target, shape, rule.transform, tuple(have.get(i, "") for i in wanted), rule.stacked))
+        assignments.append(
+            Assignment(rule.target, shape, rule.transform, tuple(have.get(i, "") for i in indices), rule.stacked)
+        )
     for target in parameters.keys() - {rule.target for rule in rules}:
         problems.append(f"the model's {target} has no rule")
-    return Matching(tuple(filled), unused), problems
+    return Matching(tuple(assignments), unused), problems
 
 
 def _regex(source: str) -> str:
@@ -181,6 +217,6 @@ def _wrong(info: TensorInfo, transform: Transform, shape: tuple[int, ...]) -> st
     return None if info.shape == expected else f"has shape {info.shape} in place of {expected}"
 
 
-def complain(where: str, problems: list[str]) -> InvalidInput:
-    """All that is wrong with a file, in one sentence."""
+def tensors_error(where: str, problems: list[str]) -> InvalidInput:
+    """Return an error that lists all problems with the tensors of a file in one sentence."""
     return InvalidInput(f"the tensors of {where} do not fit the model: {'; '.join(sorted(problems))}")

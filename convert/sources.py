@@ -1,7 +1,7 @@
 """The weight files of a published folder: safetensors, sharded safetensors, or a torch pickle.
 
-A source tells names, dtypes and shapes without reading the tensors, and reads tensors a few at a time, so that a
-conversion's memory stays near the size of its output.
+A source knows names, dtypes and shapes without reading the tensors, and reads a few tensors at a time. So the memory of
+a conversion stays near the size of its output.
 """
 
 from __future__ import annotations
@@ -28,18 +28,24 @@ TORCH_BIN = "pytorch_model.bin"
 
 
 class TensorSource(ABC):
-    """`files` on disk, `tensors` in them by name, and a phrase for each that is there `twice`."""
+    """The tensors of one or several files.
+
+    Attributes:
+        files: The files.
+        tensors: Dtype and shape of each tensor by name.
+        duplicates: A phrase for each tensor that is in two files.
+    """
 
     files: tuple[Path, ...]
     tensors: Mapping[str, TensorInfo]
-    twice: Sequence[str] = ()
+    duplicates: Sequence[str] = ()
 
     @abstractmethod
     def read(self, names: Iterable[str]) -> Iterator[np.ndarray]:
-        """The tensors of these names, in order, in their own dtype."""
+        """Read the tensors of these names, in order, in their own dtypes."""
 
     def sha256(self) -> dict[str, str]:
-        """{file name: hex digest} of the files."""
+        """Return {file name: SHA-256 in hexadecimal digits}."""
         digests = {}
         for path in self.files:
             with path.open("rb") as file:
@@ -48,26 +54,28 @@ class TensorSource(ABC):
 
 
 class SafetensorsSource(TensorSource):
-    """One file, or the shards of an index."""
+    """One safetensors file, or the shards of an index."""
 
     def __init__(self, files: tuple[Path, ...]):
+        """Read the headers of the files."""
         self.files = files
         self._home: dict[str, Path] = {}
         tensors: dict[str, TensorInfo] = {}
-        twice: list[str] = []
+        duplicates: list[str] = []
         for path in files:
             with _safe_open(path) as file:
-                for name in file.keys():  # noqa: SIM118, the handle is no mapping
+                for name in file.keys():  # noqa: SIM118, the handle can't be iterated over.
                     if name in tensors:
-                        twice.append(f"{name} is in {self._home[name].name} and in {path.name}")
+                        duplicates.append(f"{name} is in {self._home[name].name} and in {path.name}")
                     header = file.get_slice(name)
                     tensors[name] = TensorInfo(header.get_dtype(), tuple(header.get_shape()))
                     self._home[name] = path
-        self.tensors, self.twice = tensors, twice
+        self.tensors, self.duplicates = tensors, duplicates
 
     def read(self, names: Iterable[str]) -> Iterator[np.ndarray]:
-        # A file is opened for each call and closed after it: pages of a memory map count as this process's memory
-        # until then.
+        """Read the tensors of these names, in order, in their own dtypes."""
+        # Each call opens the files anew and closes them afterwards, because the pages of a memory map count as this
+        # process's memory while it is open.
         names = list(names)
         handles = {path: _safe_open(path) for path in {self._home[name] for name in names}}
         for name in names:
@@ -75,9 +83,10 @@ class SafetensorsSource(TensorSource):
 
 
 class TorchSource(TensorSource):
-    """A torch state dict, unpickled with weights_only: nothing in it is executed. Needs the extra `torch`."""
+    """A torch state dict, unpickled with weights_only so that no code in it runs. Needs the extra `torch`."""
 
     def __init__(self, path: Path):
+        """Load the file, mapped into memory where its format allows."""
         self.files = (path,)
         self._state = _load_torch(path)
         self.tensors = {
@@ -86,11 +95,12 @@ class TorchSource(TensorSource):
         }
 
     def read(self, names: Iterable[str]) -> Iterator[np.ndarray]:
+        """Read the tensors of these names, in order, in their own dtypes."""
         import torch
 
         for name in names:
             tensor = self._state[name]
-            if tensor.dtype == torch.bfloat16:  # which numpy lacks
+            if tensor.dtype == torch.bfloat16:  # torch can't turn bfloat16 into a NumPy array.
                 yield tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
             else:
                 yield tensor.numpy()
@@ -113,9 +123,17 @@ _TORCH_DTYPES = {
 def open_source(folder: Path, weights: str | None = None) -> TensorSource:
     """Open the weights of a published folder.
 
-    `weights` chooses "safetensors" or "bin" where both are there. Without a choice safetensors are taken if the other
-    file holds the same tensors; `model.bin` beside different safetensors is refused, because the original toolkit used
-    one or the other depending on how the folder was named. Raises UnreadableInput or InvalidInput.
+    `model.bin` beside safetensors with other content is refused: the original toolkit used one or the other depending
+    on how the folder was named.
+
+    Args:
+        folder: The published folder.
+        weights: "safetensors" or "bin" where both are there. None selects safetensors if the other file holds the same
+            tensors.
+
+    Raises:
+        UnreadableInput: There are no such weights, or a file is broken.
+        InvalidInput: The choice is unknown, or the two files differ and none was chosen.
     """
     safetensors = _safetensors_files(folder)
     bins = [folder / name for name in (TOOLKIT_BIN, TORCH_BIN) if (folder / name).is_file()]
@@ -143,7 +161,12 @@ def open_source(folder: Path, weights: str | None = None) -> TensorSource:
 
 
 def open_as_transformers(folder: Path, weights: str | None = None) -> TensorSource:
-    """Open the weights of what the original has transformers load: without a choice, safetensors come first."""
+    """Open the weights that transformers would load: safetensors come first if no choice is made.
+
+    Raises:
+        UnreadableInput: There are no such weights, or a file is broken.
+        InvalidInput: The choice is unknown.
+    """
     return open_source(folder, weights or ("safetensors" if _safetensors_files(folder) else None))
 
 
@@ -153,7 +176,7 @@ def _refuse_other_weights(folder: Path, source: SafetensorsSource, path: Path) -
         other = TorchSource(path)
     except SpeechEmotionError as error:
         if path.name == TORCH_BIN and isinstance(error.__cause__, ImportError):
-            return  # the usual pair of one upload; transformers, too, takes the safetensors and never looks
+            return  # Many repositories hold both. Like transformers, take the safetensors without a comparison.
         raise InvalidInput(
             f"{folder} holds {path.name} beside {SINGLE}, and they could not be compared ({error}); {choose}"
         ) from error
@@ -207,13 +230,13 @@ def _load_torch(path: Path) -> dict[str, Any]:
             f"{path} is a torch file, and torch is not installed: pip install 'speech_emotion_jax[torch]'"
         ) from error
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch warns of pickles that are read-only or of an old protocol
+        warnings.simplefilter("ignore")  # torch warns of pickles that are read-only or of an old protocol.
         try:
             try:
                 state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-            except RuntimeError:  # files of before torch 1.6 are no archives and can't be mapped
+            except RuntimeError:  # Files from before torch 1.6 are no archives and can't be mapped.
                 state = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:  # unpickling a broken file raises anything
+        except Exception as error:  # Unpickling a broken file may raise anything.
             raise UnreadableInput(
                 f"{path} is not a torch state dict that can be read without running code in it "
                 f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no detail'}); fetch it again"
@@ -222,17 +245,24 @@ def _load_torch(path: Path) -> dict[str, Any]:
         isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in state.items()
     ):
         raise InvalidInput(f"{path} holds something other than a state dict of tensors; save model.state_dict() alone")
-    if odd := [
+    if unsupported := [
         name
         for name, tensor in state.items()
         if tensor.layout is not torch.strided or str(tensor.dtype) not in _TORCH_DTYPES
     ]:
-        raise InvalidInput(f"{path} holds sparse or quantised tensors: {', '.join(odd)}; save them as plain floats")
+        raise InvalidInput(
+            f"{path} holds sparse or quantised tensors: {', '.join(unsupported)}; save them as plain floats"
+        )
     return {name: tensor.detach().contiguous() for name, tensor in state.items()}
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON file that holds an object. Raises UnreadableInput or InvalidInput."""
+    """Read a JSON file that holds an object.
+
+    Raises:
+        UnreadableInput: The file is missing or can't be read.
+        InvalidInput: It is no JSON object.
+    """
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:

@@ -1,4 +1,4 @@
-"""Published Whisper checkpoints: one part, whose config.json says all of the architecture."""
+"""Open published Whisper checkpoints. They have one part, and config.json states the whole architecture."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .published import (
     CONFIG,
     PREPROCESSOR,
     Origin,
-    Published,
+    PublishedCheckpoint,
     PublishedPart,
     check_preprocessor,
     open_part,
@@ -21,7 +21,7 @@ from .published import (
     tokenizer_files,
 )
 from .record import MODEL
-from .rules import complain
+from .rules import tensors_error
 from .sources import open_as_transformers, read_json
 
 GENERATION = "generation_config.json"
@@ -30,12 +30,12 @@ EMBEDDING, OUTPUT = "decoder.embed_tokens", "proj_out.weight"
 
 
 def is_whisper(settings: Mapping[str, Any]) -> bool:
-    """Whether a config.json is of a Whisper checkpoint."""
+    """Return whether a config.json is that of a Whisper checkpoint."""
     return settings.get("model_type") == WhisperConfig.kind
 
 
 def check_whisper(name: str, settings: Mapping[str, Any]) -> None:
-    """Raises InvalidInput where a config.json is of something else."""
+    """Raise InvalidInput unless a config.json is that of a Whisper checkpoint."""
     if not is_whisper(settings):
         raise InvalidInput(
             f"{name} is no Whisper checkpoint: its config.json is of model_type {settings.get('model_type')!r}; "
@@ -43,11 +43,16 @@ def check_whisper(name: str, settings: Mapping[str, Any]) -> None:
         )
 
 
-def open_whisper(model: Origin, weights: str | None = None) -> Published:
-    """Open a published Whisper folder; without `weights` ("safetensors" or "bin") it is read as transformers would.
+def open_whisper(model: Origin, weights: str | None = None) -> PublishedCheckpoint:
+    """Open a published Whisper folder. It may lack generation_config.json and preprocessor_config.json.
 
-    generation_config.json and preprocessor_config.json may be missing. Raises UnreadableInput for files that are
-    missing or broken and InvalidInput for what does not fit; all tensors that do not are named at once.
+    Args:
+        model: The folder.
+        weights: "safetensors" or "bin". None selects the file that transformers would read.
+
+    Raises:
+        UnreadableInput: A file is missing or broken.
+        InvalidInput: Something does not fit. The message names all tensors that do not.
     """
     settings = read_json(model.folder / CONFIG)
     check_whisper(model.id, settings)
@@ -55,7 +60,7 @@ def open_whisper(model: Origin, weights: str | None = None) -> Published:
     source = open_as_transformers(model.folder, weights)
     part = open_part(model, source, tables_of(config)[MODEL], _assets(model, config))
     _check_tied(part)
-    return Published(None, config, {MODEL: part})
+    return PublishedCheckpoint(None, config, {MODEL: part})
 
 
 def _assets(model: Origin, config: WhisperConfig) -> list[str]:
@@ -67,9 +72,11 @@ def _assets(model: Origin, config: WhisperConfig) -> list[str]:
 
 
 def _check_tied(part: PublishedPart) -> None:
-    """The output matrix, where a file has it, is not read: so it must be the token embedding."""
+    """Check that the output matrix, where a file has it, equals the token embedding, which is read in its place."""
     if OUTPUT in part.matching.unused:
-        [embedding] = next(filled.names for filled in part.matching.filled if filled.target == EMBEDDING)
+        [embedding] = next(
+            assignment.names for assignment in part.matching.assignments if assignment.target == EMBEDDING
+        )
         [tied], [embedded] = part.source.read([OUTPUT]), part.source.read([embedding])
         if not np.array_equal(tied, embedded):
-            raise complain(part.origin.id, [f"{OUTPUT} differs from {embedding}, to which it is tied"])
+            raise tensors_error(part.origin.id, [f"{OUTPUT} differs from {embedding}, to which it is tied"])

@@ -41,8 +41,8 @@ report("second prediction")
 """,
     "export": """
 from pathlib import Path
-from speech_emotion_jax.convert.engine import export
-export(Path(sys.argv[1] + "/converted"), Path(sys.argv[1] + "/back"))
+from speech_emotion_jax.convert.engine import write_safetensors
+write_safetensors(Path(sys.argv[1] + "/converted"), Path(sys.argv[1] + "/back"))
 """,
 }
 PREAMBLE = """

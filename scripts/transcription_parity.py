@@ -211,7 +211,7 @@ def first_step(graph: Any, parameters: Any, features: jax.Array, prompts: jax.Ar
     encoded = jax.lax.map(lambda each: model.encoder(each[None])[0], features)
     rows, length = prompts.shape
     cache, padding = model.decoder.empty_cache(rows, length), jnp.zeros(rows, jnp.int32)
-    decoded = model.decoder(prompts, 0, padding, cache, model.listen(encoded))
+    decoded = model.decoder(prompts, 0, padding, cache, model.cross_kv(encoded))
     return encoded, model.decoder.logits(decoded.states[:, -1])
 
 

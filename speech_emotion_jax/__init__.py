@@ -5,7 +5,8 @@
 
 `speech_emotion_jax.functional` has the models as pure functions, to build on.
 
-Names are imported on first use. This keeps `import speech_emotion_jax` and the command line's --help fast.
+Names are imported on first use, so that `import speech_emotion_jax` and the command line's --help are fast. The import
+changes no setting of JAX, no environment variable and no logging level.
 """
 
 from importlib import import_module

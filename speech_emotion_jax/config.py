@@ -1,7 +1,7 @@
-"""Architectures as frozen dataclasses, read from a checkpoint's config.json, and a preset per published checkpoint.
+"""Architectures as frozen dataclasses, read from config.json, and a preset for each published checkpoint.
 
-A configuration holds what changes the computation and nothing else. Sizes that config.json does not state (the widths
-of the head, the number of fusion heads) come from the shapes of the checkpoint's tensors; see `convert.published`.
+A configuration holds what changes the computation and nothing else. config.json does not state the widths of the head
+and the number of fusion heads. They come from the shapes of the checkpoint's tensors; see `convert.emotion`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ ACTIVATIONS = ("gelu", "gelu_new", "relu", "silu", "swish")
 
 
 def _known_fields(cls: type, source: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of `cls` that a config.json states, each of the type of its default."""
+    """Return the fields of `cls` that a config.json states. Each must have the type of its default."""
     known = {field.name: source[field.name] for field in fields(cls) if field.name in source}
     for name, value in known.items():
         expected = type(getattr(cls, name))
@@ -44,7 +44,7 @@ def _check_layers(width: int, heads: int, *activations: str) -> None:
 
 @dataclass(frozen=True)
 class Wav2Vec2BertConfig:
-    """The conformer encoder of facebook/w2v-bert-2.0; field names are those of its config.json."""
+    """The conformer encoder of facebook/w2v-bert-2.0. Fields and defaults are those of its config.json."""
 
     num_hidden_layers: int = 24
     hidden_size: int = 1024
@@ -65,8 +65,8 @@ class Wav2Vec2BertConfig:
     num_adapter_layers: int = 1
     output_hidden_size: int = 1024
     use_intermediate_ffn_before_adapter: bool = False
-    mask_embedding: bool = True  # whether there is a vector that SpecAugment puts in place of frames
-    # What follows is of training alone: rates of dropout, of dropped layers, and SpecAugment's spans.
+    mask_embedding: bool = True  # Whether the model has the vector that SpecAugment puts in place of masked frames.
+    # Used in training only: the rates of dropout and LayerDrop, and SpecAugment's spans.
     feat_proj_dropout: float = 0.0
     hidden_dropout: float = 0.0
     activation_dropout: float = 0.0
@@ -83,6 +83,7 @@ class Wav2Vec2BertConfig:
     mask_feature_min_masks: int = 0
 
     def __post_init__(self) -> None:
+        """Raise InvalidInput if the architecture is not implemented or no model can be made of it."""
         if self.position_embeddings_type != "relative_key":
             raise InvalidInput(
                 f"config.json asks for position_embeddings_type {self.position_embeddings_type!r}; "
@@ -97,7 +98,7 @@ class Wav2Vec2BertConfig:
 
     @property
     def output_width(self) -> int:
-        """Width of the encoder's output: the adapter's where there is one."""
+        """Width of the encoder's output, which an adapter may change."""
         return self.output_hidden_size if self.add_adapter else self.hidden_size
 
     @property
@@ -107,7 +108,11 @@ class Wav2Vec2BertConfig:
 
     @classmethod
     def from_json(cls, source: Mapping[str, Any]) -> Wav2Vec2BertConfig:
-        """Read the fields of a published config.json; an absent field has its library default."""
+        """Read the fields of a published config.json. A missing field gets the default of transformers.
+
+        Raises:
+            InvalidInput: A value can't be used.
+        """
         stated = {name: value for name, value in source.items() if value is not None}
         stated.setdefault("output_hidden_size", stated.get("hidden_size", cls.hidden_size))
         stated["position_embeddings_type"] = str(source.get("position_embeddings_type", cls.position_embeddings_type))
@@ -117,7 +122,7 @@ class Wav2Vec2BertConfig:
 
 @dataclass(frozen=True)
 class BertConfig:
-    """BERT and RoBERTa: the same layers, other positions. Field names are those of config.json."""
+    """BERT or RoBERTa, which have the same layers and other positions. Fields are those of config.json."""
 
     vocab_size: int = 31002
     num_hidden_layers: int = 12
@@ -130,12 +135,13 @@ class BertConfig:
     hidden_act: str = "gelu"
     pad_token_id: int = 0
     model_type: str = "bert"
-    # Rates of dropout, of training alone.
+    # Rates of dropout, used in training only.
     hidden_dropout_prob: float = 0.1
     attention_probs_dropout_prob: float = 0.1
     classifier_dropout: float = 0.1
 
     def __post_init__(self) -> None:
+        """Raise InvalidInput if the architecture is not implemented or no model can be made of it."""
         if self.model_type not in ("bert", "roberta"):
             raise InvalidInput(
                 f"the text encoder's config.json says model_type {self.model_type!r}; "
@@ -145,17 +151,21 @@ class BertConfig:
 
     @property
     def position_offset(self) -> int:
-        """First position: RoBERTa counts from padding_idx + 1, BERT from 0."""
+        """Position of the first token: RoBERTa counts from padding_idx + 1, BERT from 0."""
         return self.pad_token_id + 1 if self.model_type == "roberta" else 0
 
     @property
     def max_tokens(self) -> int:
-        """Most tokens of one text: the original cuts at 512, and an encoder may have fewer positions."""
+        """The most tokens in one text: 512 as in the original, or fewer if the encoder has fewer positions."""
         return min(512, self.max_position_embeddings - self.position_offset)
 
     @classmethod
     def from_json(cls, source: Mapping[str, Any]) -> BertConfig:
-        """Read the fields of a published config.json; an absent field has its library default."""
+        """Read the fields of a published config.json. A missing field gets the default of transformers.
+
+        Raises:
+            InvalidInput: A value can't be used.
+        """
         if source.get("position_embedding_type", "absolute") != "absolute":
             raise InvalidInput(
                 f"config.json asks for position_embedding_type {source['position_embedding_type']!r}; "
@@ -170,7 +180,19 @@ class BertConfig:
 
 @dataclass(frozen=True)
 class EmotionConfig:
-    """A whole emotion model: which encoders, how they are fused, how wide the head is, and what its outputs mean."""
+    """A whole emotion model.
+
+    Attributes:
+        mode: "text", "audio", "concat", "mean" or "multihead".
+        labels: Names of the outputs, in order.
+        audio: The audio encoder; None in mode text.
+        text: The text encoder; None in mode audio.
+        projection_width: Width of the pooled audio vector; None in mode text.
+        head_width: Input width and inner width of the classification head.
+        fusion_heads: Number of cross-attention heads; mode multihead only.
+        multi_label: Whether each label has a sigmoid, in place of a softmax over the labels. Set by problem_type
+            multi_label_classification in mode text.
+    """
 
     kind: ClassVar[str] = "emotion"
 
@@ -178,10 +200,10 @@ class EmotionConfig:
     labels: tuple[str, ...]
     audio: Wav2Vec2BertConfig | None
     text: BertConfig | None
-    projection_width: int | None = 768  # width of the pooled audio vector; None without audio
-    head_width: int = 768  # input and inner width of the classification head
-    fusion_heads: int | None = None  # cross-attention heads, multihead only
-    multi_label: bool = False  # sigmoid in place of softmax (text mode, problem_type multi_label_classification)
+    projection_width: int | None = 768
+    head_width: int = 768
+    fusion_heads: int | None = None
+    multi_label: bool = False
 
     @property
     def head_dropout(self) -> float:
@@ -192,7 +214,11 @@ class EmotionConfig:
 
     @classmethod
     def published(cls, language: str, mode: str) -> EmotionConfig:
-        """The architecture of the published checkpoint of a language ("es", "en") and mode."""
+        """Return the architecture of the published checkpoint of a language ("es" or "en") and a mode.
+
+        Raises:
+            InvalidInput: The language or the mode is unknown.
+        """
         language, mode = check_language(language), check_mode(mode)
         labels = LABELS[language]
         bert = BertConfig(vocab_size=31002 if language == "es" else 30522)
@@ -220,14 +246,22 @@ class EmotionConfig:
         text: BertConfig | None,
         projection_width: int | None = None,
     ) -> EmotionConfig:
-        """The model of a mode on given encoders, of which it takes those that it needs.
+        """Return the architecture of a mode on given encoders. An encoder that the mode does not use is ignored.
 
-        Without `projection_width` the pooled audio vector is as wide as the text vector, or alone as the published
-        ones. Raises InvalidInput where mean and multihead are to fuse vectors of two widths.
+        Args:
+            mode: "text", "audio", "concat", "mean" or "multihead".
+            labels: Names of the outputs, in order.
+            audio: The audio encoder.
+            text: The text encoder.
+            projection_width: Width of the pooled audio vector. None selects the width of the text vector, or 768
+                without one.
+
+        Raises:
+            InvalidInput: Modes mean and multihead were given vectors of two widths.
         """
         audio, text = (None if mode == "text" else audio), (None if mode == "audio" else text)
         if audio is None:
-            assert text is not None, "a mode hears or reads"
+            assert text is not None, "every mode has an encoder"
             return cls(mode, labels, None, text, None, head_width=text.hidden_size)
         width = projection_width or (768 if text is None else text.hidden_size)
         if text is None:
@@ -243,7 +277,7 @@ class EmotionConfig:
 
     @classmethod
     def tiny(cls, language: str, mode: str) -> EmotionConfig:
-        """The same structure at a width of 32 and 2 layers, for tests and first experiments; its weights are random."""
+        """Return the published architecture with a width of 32 and 2 layers, for tests and first experiments."""
         model = cls.published(language, mode)
         audio = model.audio and replace(
             model.audio,
@@ -267,7 +301,7 @@ class EmotionConfig:
 
     @classmethod
     def from_record(cls, fields: Mapping[str, Any]) -> EmotionConfig:
-        """From its fields, as `dataclasses.asdict` and JSON leave them."""
+        """Build a configuration from its fields, as `dataclasses.asdict` and JSON leave them."""
         audio, text = fields["audio"], fields["text"]
         parts = {"audio": audio and Wav2Vec2BertConfig(**audio), "text": text and BertConfig(**text)}
         return cls(**{**fields, **parts, "labels": tuple(fields["labels"])})
@@ -275,7 +309,7 @@ class EmotionConfig:
 
 @dataclass(frozen=True)
 class WhisperConfig:
-    """Whisper, the transcriber; field names are those of its config.json, defaults those of whisper-base."""
+    """Whisper, the transcriber. Fields are those of its config.json, defaults those of whisper-base."""
 
     kind: ClassVar[str] = "whisper"
 
@@ -293,19 +327,28 @@ class WhisperConfig:
     activation_function: str = "gelu"
 
     def __post_init__(self) -> None:
+        """Raise InvalidInput if no model can be made of the architecture."""
         _check_layers(self.d_model, self.encoder_attention_heads, self.activation_function)
         _check_layers(self.d_model, self.decoder_attention_heads)
 
     @classmethod
     def openai(cls, size: str) -> WhisperConfig:
-        """The architecture of one of OpenAI's checkpoints: "tiny", "base.en", ..., "large-v3-turbo"."""
+        """Return the architecture of one of OpenAI's checkpoints: "tiny", "base.en", ..., "large-v3-turbo".
+
+        Raises:
+            InvalidInput: The size is unknown.
+        """
         if size not in WHISPER_SIZES:
             raise InvalidInput(f"the Whisper size {size!r} is unknown; choose {', '.join(WHISPER_SIZES)}")
         return WHISPER_SIZES[size]
 
     @classmethod
     def from_json(cls, source: Mapping[str, Any]) -> WhisperConfig:
-        """Read the fields of a published config.json. Raises InvalidInput for what is no Whisper."""
+        """Read the fields of a published config.json.
+
+        Raises:
+            InvalidInput: It is no Whisper checkpoint, or a value can't be used.
+        """
         if source.get("model_type") != "whisper":
             raise InvalidInput(f"config.json is of model_type {source.get('model_type')!r} where 'whisper' is needed")
         if not source.get("tie_word_embeddings", True):
@@ -317,7 +360,7 @@ class WhisperConfig:
 
     @classmethod
     def from_record(cls, fields: Mapping[str, Any]) -> WhisperConfig:
-        """From its fields, as `dataclasses.asdict` and JSON leave them."""
+        """Build a configuration from its fields, as `dataclasses.asdict` and JSON leave them."""
         return cls(**fields)
 
 
@@ -337,7 +380,7 @@ def _whisper(
     )
 
 
-# Radford et al. 2022, table 1; the English-only vocabulary has one token less, that of large-v3 one language more.
+# Radford et al. 2022, table 1. The English-only vocabulary has one token less; that of large-v3 has one more language.
 WHISPER_SIZES: Mapping[str, WhisperConfig] = {
     "tiny": _whisper(384, 4),
     "tiny.en": _whisper(384, 4, vocabulary=51864),

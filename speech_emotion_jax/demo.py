@@ -1,4 +1,4 @@
-"""The demo: a toy checkpoint and a few synthetic recordings that come with the package, run like any other."""
+"""The demo: a toy checkpoint and a few synthetic recordings that come with the package."""
 
 from __future__ import annotations
 
@@ -15,14 +15,27 @@ NOTICE = (
 
 
 class DemoResult(NamedTuple):
-    recording: str  # file name
-    text: str  # what is said
-    label: str  # the emotion its corpus gives it
+    """One recording of the demo and its prediction.
+
+    Attributes:
+        recording: File name.
+        text: What is said.
+        label: The emotion that the corpus assigns.
+        prediction: The model's prediction.
+    """
+
+    recording: str
+    text: str
+    label: str
     prediction: Prediction
 
 
 def run_demo(device: object = None) -> list[DemoResult]:
-    """Predict on the shipped recordings, through the converter and pipeline of the real checkpoints."""
+    """Predict the recordings that come with the package, with the same converter and pipeline as the real checkpoints.
+
+    Args:
+        device: None for JAX's default, "cpu", "gpu", "tpu" or a jax.Device.
+    """
     with as_file(files("speech_emotion_jax") / "demo_data") as folder:
         with (folder / "manifest.csv").open(encoding="utf-8", newline="") as file:
             recordings = list(csv.DictReader(file))

@@ -1,16 +1,16 @@
-"""What this package raises for input that a person can mend.
+"""The errors that this package raises for input that a user can correct.
 
-The command line prints the message of these and exits with 2; every other exception is a bug and keeps its traceback.
-A message is one sentence that names the input and says what to do.
+The command line prints the message of such an error and exits with 2. Every other exception is a bug and keeps its
+traceback. A message is one sentence that names the input and says what to do.
 """
 
 
 class SpeechEmotionError(Exception):
-    """Base of all errors that speak to the user."""
+    """Base class of all errors with a message for the user."""
 
 
 class InvalidInput(SpeechEmotionError, ValueError):
-    """The value given can't be used: an unknown mode, a silent clip, weights that don't fit."""
+    """A value that can't be used: an unknown mode, a silent clip, weights that do not fit."""
 
 
 class UnreadableInput(SpeechEmotionError, OSError):
@@ -18,4 +18,4 @@ class UnreadableInput(SpeechEmotionError, OSError):
 
 
 class Interrupted(SpeechEmotionError):
-    """A signal asked for the end; what was done is saved, and the same command goes on from there."""
+    """A signal ended the program. Finished work is saved, and the same command continues from there."""

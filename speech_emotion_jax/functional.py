@@ -1,21 +1,24 @@
 """The models as pure functions of a plain tree of parameters, to build on.
 
     config, parameters, tokens = load("DEST")
-    heard = encode_audio(parameters, config, *features(waveform))
-    logits = classify(parameters, config, heard.pooled, encode_text(parameters, config, *tokens(["..."])).pooled)
+    audio = encode_audio(parameters, config, *features(waveform))
+    logits = classify(parameters, config, audio.pooled, encode_text(parameters, config, *tokens(["..."])).pooled)
 
-The parameters are nested dicts of arrays, {"audio_encoder": {"layers": {"ffn1": {...}}}, ...}; equal layers are stacked
-on a first axis. Everything takes one clip or any number of batch axes, and goes through `jit` (the configuration is
-static), `vmap`, `grad` (once, in reverse), `shard_map` and `pmap`. What is computed is what
-`models.emotion.EmotionModel` computes. Inside a mesh of explicit axes, call them under `jax.sharding.auto_axes`.
+The parameters are nested dicts of arrays, {"audio_encoder": {"layers": {"ffn1": {...}}}, ...}. Equal layers are stacked
+on a first axis. Each function uses some branches of the tree and ignores the others, which may be left out:
+`encode_audio` uses "audio_encoder", "projector" and "layer_weights", `encode_text` uses "text_encoder", and `classify`
+uses "fusion" and "classifier".
+
+Every function takes one clip or any number of batch axes, and works under `jit` (the configuration is static), `vmap`,
+`grad` (once, in reverse), `shard_map` and `pmap`. It computes what `models.emotion.EmotionModel` computes. On a mesh of
+explicit axes, call it under `jax.sharding.auto_axes`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from math import prod
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -29,8 +32,9 @@ from .checkpoints import Request, load_checkpoint
 from .config import BertConfig, EmotionConfig
 from .errors import InvalidInput
 from .inference import pad_tokens
-from .models import EmotionModel, Parameters, flat, nested, parameters_of, table, with_parameters
+from .models import EmotionModel, abstract_model, fill_parameters, parameters_of, table
 from .runtime.devices import select_device
+from .runtime.parameter_tree import Parameters, flatten, nest
 from .text import TextTokenizer
 
 __all__ = [
@@ -49,10 +53,27 @@ __all__ = [
 ]
 
 Tokenizer = Callable[[Sequence[str]], tuple[Int[Array, "batch tokens"], Bool[Array, "batch tokens"]]]
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+# The branches of the tree that each function uses.
+AUDIO = ("audio_encoder", "projector", "layer_weights")
+TEXT = ("text_encoder",)
+HEAD = ("fusion", "classifier")
+
+
+def _jit(*static: str) -> Callable[[Function], Function]:
+    """Return `jax.jit` as a decorator that keeps the function's type, which type checkers lose otherwise."""
+    return lambda function: cast(Function, jax.jit(function, static_argnames=static))
 
 
 class Loaded(NamedTuple):
-    """A checkpoint: `tokens` makes padded ids and their mask of texts; None in mode audio."""
+    """A checkpoint.
+
+    Attributes:
+        config: Its architecture.
+        parameters: Nested dicts of arrays.
+        tokens: Tokenizes texts: returns padded ids and the mask of real tokens. None in mode audio.
+    """
 
     config: EmotionConfig
     parameters: Parameters
@@ -60,9 +81,13 @@ class Loaded(NamedTuple):
 
 
 class Heard(NamedTuple):
-    """What becomes of sound: the vector that is classified, and the encoder's states, float32.
+    """What `encode_audio` returns, all of it float32 but the mask.
 
-    `mask` is true at real frames; `hidden_states`, on request, are the projection and what each layer puts out.
+    Attributes:
+        pooled: The vector that is classified.
+        last: Output of the encoder.
+        mask: True at real frames of `last`.
+        hidden_states: The masked projection and each layer's output, where requested; else None.
     """
 
     pooled: Float[Array, "*batch width"]
@@ -72,9 +97,12 @@ class Heard(NamedTuple):
 
 
 class Read(NamedTuple):
-    """What becomes of text: the state of the first token, which is classified, and the encoder's states, float32.
+    """What `encode_text` returns, all of it float32.
 
-    `hidden_states`, on request, are the embeddings and what each layer puts out.
+    Attributes:
+        pooled: The vector that is classified: the state of the first token.
+        last: Output of the last layer.
+        hidden_states: The embeddings and each layer's output, where requested; else None.
     """
 
     pooled: Float[Array, "*batch width"]
@@ -91,28 +119,43 @@ def load(
     precision: str = "float32",
     device: object = None,
 ) -> Loaded:
-    """A checkpoint by hub id, published or converted folder, as in `EmotionPipeline.from_pretrained`, on one device.
+    """Load a checkpoint onto one device.
 
-    Raises InvalidInput or UnreadableInput.
+    Args:
+        model_id: A hub id, a published folder or a converted folder.
+        mode: "text", "audio", "concat", "mean" or "multihead". None is allowed for a converted folder.
+        language: "es" or "en". None is allowed for a converted folder.
+        text_encoder: The frozen text encoder of a fusion mode. None selects the one inside the checkpoint, or else the
+            language's.
+        precision: The dtype of the encoders' matrices, "float32" or "bfloat16".
+        device: None for JAX's default, "cpu", "gpu", "cuda:1", "tpu", or a jax.Device.
+
+    Raises:
+        InvalidInput: An argument can't be used or does not fit the checkpoint.
+        UnreadableInput: A file or download is missing or broken.
     """
     request = Request(model_id, mode, language, text_encoder)
     checkpoint = load_checkpoint(request, select_device(device), precision)
     text = checkpoint.config.text
     tokens = None if text is None else _tokenizer(TextTokenizer(checkpoint.text_folder, text.max_tokens), text)
-    return Loaded(checkpoint.config, nested(parameters_of(checkpoint.model)), tokens)
+    return Loaded(checkpoint.config, nest(parameters_of(checkpoint.model)), tokens)
 
 
 def random_parameters(config: EmotionConfig, key: Key[Array, ""]) -> Parameters:
-    """Random parameters of an architecture, as training from scratch starts with."""
-    return nested(parameters_of(EmotionModel(config, rngs=nnx.Rngs(key))))
+    """Return random parameters of an architecture, as training from scratch starts with."""
+    return nest(parameters_of(EmotionModel(config, rngs=nnx.Rngs(key))))
 
 
 def padded(
     waveforms: Sequence[Float[np.ndarray, " _samples"]],
 ) -> tuple[Float[Array, "batch samples"], Int[Array, " batch"]]:
-    """Waveforms of several lengths as one array, zeros behind the shorter ones, and their lengths in samples.
+    """Pad waveforms with zeros to one length.
 
-    Raises InvalidInput where there are none.
+    Returns:
+        The waveforms as one array, and the length of each in samples.
+
+    Raises:
+        InvalidInput: There are no waveforms.
     """
     if not waveforms:
         raise InvalidInput("there are no waveforms to pad; give one at least")
@@ -124,11 +167,18 @@ def padded(
 def features(
     waveform: Float[Array | np.ndarray, "*batch samples"], lengths: Int[Array | np.ndarray, "*batch"] | None = None
 ) -> tuple[Float[Array, "*batch frames 160"], Bool[Array, "*batch frames"]]:
-    """Filter banks of waveforms, mono, 16 kHz, full scale 1, and the mask of real frames: one every 20 ms.
+    """Compute the stacked Kaldi filter banks of waveforms, one frame every 20 ms, and the mask of real frames.
 
-    `lengths` are the real samples of each; None: all. A clip has 560 samples (35 ms) at least, and one that is said to
-    have fewer becomes NaN. Of more than 160 s a checkpoint hears the first 160 s, normalised by all: see
-    `inputs.features.read_clip`. Formula: Kaldi's, in `inputs.features`. Raises InvalidInput where the shapes don't fit.
+    Frames and formula are those of `audio.fbank`. A clip needs at least 560 samples (35 ms); one whose length is below
+    that becomes NaN. The checkpoints were trained on at most 160 s. Longer recordings are cut after normalising by the
+    statistics of the whole recording, which `audio.read_clip` does.
+
+    Args:
+        waveform: Mono, 16 kHz, full scale 1.
+        lengths: Number of real samples of each waveform. None: all samples are real.
+
+    Raises:
+        InvalidInput: There are fewer than 560 samples, or the shapes do not fit.
     """
     waveform = jnp.asarray(waveform)
     *batch, samples = waveform.shape
@@ -144,7 +194,7 @@ def features(
     return x.reshape(*batch, *x.shape[1:]), mask.reshape(*batch, mask.shape[1])
 
 
-@partial(jax.jit, static_argnames=("config", "hidden_states"))
+@_jit("config", "hidden_states")
 def encode_audio(
     parameters: Parameters,
     config: EmotionConfig,
@@ -153,11 +203,21 @@ def encode_audio(
     *,
     hidden_states: bool = False,
 ) -> Heard:
-    """Wav2Vec2-BERT (Barrault et al. 2023), then the projection, averaged over the real frames.
+    """Encode audio by Wav2Vec2-BERT (Barrault et al. 2023), then project it and average over the real frames.
 
-    Takes what `features` gives. Raises TypeError where the mode doesn't hear, InvalidInput where the shapes don't fit.
+    Args:
+        parameters: The tree, or its branches "audio_encoder", "projector" and, where there is one, "layer_weights".
+        config: The architecture.
+        features: Stacked filter banks, as `features` computes them.
+        mask: True at real frames.
+        hidden_states: Whether to return the states of all layers.
+
+    Raises:
+        TypeError: The mode has no audio encoder.
+        InvalidInput: The shapes do not fit.
+        KeyError: A parameter is missing or unknown.
     """
-    model = _model(parameters, config)
+    model = _model(parameters, config, AUDIO)
     if model.audio_encoder is None or config.audio is None:
         raise TypeError(f"a model of mode {config.mode!r} has no audio encoder")
     *batch, frames, width = features.shape
@@ -166,9 +226,11 @@ def encode_audio(
         raise InvalidInput(
             f"features of width {width} don't fit; the model's are {config.audio.feature_projection_input_dim} wide"
         )
-    wanted, rows = hidden_states or model.layer_weights is not None, _rows(batch)
+    rows = _rows(batch)
     states = model.audio_encoder(
-        features.reshape(rows, frames, width), mask.reshape(rows, frames), hidden_states=wanted
+        features.reshape(rows, frames, width),
+        mask.reshape(rows, frames),
+        hidden_states=hidden_states or model.layer_weights is not None,
     )
     return Heard(
         _by_batch(model.pool(states), batch),
@@ -178,7 +240,7 @@ def encode_audio(
     )
 
 
-@partial(jax.jit, static_argnames=("config", "hidden_states"))
+@_jit("config", "hidden_states")
 def encode_text(
     parameters: Parameters,
     config: EmotionConfig,
@@ -187,12 +249,21 @@ def encode_text(
     *,
     hidden_states: bool = False,
 ) -> Read:
-    """BERT (Devlin et al. 2019) or RoBERTa on token ids, the special ones included, real ones where `mask` is true.
+    """Encode token ids by BERT (Devlin et al. 2019) or RoBERTa (Liu et al. 2019).
 
-    Takes what `Loaded.tokens` gives, `config.text.max_tokens` of them at most. Raises TypeError where the mode doesn't
-    read, InvalidInput where the shapes don't fit.
+    Args:
+        parameters: The tree, or its branch "text_encoder".
+        config: The architecture.
+        ids: Token ids, the special tokens included, as `Loaded.tokens` returns them; at most `config.text.max_tokens`.
+        mask: True at real tokens.
+        hidden_states: Whether to return the states of all layers.
+
+    Raises:
+        TypeError: The mode has no text encoder.
+        InvalidInput: The shapes do not fit.
+        KeyError: A parameter is missing or unknown.
     """
-    model = _model(parameters, config)
+    model = _model(parameters, config, TEXT)
     if model.text_encoder is None or config.text is None:
         raise TypeError(f"a model of mode {config.mode!r} has no text encoder")
     *batch, tokens = ids.shape
@@ -205,22 +276,31 @@ def encode_text(
     return Read(last[..., 0, :], last, _layers_by_batch(states.hidden_states, batch))
 
 
-@partial(jax.jit, static_argnames="config")
+@_jit("config")
 def classify(
     parameters: Parameters,
     config: EmotionConfig,
     audio: Float[Array, "*batch audio_width"] | None = None,
     text: Float[Array, "*batch text_width"] | None = None,
 ) -> Float[Array, "*batch labels"]:
-    """Logits, in the order of `config.labels`, from the pooled vectors that the mode uses; the other is None.
+    """Compute logits, in the order of `config.labels`, from pooled vectors.
 
-    Raises TypeError where one is missing or not used, InvalidInput where the shapes don't fit.
+    Args:
+        parameters: The tree, or its branches "classifier" and, in mode multihead, "fusion".
+        config: The architecture.
+        audio: Pooled audio vectors; None in mode text.
+        text: Pooled text vectors; None in mode audio.
+
+    Raises:
+        TypeError: A vector that the mode needs is missing, or one is given that it does not use.
+        InvalidInput: The shapes do not fit.
+        KeyError: A parameter is missing or unknown.
     """
     batch = next((each.shape[:-1] for each in (audio, text) if each is not None), ())
     if audio is not None and text is not None:
         _check_alike("audio vectors", audio.shape[:-1], "text vectors", text.shape[:-1])
     rows = [None if each is None else each.reshape(_rows(batch), each.shape[-1]) for each in (audio, text)]
-    return _by_batch(_model(parameters, config).classify(*rows), batch)
+    return _by_batch(_model(parameters, config, HEAD).classify(*rows), batch)
 
 
 def _tokenizer(tokenizer: TextTokenizer, config: BertConfig) -> Tokenizer:
@@ -234,12 +314,17 @@ def _tokenizer(tokenizer: TextTokenizer, config: BertConfig) -> Tokenizer:
     return tokens
 
 
-def _model(parameters: Parameters, config: EmotionConfig) -> EmotionModel:
-    return with_parameters(config, flat(parameters))
+def _model(parameters: Parameters, config: EmotionConfig, branches: Sequence[str]) -> EmotionModel:
+    """Return a model with these branches of the parameters, and None in place of the others."""
+    model = abstract_model(config)
+    unused = {*AUDIO, *TEXT, *HEAD} - {*branches}
+    for name in unused:
+        setattr(model, name, nnx.data(None))
+    return fill_parameters(model, flatten({name: tree for name, tree in parameters.items() if name not in unused}))
 
 
 def _rows(batch: Sequence[int]) -> int:
-    """The clips of all batch axes together."""
+    """Return the number of clips in all batch axes together."""
     if not (rows := prod(batch)):
         raise InvalidInput(f"a batch of shape {tuple(batch)} has no clips; give one at least")
     return rows

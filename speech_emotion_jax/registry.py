@@ -1,6 +1,6 @@
-"""Which checkpoint answers for a language and a mode: the published ids, or those of the toolkit's model.json.
+"""The checkpoint of each language and mode: the published ids, or those in a model.json of the toolkit.
 
-Imported by the command line for its choices, so it imports nothing heavy.
+The command line imports this module for its choices, so it imports nothing that loads slowly.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ FUSION_MODES = ("concat", "mean", "multihead")
 MODES = ("text", "audio", *FUSION_MODES)
 LANGUAGES = ("es", "en")
 
-# In the order of the published checkpoints' outputs.
+# In the order of the outputs of the published checkpoints.
 LABELS: dict[str, tuple[str, ...]] = {
     "es": ("anger", "disgust", "fear", "joy", "neutral", "sadness"),
     "en": ("angry", "disgust", "fear", "happy", "neutral", "sad", "surprise"),
@@ -26,13 +26,12 @@ LABELS: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Registry:
-    """Checkpoints by language and mode; each id is a hub id or a folder.
+    """Checkpoints by language and mode. Each id is a hub id or a folder.
 
-    models: {language: {mode: id}}
-    text_encoders: {language: id}, the frozen encoders of the fusion modes, which their checkpoints do not hold
-    whispers: {language: id}, the transcribers used where no text is given
-
-    The methods raise InvalidInput for an unknown language or mode.
+    Attributes:
+        models: {language: {mode: id}}.
+        text_encoders: {language: id} of the frozen encoders of the fusion modes, which their checkpoints do not hold.
+        whispers: {language: id} of the transcribers that are used if no text is given.
     """
 
     models: Mapping[str, Mapping[str, str]]
@@ -40,12 +39,15 @@ class Registry:
     whispers: Mapping[str, str]
 
     def model_id(self, language: str, mode: str) -> str:
+        """Return the id of the emotion checkpoint. Raise InvalidInput if the language or the mode is unknown."""
         return self.models[check_language(language)][check_mode(mode)]
 
     def text_encoder_id(self, language: str) -> str:
+        """Return the id of the frozen text encoder. Raise InvalidInput if the language is unknown."""
         return self.text_encoders[check_language(language)]
 
     def whisper_id(self, language: str) -> str:
+        """Return the id of the transcriber. Raise InvalidInput if the language is unknown."""
         return self.whispers[check_language(language)]
 
 
@@ -72,19 +74,27 @@ PUBLISHED = Registry(
 
 
 def check_mode(mode: str) -> str:
-    """The mode in lower case. Raises InvalidInput, naming the choices, for any other."""
+    """Return the mode in lower case.
+
+    Raises:
+        InvalidInput: The mode is unknown. The message names the choices.
+    """
     return _check_choice("mode", mode, MODES)
 
 
 def check_language(language: str) -> str:
-    """The language in lower case. Raises InvalidInput, naming the choices, for any other."""
+    """Return the language in lower case.
+
+    Raises:
+        InvalidInput: The language is unknown. The message names the choices.
+    """
     return _check_choice("language", language, LANGUAGES)
 
 
 def declared_mode(model_id: str) -> str | None:
-    """The mode that one of the ten published hub ids stands for; None for any other text.
+    """Return the mode of one of the ten published hub ids; None for any other text.
 
-    The tensors alone cannot say it: audio and mean checkpoints hold the same ones.
+    The tensors alone do not tell the mode, because audio and mean checkpoints have the same ones.
     """
     for models in PUBLISHED.models.values():
         for mode, published_id in models.items():
@@ -94,11 +104,17 @@ def declared_mode(model_id: str) -> str | None:
 
 
 def read_registry(model_config_path: str | PathLike[str] | None) -> Registry:
-    """The registry that a model.json of the toolkit describes; with None, the published one.
+    """Read a model.json of the toolkit.
 
-    The file holds {"es": {"text": id, ...}, "en": {...}}; a language may also name its "text_encoder" and "whisper".
-    What it leaves out is as published. Raises UnreadableInput for a file that can't be read and InvalidInput for one
-    that holds anything else.
+    The file holds {"es": {"text": id, ...}, "en": {...}}. A language may also name its "text_encoder" and its
+    "whisper". What the file does not name is as published.
+
+    Args:
+        model_config_path: The file. None returns the published registry.
+
+    Raises:
+        UnreadableInput: The file can't be read.
+        InvalidInput: It holds something else.
     """
     if model_config_path is None:
         return PUBLISHED
@@ -142,7 +158,7 @@ def _read_object(path: Path) -> dict[str, object]:
     except OSError as error:
         raise UnreadableInput(f"the model file {path} can't be read ({error.strerror}); check its path") from error
     try:
-        # utf-8-sig: some editors start a file with a byte order mark. Deep nesting ends in a RecursionError.
+        # Some editors write a byte order mark, which utf-8-sig skips. Deep nesting raises RecursionError.
         value = json.loads(content.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise InvalidInput(f"the model file {path} is not JSON ({error}); write {{language: {{mode: id}}}}") from error

@@ -21,7 +21,7 @@ from speech_emotion_jax.config import EmotionConfig
 from speech_emotion_jax.convert.engine import convert
 from speech_emotion_jax.convert.layouts import bert, fusion, roberta
 from speech_emotion_jax.convert.published import MODEL, TEXT_ENCODER, tables_of
-from speech_emotion_jax.convert.rules import Layout, Rule, TensorInfo, Unused, match
+from speech_emotion_jax.convert.rules import Layout, Rule, TensorInfo, UnusedTensors, match
 from speech_emotion_jax.errors import InvalidInput
 from speech_emotion_jax.models.parameters import parameter_shapes
 from speech_emotion_jax.registry import FUSION_MODES, LABELS, LANGUAGES, MODES
@@ -252,7 +252,9 @@ def test_a_whole_head_that_is_missing(published: Folders, tmp_path: Path) -> Non
 
 
 def test_match_reports_what_its_table_lacks() -> None:
-    layout = Layout((Rule("a", "x"), Rule("layers.{i}.b", "y"), Rule("layers.0.b", "z")), (Unused("skip.*", "why"),))
+    layout = Layout(
+        (Rule("a", "x"), Rule("layers.{i}.b", "y"), Rule("layers.0.b", "z")), (UnusedTensors("skip.*", "why"),)
+    )
     tensors = dict.fromkeys(["a", "layers.0.b", "layers.1.b", "layers.01.b", "skip.me"], TensorInfo("F32", (2,)))
     _, problems = match(layout, tensors, {"x": (2,), "y": (2, 2), "z": (2,), "w": (1,)})
     assert sorted(problems) == [

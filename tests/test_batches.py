@@ -3,7 +3,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from speech_emotion_jax.audio.fbank import MAX_SAMPLES, feature_frames
-from speech_emotion_jax.inference.batching import FRAME_BUCKETS, bucket, filled, pad_tokens, padding_waste, plan_batches
+from speech_emotion_jax.inference.batching import (
+    FRAME_BUCKETS,
+    bucket,
+    pad_tokens,
+    padding_waste,
+    plan_batches,
+    repeat_first,
+)
 
 lengths = st.lists(st.integers(1, FRAME_BUCKETS[-1]), max_size=60)
 
@@ -36,8 +43,8 @@ def test_padded_tokens():
 
 
 def test_a_batch_is_filled_with_its_first_item():
-    assert filled(["a", "b"], 4) == ["a", "b", "a", "a"]
-    assert filled(["a"], 1) == ["a"]
+    assert repeat_first(["a", "b"], 4) == ["a", "b", "a", "a"]
+    assert repeat_first(["a"], 1) == ["a"]
 
 
 def test_padding_waste_on_clips_of_the_field():

@@ -321,6 +321,32 @@ def test_the_table_of_a_converted_folder(tmp_path, capsys):
     assert "convert it" in capsys.readouterr().err
 
 
+def test_a_function_takes_the_branches_that_it_uses(demo, inputs, expected):
+    parameters, config = demo.parameters, demo.config
+    x, mask, ids, token_mask = inputs
+    audio = functional.encode_audio(
+        {name: parameters[name] for name in ("audio_encoder", "projector")}, config, x, mask
+    )
+    text = functional.encode_text({"text_encoder": parameters["text_encoder"]}, config, ids, token_mask)
+    head = {"classifier": parameters["classifier"]}
+    np.testing.assert_array_equal(
+        functional.classify(head, config, audio.pooled, text.pooled),
+        functional.classify(parameters, config, audio.pooled, text.pooled),
+    )
+    np.testing.assert_array_equal(audio.pooled, functional.encode_audio(parameters, config, x, mask).pooled)
+    with pytest.raises(KeyError, match=r"missing or unknown: \['projector\.bias', 'projector\.kernel'\]"):
+        functional.encode_audio({"audio_encoder": parameters["audio_encoder"]}, config, x, mask)
+    with pytest.raises(KeyError, match=r"missing or unknown: \['audio\.bias'\]"):
+        functional.encode_text(parameters | {"audio": {"bias": mask}}, config, ids, token_mask)
+
+
+def test_the_functions_keep_their_types():
+    hints = typing.get_type_hints(functional.encode_audio, include_extras=True)
+    assert hints["return"] is functional.Heard
+    assert hints["config"] is EmotionConfig
+    assert typing.get_type_hints(functional._jit)["return"] == Callable[[functional.Function], functional.Function]
+
+
 def test_what_a_mode_lacks_is_said():
     config = EmotionConfig.tiny("es", "audio")
     parameters = functional.random_parameters(config, jax.random.key(0))

@@ -141,13 +141,13 @@ def test_one_model_stays_loaded_until_another_is_wanted(loads: Callable[[], int]
     predict_emotion(**TEXT)
     predict_emotion(**TEXT)
     assert loads() == 1
-    [first] = map(weakref.ref, predict._loaded.values())
+    [first] = (weakref.ref(entry.model) for entry in predict._emotion_models._entries)
     with_one_model = live_arrays()
     assert with_one_model > before
 
     predict_emotion(**english)
     assert loads() == 2
-    assert len(predict._loaded) == 1
+    assert len(predict._emotion_models) == 1
     assert live_arrays() == with_one_model
     assert first() is None
 

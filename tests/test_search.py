@@ -60,7 +60,7 @@ def whisper(seed: int, vocabulary: int = CONFIG.vocab_size) -> Whisper:
 def heard(seed: int, recordings: int = len(PROMPTS), vocabulary: int = CONFIG.vocab_size) -> CrossKV:
     model, sounds = whisper(seed, vocabulary), np.random.default_rng(seed)
     features = sounds.normal(size=(recordings, 2 * CONFIG.max_source_positions, CONFIG.num_mel_bins))
-    return model.listen(model.encoder(jnp.asarray(features, jnp.float32)))
+    return model.cross_kv(model.encoder(jnp.asarray(features, jnp.float32)))
 
 
 def one(row: int, of: CrossKV) -> CrossKV:

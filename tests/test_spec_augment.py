@@ -22,18 +22,18 @@ SIGMAS = 5  # what a mean may be off by; with some thousand means compared, a co
 @given(
     size=st.sampled_from([1, 7, 40, 100]),
     lengths=st.lists(st.floats(0, 1), min_size=3, max_size=3),
-    share=st.sampled_from([0.0, 0.05, 0.3, 0.9]),
+    fraction=st.sampled_from([0.0, 0.05, 0.3, 0.9]),
     span=st.sampled_from([1, 4, 10]),
     least=st.sampled_from([0, 2, 30]),
     seed=st.integers(0, 999),
 )
-@example(size=40, lengths=[1.0, 0.075, 0.0], share=0.9, span=4, least=0, seed=0)
-def test_spans_of_any_draw(size, lengths, share, span, least, seed):
+@example(size=40, lengths=[1.0, 0.075, 0.0], fraction=0.9, span=4, least=0, seed=0)
+def test_spans_of_any_draw(size, lengths, fraction, span, least, seed):
     rows = [round(length * size) for length in lengths]
 
     def draw() -> np.ndarray:
         key = jax.random.key(seed)
-        return np.asarray(masked_spans(key, jnp.array(rows), size, share=share, span=span, least=least))
+        return np.asarray(masked_spans(key, jnp.array(rows), size, fraction=fraction, span=span, least=least))
 
     masked = draw()
     assert masked.shape == (3, size)
@@ -41,7 +41,7 @@ def test_spans_of_any_draw(size, lengths, share, span, least, seed):
     for length, row in zip(rows, masked, strict=True):
         assert not row[length:].any()
         assert all(run >= span for run in runs(row))  # spans lie inside whole, side by side or one over another
-        places, spans = max(length - span + 1, 0), share * length / span
+        places, spans = max(length - span + 1, 0), fraction * length / span
         low, high = (
             min(max(count, least), size // span, places) for count in (math.floor(spans - 1e-4), int(spans + 1 + 1e-4))
         )
@@ -57,22 +57,23 @@ def runs(row: np.ndarray) -> list[int]:
 
 def test_another_key_masks_elsewhere():
     masks = [
-        masked_spans(jax.random.key(seed), jnp.array([200, 200]), 200, share=0.3, span=10, least=0) for seed in (0, 1)
+        masked_spans(jax.random.key(seed), jnp.array([200, 200]), 200, fraction=0.3, span=10, least=0)
+        for seed in (0, 1)
     ]
     assert (masks[0] != masks[1]).any()
     assert (masks[0][0] != masks[0][1]).any()  # rows differ too
 
 
 @pytest.mark.parametrize(
-    ("share", "span", "least"),
+    ("fraction", "span", "least"),
     [(0.05, 10, 2), (0.05, 10, 0), (0.3, 10, 0), (0.9, 10, 0), (0.07, 1, 0), (0.004, 1, 0), (0.2, 25, 3), (0.1, 50, 9)],
 )
-def test_draws_are_distributed_as_the_originals(share, span, least):
-    """Masked share, stretches and how often each place is masked, in rows of several lengths."""
+def test_draws_are_distributed_as_the_originals(fraction, span, least):
+    """Masked fraction, stretches and how often each place is masked, in rows of several lengths."""
     size, lengths = 120, np.array([120, 119, 83, 50, 12, 10, 9, 1])
     inside = np.arange(size)[None] < lengths[:, None]
-    ours = drawn(lengths, size, share, span, least)
-    theirs = originals(inside, share, span, least)
+    ours = drawn(lengths, size, fraction, span, least)
+    theirs = originals(inside, fraction, span, least)
     for measure in (
         lambda masks: masks.sum(axis=-1),
         lambda masks: masks.sum(axis=-1) ** 2,
@@ -96,26 +97,26 @@ def test_rows_round_together(least):
 
 
 def test_a_span_longer_than_the_clip_masks_nothing():
-    assert not masked_spans(jax.random.key(0), jnp.array([7]), 8, share=0.5, span=8, least=2).any()
-    assert not masked_spans(jax.random.key(0), jnp.array([8]), 8, share=0.5, span=9, least=2).any()
+    assert not masked_spans(jax.random.key(0), jnp.array([7]), 8, fraction=0.5, span=8, least=2).any()
+    assert not masked_spans(jax.random.key(0), jnp.array([8]), 8, fraction=0.5, span=9, least=2).any()
 
 
-def drawn(lengths: np.ndarray, size: int, share: float, span: int, least: int) -> np.ndarray:
+def drawn(lengths: np.ndarray, size: int, fraction: float, span: int, least: int) -> np.ndarray:
     """(DRAWS, rows, size)"""
 
     def draw(key: jax.Array) -> jax.Array:
-        return masked_spans(key, jnp.asarray(lengths), size, share=share, span=span, least=least)
+        return masked_spans(key, jnp.asarray(lengths), size, fraction=fraction, span=span, least=least)
 
     return np.asarray(jax.jit(jax.vmap(draw))(jax.random.split(jax.random.key(7), DRAWS)))
 
 
-def originals(inside: np.ndarray, share: float, span: int, least: int) -> np.ndarray:
+def originals(inside: np.ndarray, fraction: float, span: int, least: int) -> np.ndarray:
     """The same by transformers, which marks padding in a row without a span: that is zeroed later, and not counted."""
     import torch
 
     np.random.seed(7)
     mask = torch.tensor(inside.astype(np.int64))
-    draws = [_compute_mask_indices(inside.shape, share, span, mask, least) for _ in range(DRAWS)]
+    draws = [_compute_mask_indices(inside.shape, fraction, span, mask, least) for _ in range(DRAWS)]
     return np.stack(draws) & inside
 
 

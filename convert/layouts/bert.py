@@ -1,6 +1,6 @@
-"""transformers' BertModel, alone or inside a BertFor...; RobertaModel's encoder has the same names."""
+"""The tensors of transformers' BertModel, alone or inside a model for a task, and of RobertaModel's encoder."""
 
-from ..rules import Layout, Rule, Unused, under
+from ..rules import Layout, Rule, UnusedTensors, with_prefix
 from .wav2vec2_bert import linear, norm
 
 LAYER = (
@@ -19,18 +19,18 @@ ENCODER = (
     Rule("embeddings.position_embeddings.weight", "embeddings.position"),
     Rule("embeddings.token_type_embeddings.weight", "embeddings.token_type"),
     *norm("embeddings.LayerNorm", "embeddings.layer_norm"),
-    *under(LAYER, "encoder.layer.{i}.", "layers."),
+    *with_prefix(LAYER, "encoder.layer.{i}.", "layers."),
 )
 
 UNUSED = (
-    Unused("pooler.*", "the [CLS] state is taken before the pooler"),
-    Unused("embeddings.position_ids", "positions are counted, not stored"),
-    Unused("cls.*", "heads of the pre-training tasks"),
-    Unused("classifier.*", "head of a classifier of texts"),
+    UnusedTensors("pooler.*", "the [CLS] state is taken before the pooler"),
+    UnusedTensors("embeddings.position_ids", "positions are counted, not stored"),
+    UnusedTensors("cls.*", "heads of the pre-training tasks"),
+    UnusedTensors("classifier.*", "head of a classifier of texts"),
 )
 
 LAYOUT = Layout(
-    rules=under(ENCODER, "", "text_encoder."),
+    rules=with_prefix(ENCODER, "", "text_encoder."),
     unused=UNUSED,
     optional_prefix="bert.",
     renamed={"gamma": "weight", "beta": "bias"},

@@ -1,6 +1,6 @@
-"""The toolkit's audio and fusion checkpoints: Wav2Vec2-BERT, projector, fusion, classification head."""
+"""The tensors of the toolkit's audio and fusion checkpoints: Wav2Vec2-BERT, projector, fusion, classification head."""
 
-from ..rules import Layout, Rule, Unused, under
+from ..rules import Layout, Rule, UnusedTensors, with_prefix
 from . import wav2vec2_bert
 from .wav2vec2_bert import linear, norm
 
@@ -17,13 +17,13 @@ CROSS_ATTENTION_HEAD = (
 
 LAYOUT = Layout(
     rules=(
-        *under(wav2vec2_bert.ENCODER, "wav2vec2_bert.", "audio_encoder."),
+        *with_prefix(wav2vec2_bert.ENCODER, "wav2vec2_bert.", "audio_encoder."),
         Rule("layer_weights", "layer_weights"),
         *linear("projector", "projector"),
-        *under(CROSS_ATTENTION_HEAD, "mult_attn_model.heads.{i}.", "fusion.heads."),
+        *with_prefix(CROSS_ATTENTION_HEAD, "mult_attn_model.heads.{i}.", "fusion.heads."),
         *linear("mult_attn_model.proj", "fusion.proj"),
         *linear("classifier.dense", "classifier.dense"),
         *linear("classifier.out_proj", "classifier.out_proj"),
     ),
-    unused=(Unused("classifier.layernorm.*", "in the file, and not in the original's forward pass"),),
+    unused=(UnusedTensors("classifier.layernorm.*", "in the file, and not in the original's forward pass"),),
 )

@@ -1,30 +1,30 @@
-"""transformers' RobertaForSequenceClassification, and the encoder of any RobertaModel or RobertaFor... ."""
+"""The tensors of transformers' RobertaForSequenceClassification, and of the encoder of any Roberta model."""
 
-from ..rules import Layout, Unused, under
+from ..rules import Layout, UnusedTensors, with_prefix
 from .bert import ENCODER
 from .wav2vec2_bert import linear
 
 LAYOUT = Layout(
     rules=(
-        *under(ENCODER, "roberta.", "text_encoder."),
+        *with_prefix(ENCODER, "roberta.", "text_encoder."),
         *linear("classifier.dense", "classifier.dense"),
         *linear("classifier.out_proj", "classifier.out_proj"),
     ),
     unused=(
-        Unused("roberta.pooler.*", "the head reads the first token's state itself"),
-        Unused("roberta.embeddings.position_ids", "positions are counted, not stored"),
-        Unused("lm_head.*", "head of the pre-training task"),
+        UnusedTensors("roberta.pooler.*", "the head reads the first token's state itself"),
+        UnusedTensors("roberta.embeddings.position_ids", "positions are counted, not stored"),
+        UnusedTensors("lm_head.*", "head of the pre-training task"),
     ),
 )
 
-# The encoder alone, as it was pretrained or inside a model for one task.
+# The encoder alone, pretrained or inside a model for a task.
 ENCODER_LAYOUT = Layout(
-    rules=under(ENCODER, "", "text_encoder."),
+    rules=with_prefix(ENCODER, "", "text_encoder."),
     unused=(
-        Unused("pooler.*", "the first token's state is taken before the pooler"),
-        Unused("embeddings.position_ids", "positions are counted, not stored"),
-        Unused("lm_head.*", "head of the pre-training task"),
-        Unused("classifier.*", "head of a classifier of texts"),
+        UnusedTensors("pooler.*", "the first token's state is taken before the pooler"),
+        UnusedTensors("embeddings.position_ids", "positions are counted, not stored"),
+        UnusedTensors("lm_head.*", "head of the pre-training task"),
+        UnusedTensors("classifier.*", "head of a classifier of texts"),
     ),
     optional_prefix="roberta.",
 )

@@ -1,21 +1,25 @@
-"""transformers' Wav2Vec2BertModel, alone or inside a Wav2Vec2BertFor... or an emotion checkpoint."""
+"""The tensors of transformers' Wav2Vec2BertModel, alone or inside a model for a task or an emotion checkpoint."""
 
-from ..rules import CONVOLUTION, DEPTHWISE, KEEP, POINTWISE, TRANSPOSE, Layout, Rule, Unused, under
+from ..rules import CONVOLUTION, DEPTHWISE, KEEP, POINTWISE, TRANSPOSE, Layout, Rule, UnusedTensors, with_prefix
 
 
 def linear(source: str, target: str) -> tuple[Rule, ...]:
+    """Return the rules of a linear layer with a bias."""
     return (Rule(f"{source}.weight", f"{target}.kernel", TRANSPOSE), Rule(f"{source}.bias", f"{target}.bias"))
 
 
 def norm(source: str, target: str) -> tuple[Rule, ...]:
+    """Return the rules of a LayerNorm."""
     return (Rule(f"{source}.weight", f"{target}.scale"), Rule(f"{source}.bias", f"{target}.bias"))
 
 
 def convolution(source: str, target: str) -> tuple[Rule, ...]:
+    """Return the rules of a convolution with a bias."""
     return (Rule(f"{source}.weight", f"{target}.kernel", CONVOLUTION), Rule(f"{source}.bias", f"{target}.bias"))
 
 
 def feed_forward(name: str) -> tuple[Rule, ...]:
+    """Return the rules of a feed-forward network."""
     return (
         *linear(f"{name}.intermediate_dense", f"{name}.intermediate_dense"),
         *linear(f"{name}.output_dense", f"{name}.output_dense"),
@@ -59,24 +63,24 @@ ENCODER = (
     Rule("masked_spec_embed", "masked_spec_embed"),
     *norm("feature_projection.layer_norm", "feature_layer_norm"),
     *linear("feature_projection.projection", "feature_projection"),
-    *under(LAYER, "encoder.layers.{i}.", "layers."),
+    *with_prefix(LAYER, "encoder.layers.{i}.", "layers."),
     *feed_forward("intermediate_ffn"),
     *linear("adapter.proj", "adapter.proj"),
     *norm("adapter.proj_layer_norm", "adapter.proj_layer_norm"),
-    *under(ADAPTER_LAYER, "adapter.layers.{i}.", "adapter.layers."),
+    *with_prefix(ADAPTER_LAYER, "adapter.layers.{i}.", "adapter.layers."),
 )
 
-# An encoder as it was pretrained, or inside a model for one task.
+# The encoder alone, pretrained or inside a model for a task.
 LAYOUT = Layout(
     rules=(
-        *under(ENCODER, "", "audio_encoder."),
+        *with_prefix(ENCODER, "", "audio_encoder."),
         Rule("layer_weights", "layer_weights"),
         *linear("projector", "projector"),
     ),
     unused=(
-        Unused("classifier.*", "head of a classifier"),
-        Unused("mult_attn_model.*", "fusion of an emotion checkpoint"),
-        Unused("lm_head.*", "head of a transcriber (CTC)"),
+        UnusedTensors("classifier.*", "head of a classifier"),
+        UnusedTensors("mult_attn_model.*", "fusion of an emotion checkpoint"),
+        UnusedTensors("lm_head.*", "head of a transcriber (CTC)"),
     ),
     optional_prefix="wav2vec2_bert.",
 )

@@ -19,7 +19,7 @@ from ..checkpoints import load_checkpoint
 from ..config import EmotionConfig, Wav2Vec2BertConfig
 from ..corpus import Row, read_manifest, write_manifest
 from ..evaluation import BatchPlan, ResultParts, Throughput, read_ahead, score_batches
-from ..inference import FRAME_BUCKETS, EmotionPipeline, Scorer, bucket, clips_at_once, encoder_steps
+from ..inference import FRAME_BUCKETS, EmotionPipeline, Scorer, bucket, default_batch_size, encoder_steps
 from ..models import EmotionModel, parameters_of
 from ..runtime.devices import select_mesh
 from ..runtime.sharding import training_mesh
@@ -77,7 +77,7 @@ class Bulk:
         checkpoint = load_checkpoint(Wanted(settings["converted"]), self._mesh.devices.flat[0], settings["precision"])
         self._scorer = Scorer(checkpoint, self._mesh)
         self._folder = tempfile.TemporaryDirectory()
-        self._size = settings["batch"] or clips_at_once(self._scorer.config, jax.default_backend())
+        self._size = settings["batch"] or default_batch_size(self._scorer.config, jax.default_backend())
 
     def prepare(self, request: Request) -> Callable[[], np.ndarray]:
         files, texts = zip(*request["clips"], strict=True)

@@ -1,4 +1,4 @@
-"""What is installed here, and what a checkpoint folder holds."""
+"""Describe what is installed here, and what a checkpoint folder holds."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..convert import (
     CONFIG,
     GENERATION,
     TensorSource,
-    fitting_modes,
+    compatible_modes,
     is_converted,
     is_whisper,
     open_as_transformers,
@@ -21,11 +21,12 @@ from ..convert import (
     read_record,
 )
 from ..errors import InvalidInput, UnreadableInput
-from ..models import abstract_model, nested, parameter_shapes, parameters_of, table
+from ..models import abstract_model, parameter_shapes, parameters_of, table
 from ..models.kernels.pallas import SWITCH, kernels_enabled
 from ..runtime.cache_folder import cache_folder
 from ..runtime.compile_cache import kept_programs, programs_folder
 from ..runtime.devices import present_devices
+from ..runtime.parameter_tree import nest
 from ..runtime.versions import versions
 
 Report = dict[str, str | list[str]]
@@ -34,11 +35,15 @@ PACKAGES = ("speech_emotion_jax", "jax", "jaxlib", "flax", "orbax-checkpoint", "
 
 
 def describe_installation() -> Report:
-    """Versions, devices and caches."""
+    """Describe versions, devices and caches.
+
+    Returns:
+        {title: text, or a list of texts}, in the order in which they are printed.
+    """
     from huggingface_hub.constants import HF_HUB_CACHE
 
     converted = cache_folder()
-    kept = sorted(str(path.parent.relative_to(converted)) for path in converted.glob("*/*/record.json"))
+    conversions = sorted(str(path.parent.relative_to(converted)) for path in converted.glob("*/*/record.json"))
     return {
         "python": platform.python_version(),
         "versions": [f"{name} {number}" for name, number in versions(*PACKAGES).items()],
@@ -46,7 +51,7 @@ def describe_installation() -> Report:
         "kernels": "where they fit" if kernels_enabled() else f"none, as {SWITCH} is off",
         "downloads": str(HF_HUB_CACHE),
         "converted": str(converted),
-        "kept there": kept,
+        "kept there": conversions,
         "compiled": _programs(),
     }
 
@@ -55,14 +60,24 @@ def _programs() -> str:
     folder = programs_folder()
     if folder is None:
         return "not kept, as JAX_ENABLE_COMPILATION_CACHE is false"
-    kept = kept_programs(folder)
-    return f"{folder} ({len(kept)} program{'s' * (len(kept) != 1)}, {sum(kept.values()) / 1e6:.1f} MB)"
+    sizes = kept_programs(folder)
+    return f"{folder} ({len(sizes)} program{'s' * (len(sizes) != 1)}, {sum(sizes.values()) / 1e6:.1f} MB)"
 
 
 def describe_checkpoint(folder: Path, depth: int | None = None) -> Report:
-    """What a published or a converted folder is, and where it came from.
+    """Describe a published or converted folder and where it came from.
 
-    With a `depth`, a converted one's parameters as a table, too, all below so many names of a path together.
+    Args:
+        folder: The folder.
+        depth: Add a table of the parameters of a converted folder, in which all that share the first `depth` names of
+            their path are one row. None adds no table.
+
+    Returns:
+        {title: text, or a list of texts}, in the order in which they are printed.
+
+    Raises:
+        InvalidInput: A table is asked for a folder that is not converted, or a file can't be used.
+        UnreadableInput: The folder is missing or broken.
     """
     if not folder.is_dir():
         raise UnreadableInput(f"{folder} is no folder; name a published or a converted checkpoint")
@@ -72,7 +87,7 @@ def describe_checkpoint(folder: Path, depth: int | None = None) -> Report:
         return _published(folder)
     if depth is None:
         return _converted(folder)
-    tree = nested(parameters_of(abstract_model(read_record(folder).config)))
+    tree = nest(parameters_of(abstract_model(read_record(folder).config)))
     return _converted(folder) | {"table": table(tree, depth).splitlines()}
 
 
@@ -108,12 +123,12 @@ def _published(folder: Path) -> Report:
 
 
 def _emotion(settings: dict[str, Any], source: TensorSource) -> Report:
-    modes = fitting_modes(source.tensors)
-    named = " or ".join(modes) if modes else "none: no emotion checkpoint"
+    modes = compatible_modes(source.tensors)
+    description = " or ".join(modes) if modes else "none: no emotion checkpoint"
     if len(modes) > 1:
-        named += " (their tensors are the same; only its author can say which)"
+        description += " (their tensors are the same; only its author can say which)"
     return {
-        "mode": named,
+        "mode": description,
         "labels": ", ".join(_named_labels(settings.get("id2label"))) or "not named",
         "parameters": f"{sum(prod(info.shape) for info in source.tensors.values()):,}",
     }
@@ -131,7 +146,7 @@ def _whisper(folder: Path, config: WhisperConfig) -> Report:
 
 
 def _languages(folder: Path) -> str:
-    """How many languages generation_config.json names."""
+    """Return how many languages generation_config.json names."""
     settings = read_json(folder / GENERATION) if (folder / GENERATION).is_file() else {}
     if isinstance(languages := settings.get("lang_to_id"), dict):
         return str(len(languages))
@@ -143,7 +158,7 @@ def _count(config: Architecture) -> int:
 
 
 def _named_labels(table: object) -> list[str]:
-    """The labels of config.json's id2label in the order of the outputs; none where it numbers no labels."""
+    """Return the labels of config.json's id2label in the order of the outputs, or none if it does not number them."""
     try:
         return [str(table[key]) for key in sorted(table, key=int)] if isinstance(table, dict) else []
     except ValueError:

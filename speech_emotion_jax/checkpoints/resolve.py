@@ -19,7 +19,7 @@ from ..convert import (
     TEXT_ENCODER,
     ConversionKey,
     Origin,
-    Published,
+    PublishedCheckpoint,
     cached_conversion,
     check_whisper,
     is_converted,
@@ -43,7 +43,7 @@ class ResolvedCheckpoint:
         folder: The folder that holds config.json and the preprocessor.
     """
 
-    source: Path | Published
+    source: Path | PublishedCheckpoint
     folder: Path
 
     def weight_digests(self) -> dict[str, dict[str, str]]:
@@ -112,7 +112,7 @@ def resolve_whisper(request: Request) -> WhisperCheckpointInfo:
     return _whisper_info(folder if is_converted(folder) else open_whisper(Origin.local(folder)))
 
 
-def open_published(request: Request) -> Published:
+def open_published(request: Request) -> PublishedCheckpoint:
     """Open the published checkpoint of a request, of either kind. A hub id is downloaded and not converted.
 
     Raises:
@@ -122,7 +122,7 @@ def open_published(request: Request) -> Published:
     return _open_whisper(request) if names_whisper(request) else _open_emotion(request)
 
 
-def _emotion_info(source: Path | Published) -> EmotionCheckpointInfo:
+def _emotion_info(source: Path | PublishedCheckpoint) -> EmotionCheckpointInfo:
     if isinstance(source, Path):
         record = read_record(source)
         config, language, folder = record.config, record.language, source
@@ -136,7 +136,7 @@ def _emotion_info(source: Path | Published) -> EmotionCheckpointInfo:
     return EmotionCheckpointInfo(source, folder, config, language, text_folder)
 
 
-def _whisper_info(source: Path | Published) -> WhisperCheckpointInfo:
+def _whisper_info(source: Path | PublishedCheckpoint) -> WhisperCheckpointInfo:
     if isinstance(source, Path):
         config, folder = read_record(source).config, source
     else:
@@ -148,11 +148,11 @@ def _whisper_info(source: Path | Published) -> WhisperCheckpointInfo:
     return WhisperCheckpointInfo(source, folder, config)
 
 
-def _folders(published: Published) -> Mapping[str, Path]:
+def _folders(published: PublishedCheckpoint) -> Mapping[str, Path]:
     return {name: part.origin.folder for name, part in published.parts.items()}
 
 
-def _open_emotion(request: Request) -> Published:
+def _open_emotion(request: Request) -> PublishedCheckpoint:
     declared = declared_mode(request.model_id)
     if declared is None and is_whisper(read_settings(request)):
         raise _not_an_emotion_checkpoint(request.model_id)
@@ -175,7 +175,7 @@ def _open_emotion(request: Request) -> Published:
     )
 
 
-def _open_whisper(request: Request) -> Published:
+def _open_whisper(request: Request) -> PublishedCheckpoint:
     names = ("mode", "language", "text_encoder", "labels")
     if given := [f"--{name.replace('_', '-')}" for name in names if getattr(request, name) is not None]:
         raise InvalidInput(
@@ -231,7 +231,7 @@ def _check_request(info: EmotionCheckpointInfo, request: Request) -> None:
             )
 
 
-def _cached_emotion(request: Request) -> Path | Published:
+def _cached_emotion(request: Request) -> Path | PublishedCheckpoint:
     mode, language = _required_mode_and_language(request)
     text_encoder = None
     if mode in FUSION_MODES:

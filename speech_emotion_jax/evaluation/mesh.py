@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float
 
 from ..audio import SAMPLE_RATE, feature_frames
-from ..inference import FRAME_BUCKETS, Scorer, bucket, filled
+from ..inference import FRAME_BUCKETS, Scorer, bucket, padded_size, repeat_first
 from .reading import ClipBatch, ClipInput
 
 LONGEST_SHARED = 768  # frames, up to which buckets are narrow and neighbours share one
@@ -130,7 +130,7 @@ def _shape(readings: Sequence[ClipInput], scorer: Scorer, batch_size: int) -> _S
     frames = [feature_frames(len(each.clip.waveform)) for each in readings if each.clip is not None]
     tokens = [len(each.tokens.ids) for each in readings if each.tokens is not None]
     return _Shape(
-        min(batch_size, 1 << (len(readings) - 1).bit_length()),
+        padded_size(len(readings), batch_size),
         bucket(max(frames), FRAME_BUCKETS) if frames else None,
         scorer.token_bucket(max(tokens)) if tokens else None,
         _apart(readings[0])[0],
@@ -144,7 +144,9 @@ class _Running:
         self.loads = loads
         shape = loads[0].shape
         audio = spoken = None
-        rows = [row for load in filled(loads, scorer.mesh.size) for row in filled(load.readings, shape.rows)]
+        rows = [
+            row for load in repeat_first(loads, scorer.mesh.size) for row in repeat_first(load.readings, shape.rows)
+        ]
         if shape.frames is not None:
             audio = scorer.audio_vectors([row.clip for row in rows if row.clip is not None], shape.frames)
         if shape.tokens is not None:

@@ -28,7 +28,7 @@ from ..checkpoints import EmotionCheckpointInfo, Request, load_resolved, resolve
 from ..config import EmotionConfig
 from ..corpus import Manifest, read_manifest, validate
 from ..errors import InvalidInput, SpeechEmotionError
-from ..inference import Scorer, clips_at_once
+from ..inference import Scorer, default_batch_size
 from ..runtime.devices import select_mesh
 from ..runtime.hosts import share
 from ..runtime.progress import progress
@@ -129,7 +129,7 @@ def evaluate(job: EvaluateConfig) -> EvaluateResult:
         resolve_whisper(Request(job.whisper))  # Fails now if it is missing, not when the first row needs it.
     mesh = select_mesh(job.device)
     platform = mesh.devices.flat[0].platform
-    batch_size = clips_at_once(config, platform) if job.batch_size is None else job.batch_size
+    batch_size = default_batch_size(config, platform) if job.batch_size is None else job.batch_size
     record = {
         "schema": SCHEMA,
         "labels": list(config.labels),

@@ -1,10 +1,10 @@
-"""From recordings and texts to probabilities."""
+"""Predict emotions from recordings and texts."""
 
-from .batching import FRAME_BUCKETS, TOKEN_BUCKETS, bucket, filled, pad_tokens
+from .batching import FRAME_BUCKETS, TOKEN_BUCKETS, bucket, pad_tokens, padded_size, repeat_first
 from .encoder_programs import encoder_steps
 from .pipeline import EmotionPipeline, Prediction
 from .predict import close, predict_emotion
-from .scorer import Scorer, clips_at_once
+from .scorer import Scorer, default_batch_size
 from .warmup import render_warmup, warm_up
 
 __all__ = [
@@ -14,12 +14,13 @@ __all__ = [
     "Prediction",
     "Scorer",
     "bucket",
-    "clips_at_once",
     "close",
+    "default_batch_size",
     "encoder_steps",
-    "filled",
     "pad_tokens",
+    "padded_size",
     "predict_emotion",
     "render_warmup",
+    "repeat_first",
     "warm_up",
 ]

@@ -1,8 +1,10 @@
-"""An encoder as the programs that run it: one for all of it or, on a CPU, one for its input, some layers, and its end.
+"""An encoder as the programs that run it.
 
-A program that scans a stack of layers copies the weights of each on a CPU before it multiplies by them, and widens a
-stack of bfloat16 as a whole; one that names the layers one by one copies nothing, but takes long to compile. So there a
-few layers are a program, compiled once, and called with the weights of all layers in turn, where they lie.
+Most platforms run the whole encoder as one program. On a CPU there is one program for the input, one for a few layers
+at a time, and one for the output. A CPU program that scans a stack of layers copies the weights of each layer before it
+multiplies by them, and converts a stack of bfloat16 to float32 as a whole. A program that names its layers one by one
+copies nothing, but a program of all layers takes long to compile. A program of a few layers is compiled once and called
+for all layers in turn.
 """
 
 from __future__ import annotations
@@ -16,47 +18,60 @@ from flax import nnx
 
 from ..models import EmotionModel, unstack
 
-# Layers of a program on a CPU, which asks the system for its memory with each call: one layer a call takes 4 to 10 %
-# more time (1,536 frames, float32, bfloat16). The published encoders have 24 and 12.
+# Layers per program on a CPU. Each call allocates its memory anew, so that programs of one layer take 4 to 10 % more
+# time (1,536 frames, float32 and bfloat16). The published encoders have 24 and 12 layers.
 LAYERS = 4
 
 Kind = Literal["audio", "text"]
-Ending = Callable[[EmotionModel, Any], jax.Array]  # of the model and its encoder's states
+Pooling = Callable[[EmotionModel, Any], jax.Array]  # From the model and its encoder's states to the output.
 
 
 class Step(NamedTuple):
-    """A program by its name: function(parameters, x, mask), x being features, tokens, or what the step before made."""
+    """A program, `function(parameters, x, mask)`.
+
+    `x` is the features, the token ids, or the output of the step before.
+    """
 
     name: str
     function: Callable[[Any, jax.Array, jax.Array], jax.Array]
     parameters: Any
 
 
-def encoder_steps(model: EmotionModel, kind: Kind, ending: Ending, platform: str) -> list[Step]:
-    """What runs the model's encoder on that platform, and then makes of its states what `ending` does."""
+def encoder_steps(model: EmotionModel, kind: Kind, pooling: Pooling, platform: str) -> list[Step]:
+    """Build the programs that run an encoder on a platform and then apply `pooling`.
+
+    Args:
+        model: The model, or an abstract one.
+        kind: Which of its encoders.
+        pooling: Computes the output of the last step from the model and the encoder's states.
+        platform: "cpu", "gpu" or "tpu".
+
+    Returns:
+        The programs in the order in which they run.
+    """
     name = f"the {kind} encoder"
     weighted = kind == "audio" and model.layer_weights is not None
-    if platform != "cpu" or weighted:  # the weights are of the states of all layers
+    if platform != "cpu" or weighted:  # A weighted sum needs the states of all layers in one program.
 
         def whole(model: EmotionModel, x: jax.Array, mask: jax.Array) -> jax.Array:
-            return ending(model, _encoder(model, kind)(x, mask, hidden_states=weighted))
+            return pooling(model, _encoder(model, kind)(x, mask, hidden_states=weighted))
 
         return [_step(name, model, whole)]
 
-    def enter(model: EmotionModel, x: jax.Array, mask: jax.Array) -> jax.Array:
-        return _encoder(model, kind).enter(x, mask)
+    def embed(model: EmotionModel, x: jax.Array, mask: jax.Array) -> jax.Array:
+        return _encoder(model, kind).embed(x, mask)
 
-    def leave(model: EmotionModel, x: jax.Array, mask: jax.Array) -> jax.Array:
-        return ending(model, _encoder(model, kind).leave(x, mask))
+    def finalize(model: EmotionModel, x: jax.Array, mask: jax.Array) -> jax.Array:
+        return pooling(model, _encoder(model, kind).finalize(x, mask))
 
-    rest = nnx.merge(*nnx.split(model))  # the same arrays
+    rest = nnx.merge(*nnx.split(model))  # A copy of the structure that shares the arrays.
     for encoder in (rest.audio_encoder, rest.text_encoder):
         if encoder is not None:
             encoder.layers = nnx.data(None)
     return [
-        _step(f"{name}'s input", rest, enter),
-        *(_step(f"{len(some)} layers of {name}", nnx.List(some), _layers) for some in _some_layers(model, kind)),
-        _step(f"{name}'s output", rest, leave),
+        _step(f"{name}'s input", rest, embed),
+        *(_step(f"{len(layers)} layers of {name}", nnx.List(layers), _layers) for layers in _chunks(model, kind)),
+        _step(f"{name}'s output", rest, finalize),
     ]
 
 
@@ -64,7 +79,7 @@ def _encoder(model: EmotionModel, kind: Kind) -> Any:
     return model.audio_encoder if kind == "audio" else model.text_encoder
 
 
-def _some_layers(model: EmotionModel, kind: Kind) -> Iterator[Sequence[Any]]:
+def _chunks(model: EmotionModel, kind: Kind) -> Iterator[Sequence[Any]]:
     layers = list(unstack(_encoder(model, kind).layers))
     for first in range(0, len(layers), LAYERS):
         yield layers[first : first + LAYERS]
@@ -78,7 +93,7 @@ def _layers(layers: Sequence[Any], x: jax.Array, mask: jax.Array) -> jax.Array:
 
 @partial(jax.jit, static_argnums=0)
 def _layer(graph: nnx.GraphDef, parameters: Any, x: jax.Array, mask: jax.Array) -> jax.Array:
-    """As a function of its own it is traced once for all layers of a program."""
+    """Apply one layer. As a function of its own it is traced once for all layers of a program."""
     return nnx.merge(graph, parameters)(x, mask)
 
 
@@ -90,5 +105,8 @@ def _step(name: str, module: nnx.Module, function: Callable[[Any, jax.Array, jax
 def _call(
     graph: nnx.GraphDef, function: Callable[..., jax.Array], parameters: Any, x: jax.Array, mask: jax.Array
 ) -> jax.Array:
-    """The function of a module as one of its parameters. It holds the structure only."""
+    """Apply a module's function to its parameters.
+
+    The partial function that a step holds has the structure of the module and none of its arrays.
+    """
     return function(nnx.merge(graph, parameters), x, mask)

@@ -1,4 +1,4 @@
-"""From recordings and texts to probabilities: loads a checkpoint once, compiles once a bucket, predicts in batches."""
+"""Predict emotions in batches with a checkpoint that is loaded once."""
 
 from __future__ import annotations
 
@@ -18,22 +18,27 @@ from ..errors import InvalidInput, SpeechEmotionError
 from ..registry import PUBLISHED, Registry
 from ..runtime.devices import select_device, select_mesh
 from ..text import Tokens
-from .batching import FRAME_BUCKETS, TOKEN_BUCKETS, filled, plan_batches
-from .scorer import Scorer, clips_at_once
+from .batching import FRAME_BUCKETS, TOKEN_BUCKETS, plan_batches, repeat_first
+from .scorer import Scorer, default_batch_size
 
 
 class Prediction(TypedDict):
-    """What is said of one clip. Probabilities sum to 1, except those of a multi-label text checkpoint."""
+    """The prediction for one clip.
+
+    The probabilities sum to 1, except those of a multi-label text checkpoint. `truncated` is there, and true, if audio
+    past 160 s or text past 512 tokens was left out. `text` is there if the recording was transcribed: the words that
+    were used.
+    """
 
     top_label: str
     top_score: float
     scores: dict[str, float]
-    truncated: NotRequired[bool]  # there, and true, where audio past 160 s or text past 512 tokens was left out
-    text: NotRequired[str]  # there where the recording was transcribed: the words that were used
+    truncated: NotRequired[bool]
+    text: NotRequired[str]
 
 
 class _Inputs(NamedTuple):
-    """One example, read: what the mode does not use is None."""
+    """One example, decoded and tokenized. What the mode does not use is None."""
 
     clip: Clip | None
     tokens: Tokens | None
@@ -44,15 +49,24 @@ class _Inputs(NamedTuple):
 
 
 class EmotionPipeline:
-    """A loaded checkpoint that predicts.
+    """A loaded checkpoint that predicts. Threads may share it.
 
     >>> pipeline = EmotionPipeline.from_pretrained("UMUTeam/w2v-bert-emotion-es", mode="audio", language="es")
     >>> pipeline.predict([{"audio": "clip.wav"}])
     """
 
     def __init__(self, scorer: Scorer, *, batch_size: int | None = None):
+        """Wrap a scorer.
+
+        Args:
+            scorer: The loaded checkpoint.
+            batch_size: Number of clips that are computed together. None selects 8, or 1 where a CPU encodes audio.
+
+        Raises:
+            InvalidInput: The batch size is below 1.
+        """
         if batch_size is None:
-            batch_size = clips_at_once(scorer.config, scorer.mesh.devices.flat[0].platform)
+            batch_size = default_batch_size(scorer.config, scorer.mesh.devices.flat[0].platform)
         if batch_size < 1:
             raise InvalidInput(f"batch_size is {batch_size}; it must be at least 1")
         self.scorer = scorer
@@ -76,15 +90,26 @@ class EmotionPipeline:
         labels: Sequence[str] | None = None,
         registry: Registry = PUBLISHED,
     ) -> EmotionPipeline:
-        """Load a checkpoint: a hub id, a published folder, or a converted folder.
+        """Load a checkpoint.
 
-        A converted folder knows its mode and language; the others need both. `text_encoder` is the frozen encoder of
-        the fusion modes (default: the one in the folder, else the language's). `precision` is "float32", which matches
-        PyTorch, or "bfloat16", for speed. `device` is None, "cpu", "gpu", "cuda", "cuda:1", "tpu" or a jax.Device.
-        `batch_size` is how many clips are computed at once (default: 8, or one by one where a CPU hears, which is
-        faster there). `weights` chooses "safetensors" or "bin" where a folder has both; `labels` names the outputs of
-        a checkpoint with labels of its own.
-        Raises InvalidInput (a ValueError) or UnreadableInput (an OSError).
+        Args:
+            model_id: A hub id, a published folder or a converted folder.
+            mode: "text", "audio", "concat", "mean" or "multihead". None is allowed for a converted folder.
+            language: "es" or "en". None is allowed for a converted folder.
+            text_encoder: The frozen text encoder of a fusion mode. None selects the one inside the checkpoint, or else
+                the language's.
+            precision: "float32", which matches PyTorch, or "bfloat16", for speed.
+            device: None for JAX's default, "cpu", "gpu", "cuda", "cuda:1", "tpu", or a jax.Device.
+            batch_size: Number of clips that are computed together. None selects 8, or 1 where a CPU encodes audio,
+                which is faster there.
+            revision: A branch, tag or commit on the hub.
+            weights: "safetensors" or "bin" where the folder holds both.
+            labels: Names of the outputs, in order, in place of those in config.json.
+            registry: The default ids of text encoders.
+
+        Raises:
+            InvalidInput: An argument can't be used or does not fit the checkpoint. It is a ValueError.
+            UnreadableInput: A file or download is missing or broken. It is an OSError.
         """
         request = Request(
             str(model_id),
@@ -101,26 +126,30 @@ class EmotionPipeline:
         return cls(Scorer(checkpoint, mesh), batch_size=batch_size)
 
     def predict(self, examples: Iterable[Mapping[str, Any]]) -> list[Prediction]:
-        """Predict each example, a mapping with "audio" and "text" as the mode needs; what it does not need is ignored.
+        """Predict each example. The result of an example does not depend on the others.
 
-        Audio is a path, bytes, {"array": samples or (channels, samples), "sampling_rate": Hz}, or a Clip that was read
-        before. An example's result does not depend on the others. Raises InvalidInput or UnreadableInput for the first
-        example that can't be used.
+        Args:
+            examples: Mappings with "audio" and "text" as the mode needs; other keys are ignored. Audio is a path,
+                bytes, {"array": samples or (channels, samples), "sampling_rate": Hz}, or a decoded Clip.
+
+        Raises:
+            InvalidInput: An example can't be used. The message names the first one.
+            UnreadableInput: A recording is missing or broken.
         """
         self.scorer.check_open()
         predictions: list[Prediction] = []
-        # `map` and no comprehension: a warning counts frames up to the caller, and in Python 3.11 that would be one.
+        # `map` adds no stack frame, which a comprehension does in Python 3.11. Warnings count frames up to the caller.
         inputs = map(self._read, examples, count())
-        while chunk := list(islice(inputs, 8 * self.batch_size)):  # what is in memory at a time
+        while chunk := list(islice(inputs, 8 * self.batch_size)):  # Bounds the decoded audio in memory.
             predictions += self._predict(chunk)
         return predictions
 
     def close(self) -> None:
-        """Free the parameters and the compiled programs; the pipeline can't predict any more."""
+        """Free the parameters and the compiled programs. The pipeline can't predict any more."""
         self.scorer.close()
 
     def _read(self, example: object, number: int) -> _Inputs:
-        """Decode and tokenize what the mode needs of `examples[number]`; errors and warnings say which one it is."""
+        """Decode and tokenize what the mode needs of `examples[number]`. Errors and warnings name the example."""
         try:
             if not isinstance(example, Mapping):
                 raise InvalidInput(f"a {type(example).__name__} is no example; pass {{'audio': ..., 'text': ...}}")
@@ -149,14 +178,15 @@ class EmotionPipeline:
 
     def _audio_vectors(self, clips: Sequence[Clip]) -> Float[np.ndarray, "clips width"]:
         vectors: dict[int, np.ndarray] = {}
-        # A recording over 160 s brings its own statistics, so it shares no batch with shorter ones.
+        # A recording over 160 s is normalised by statistics of its whole length, which the program of shorter ones
+        # does not take. So the two kinds share no batch.
         for part in (
             [item for item, clip in enumerate(clips) if not clip.truncated],
             [item for item, clip in enumerate(clips) if clip.truncated],
         ):
             lengths = [feature_frames(len(clips[item].waveform)) for item in part]
             for batch in plan_batches(lengths, FRAME_BUCKETS, self.batch_size):
-                chosen = filled([clips[part[item]] for item in batch.items], batch.size)
+                chosen = repeat_first([clips[part[item]] for item in batch.items], batch.size)
                 encoded = np.asarray(self.scorer.audio_vectors(chosen, batch.length))
                 for item, vector in zip(batch.items, encoded, strict=False):
                     vectors[part[item]] = vector
@@ -165,7 +195,7 @@ class EmotionPipeline:
     def _text_vectors(self, tokens: Sequence[Tokens]) -> Float[np.ndarray, "texts width"]:
         vectors: dict[int, np.ndarray] = {}
         for batch in plan_batches([len(each.ids) for each in tokens], TOKEN_BUCKETS, self.batch_size):
-            chosen = filled([tokens[item] for item in batch.items], batch.size)
+            chosen = repeat_first([tokens[item] for item in batch.items], batch.size)
             encoded = np.asarray(self.scorer.text_vectors(chosen, self.scorer.token_bucket(batch.length)))
             for item, vector in zip(batch.items, encoded, strict=False):
                 vectors[item] = vector

@@ -1,4 +1,4 @@
-"""`predict_emotion`, the original toolkit's one function, with its parameters and result."""
+"""`predict_emotion`, the single function of the original toolkit, with its parameters and its result."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ import jax
 from ..audio import AudioSource, describe, read_clip
 from ..errors import InvalidInput, UnreadableInput
 from ..registry import FUSION_MODES, check_language, check_mode, read_registry
-from ..runtime.compile_cache import keep_programs
+from ..runtime.compile_cache import disable_compile_cache, keep_programs
 from ..runtime.devices import select_device
 from ..text import check_text
 from ..whisper import Transcript, TranscriptionOptions, WhisperPipeline, cached_transcripts
+from .model_store import ModelStore
 from .pipeline import EmotionPipeline, Prediction
 
-# At most one of each: a second model would hold another 2.3 GB.
-_loaded: dict[tuple[Any, ...], EmotionPipeline] = {}
-_transcribers: dict[tuple[Any, ...], WhisperPipeline] = {}
+_emotion_models: ModelStore[EmotionPipeline] = ModelStore()
+_transcribers: ModelStore[WhisperPipeline] = ModelStore()
 
 
 def predict_emotion(
@@ -41,21 +41,42 @@ def predict_emotion(
     labels: Sequence[str] | None = None,
     transcripts: str | PathLike[str] | None = None,
 ) -> Prediction:
-    """Emotion of one recording, one text, or both.
+    """Predict the emotion of one recording, one text, or both.
 
-    Compiled programs are kept for the next process, see `programs`, as nobody else's settings for JAX are there.
+    The positional parameters, their defaults and the result are those of `speech_emotion.predict_emotion`. An argument
+    that the mode does not use is ignored.
 
-    The positional parameters, their defaults and the result are those of `speech_emotion.predict_emotion`; what a mode
-    does not use is accepted and ignored. `audio_path` may also be bytes or {"array": ..., "sampling_rate": ...}. The
-    model stays loaded until another is asked for or `close` is called.
+    May be called from several threads. The models stay loaded for the next call: at most SPEECH_EMOTION_JAX_MODELS
+    (default 1) emotion models and as many transcribers. A call that needs another model waits until a loaded one is no
+    longer in use and takes its place. `close` frees them.
 
-    Where a mode needs text and there is none, the recording is transcribed, greedily, by `whisper_id` (default: the
-    model file's, else openai/whisper-large-v3-turbo); `transcripts` is a folder in which transcripts are kept by the
-    recording's content.
+    Enables JAX's persistent compilation cache, unless the user has configured it; `close` restores the settings.
 
-    Returns {"top_label": str, "top_score": float, "scores": {label: probability}}, "truncated": True where audio past
-    160 s or text past 512 tokens was left out, and "text" where the recording was transcribed. Raises InvalidInput (a
-    ValueError) or UnreadableInput (an OSError).
+    Args:
+        audio_path: A path, bytes, or {"array": samples, "sampling_rate": Hz}.
+        text: The words that were said. If the mode needs them and they are None, the recording is transcribed.
+        model_id: A hub id, a published folder or a converted folder. None selects the published checkpoint of the
+            mode and language.
+        mode: "text", "audio", "concat", "mean" or "multihead".
+        language: "es" or "en".
+        device: None for JAX's default, "cpu", "gpu", "cuda", "cuda:1", "tpu", or a jax.Device.
+        model_config_path: A model.json of the toolkit, which names the checkpoints.
+        text_encoder_id: The frozen text encoder of a fusion mode. None selects the one inside the checkpoint, or else
+            the language's.
+        whisper_id: The transcriber. None selects the one in the model file, or else openai/whisper-large-v3-turbo.
+        revision: A branch, tag or commit of the checkpoint on the hub.
+        precision: "float32", which matches PyTorch, or "bfloat16", for speed.
+        weights: "safetensors" or "bin" where the folder holds both.
+        labels: Names of the outputs, in order, in place of those in config.json.
+        transcripts: A folder in which transcripts are stored under the content of their recordings.
+
+    Returns:
+        {"top_label": str, "top_score": float, "scores": {label: probability}}. "truncated" is True if audio past 160 s
+        or text past 512 tokens was left out. "text" is the transcript if the recording was transcribed.
+
+    Raises:
+        InvalidInput: An argument can't be used. It is a ValueError.
+        UnreadableInput: A file or download is missing or broken. It is an OSError.
     """
     keep_programs()
     mode, language = check_mode(mode), check_language(language)
@@ -71,23 +92,34 @@ def predict_emotion(
         "weights": weights,
         "labels": None if labels is None else tuple(labels),
     }
-    heard = audio_path if mode != "audio" and text is None else None
-    example = _read(mode, audio_path, text)  # before gigabytes are loaded in vain
-    if heard is not None:
+    untranscribed = audio_path if mode != "audio" and text is None else None
+    example = _read_example(mode, audio_path, text)  # Bad input is refused before gigabytes are loaded.
+    if untranscribed is not None:
         transcriber = whisper_id or registry.whisper_id(language)
-        example["text"] = _transcribed(heard, language, transcriber, precision, settings["device"], transcripts)
-    key = (*settings.values(), str(registry))
-    if key not in _loaded:
-        _drop(_loaded)
-        _loaded[key] = EmotionPipeline.from_pretrained(**settings, registry=registry, batch_size=1)
-    prediction = _loaded[key].predict([example])[0]
-    if heard is not None:
+        example["text"] = _transcribe(untranscribed, language, transcriber, precision, settings["device"], transcripts)
+
+    def load() -> EmotionPipeline:
+        return EmotionPipeline.from_pretrained(**settings, registry=registry, batch_size=1)
+
+    with _emotion_models.borrow((*settings.values(), str(registry)), load) as pipeline:
+        [prediction] = pipeline.predict([example])
+    if untranscribed is not None:
         prediction["text"] = example["text"]
     return prediction
 
 
-def _read(mode: str, audio: AudioSource | None, text: str | None) -> dict[str, Any]:
-    """What the mode uses and the caller gave, the recording decoded. Raises InvalidInput or UnreadableInput."""
+def close() -> None:
+    """Free the models that `predict_emotion` keeps loaded, and restore JAX's settings of its compilation cache.
+
+    Models that other threads use are freed when these are done.
+    """
+    _emotion_models.clear()
+    _transcribers.clear()
+    disable_compile_cache()
+
+
+def _read_example(mode: str, audio: AudioSource | None, text: str | None) -> dict[str, Any]:
+    """Return what the mode uses of the arguments, the recording decoded."""
     example: dict[str, Any] = {}
     if mode != "audio" and text is not None:
         example["text"] = check_text(text)
@@ -102,7 +134,7 @@ def _read(mode: str, audio: AudioSource | None, text: str | None) -> dict[str, A
     return example
 
 
-def _transcribed(
+def _transcribe(
     audio: AudioSource,
     language: str,
     whisper_id: str,
@@ -110,41 +142,31 @@ def _transcribed(
     device: jax.Device,
     transcripts: str | PathLike[str] | None,
 ) -> str:
-    """What is said in a recording. Raises InvalidInput where that is nothing."""
+    """Return what is said in a recording. Raise InvalidInput if nothing is."""
     options = TranscriptionOptions(language=language, batch_size=4)
 
-    def make() -> Transcript:
-        key = (whisper_id, precision, device)
-        if key not in _transcribers:
-            _drop(_transcribers)
-            try:
-                _transcribers[key] = WhisperPipeline.from_pretrained(whisper_id, precision=precision, device=device)
-            except UnreadableInput as error:
-                raise UnreadableInput(
-                    f"no text was given, and the transcriber is missing: {error}; pass text (--text), or another "
-                    "transcriber (--whisper-model)"
-                ) from error
-        return _transcribers[key].transcribe([audio], options)[0]
+    def load() -> WhisperPipeline:
+        try:
+            return WhisperPipeline.from_pretrained(whisper_id, precision=precision, device=device)
+        except UnreadableInput as error:
+            raise UnreadableInput(
+                f"no text was given, and the transcriber is missing: {error}; pass text (--text), or another "
+                "transcriber (--whisper-model)"
+            ) from error
+
+    def transcribe() -> Transcript:
+        with _transcribers.borrow((whisper_id, precision, device), load) as pipeline:
+            [transcript] = pipeline.transcribe([audio], options)
+        return transcript
 
     if transcripts is None:
-        transcript = make()
+        transcript = transcribe()
     else:
         settings = {"whisper": whisper_id, "precision": precision, **asdict(options)}
-        transcript = cached_transcripts(Path(transcripts), audio, settings, make)
+        transcript = cached_transcripts(Path(transcripts), audio, settings, transcribe)
     if not transcript["text"]:
         raise InvalidInput(
             f"nothing that is said in {describe(audio)} could be transcribed (no-speech probability "
             f"{transcript['no_speech_probability']:.2f}); pass text (--text), or use mode audio"
         )
     return transcript["text"]
-
-
-def close() -> None:
-    """Free the models that `predict_emotion` keeps loaded."""
-    _drop(_loaded)
-    _drop(_transcribers)
-
-
-def _drop(models: dict[tuple[Any, ...], Any]) -> None:
-    while models:
-        models.popitem()[1].close()

@@ -1,7 +1,7 @@
-"""Compiles ahead what predictions need, from shapes alone: the processes that come find it on the disk.
+"""Compile in advance, from shapes alone, what predictions need. Later processes find the programs on disk.
 
-The weights of the emotion model are neither loaded nor multiplied. A program fits one kind of device, and one number
-of them.
+The weights of the emotion model are neither loaded nor multiplied. A compiled program fits one kind of device and one
+number of devices.
 """
 
 from __future__ import annotations
@@ -24,21 +24,29 @@ from ..runtime.compile_cache import keep_programs, kept_programs, programs_folde
 from ..runtime.devices import select_device, select_mesh
 from ..runtime.progress import progress
 from ..whisper import TranscriptionOptions, WhisperPipeline
-from .batching import FRAME_BUCKETS, TOKEN_BUCKETS, bucket
+from .batching import FRAME_BUCKETS, TOKEN_BUCKETS, bucket, padded_sizes
 from .scorer import Scorer
 
 Compile = Callable[[], object]
 
-TRANSCRIBED_AT_ONCE = 4  # windows of 30 s, by `predict_emotion`
+TRANSCRIBED_AT_ONCE = 4  # Windows of 30 s that `predict_emotion` transcribes together.
 
 
-class Warmed(NamedTuple):
-    """What was done: how many programs are kept now, how many of them are new, for clips of which length, and where."""
+class WarmupResult(NamedTuple):
+    """What a warm-up did.
+
+    Attributes:
+        programs: Number of programs in the cache now.
+        compiled: Number of programs that were added.
+        seconds: Time taken.
+        longest: Length in seconds of the longest clip that the programs take; None if the mode has no audio.
+        folder: Where the programs are.
+    """
 
     programs: int
     compiled: int
     seconds: float
-    longest: float | None  # seconds of the clips that these programs take; None: no sound
+    longest: float | None
     folder: str
 
 
@@ -50,13 +58,21 @@ def warm_up(
     precision: str = "float32",
     device: object = None,
     whisper: str | None = None,
-) -> Warmed:
-    """Compile what predicts clips of up to so many seconds and texts of any length, up to `batch_size` at a time.
+) -> WarmupResult:
+    """Compile what is needed to predict clips of up to a length and texts of any length.
 
-    With `whisper`, a hub id or a folder, also what transcribes clips without text: it is loaded, and hears silence.
+    Args:
+        request: The checkpoint.
+        seconds: Length of the longest clip.
+        batch_size: The largest number of clips that are computed together.
+        precision: "float32" or "bfloat16".
+        device: As in `select_mesh`. On several devices everything is compiled for one of them, which predicts, and for
+            all of them, which evaluate with `batch_size` clips each.
+        whisper: A hub id or folder of a transcriber. It is loaded and run on silence.
 
-    `device` is as in `select_mesh`: on several devices it is compiled for one, which predicts, and for all of them,
-    which evaluate with `batch_size` clips each. Raises InvalidInput or UnreadableInput.
+    Raises:
+        InvalidInput: An argument can't be used, or the cache is turned off.
+        UnreadableInput: A file or download is missing or broken.
     """
     if batch_size < 1:
         raise InvalidInput(f"the batch size is {batch_size}; it must be at least 1")
@@ -84,25 +100,25 @@ def warm_up(
             raise
     if whisper is not None:
         for place in [select_device(device), device][: len(meshes)]:
-            _hear_silence(WhisperPipeline.from_pretrained(whisper, precision=precision, device=place), batch_size)
+            _transcribe_silence(WhisperPipeline.from_pretrained(whisper, precision=precision, device=place), batch_size)
     longest = None if scorers[0].config.audio is None else min(seconds, MAX_SECONDS)
-    kept = kept_programs(folder)
-    taken = time.perf_counter() - started
-    compiled = len(kept.keys() - before.keys())
-    return Warmed(len(kept), compiled, taken, longest, folder)
+    after = kept_programs(folder)
+    elapsed = time.perf_counter() - started
+    compiled = len(after.keys() - before.keys())
+    return WarmupResult(len(after), compiled, elapsed, longest, folder)
 
 
-def render_warmup(warmed: Warmed) -> str:
-    """One line for the terminal."""
-    clips = "" if warmed.longest is None else f", for clips of up to {warmed.longest:.4g} s"
-    clips += ", where longer ones are cut" * (warmed.longest == MAX_SECONDS)
-    compiled, kept = (f"{count} program{'s' * (count != 1)}" for count in (warmed.compiled, warmed.programs))
-    return f"compiled {compiled} in {warmed.seconds:.0f} s{clips}; {kept} in {warmed.folder}"
+def render_warmup(result: WarmupResult) -> str:
+    """Format the result as one line for the terminal."""
+    clips = "" if result.longest is None else f", for clips of up to {result.longest:.4g} s"
+    clips += ", where longer ones are cut" * (result.longest == MAX_SECONDS)
+    compiled, total = (f"{count} program{'s' * (count != 1)}" for count in (result.compiled, result.programs))
+    return f"compiled {compiled} in {result.seconds:.0f} s{clips}; {total} in {result.folder}"
 
 
 def _steps(scorer: Scorer, seconds: float, batch_size: int) -> Iterator[Compile]:
-    """What is to be compiled, the largest shapes first: they take the longest."""
-    rows = [scorer.mesh.size * each for each in _sizes(batch_size)]
+    """Yield what compiles each program, the largest shapes first, which take longest."""
+    rows = [scorer.mesh.size * each for each in padded_sizes(batch_size)]
     samples = round(seconds * SAMPLE_RATE)
     if scorer.config.audio is not None:
         longest = bucket(max(1, feature_frames(samples)), FRAME_BUCKETS)
@@ -118,17 +134,12 @@ def _steps(scorer: Scorer, seconds: float, batch_size: int) -> Iterator[Compile]
     yield from (partial(scorer.compile_head, count) for count in rows)
 
 
-def _hear_silence(pipeline: WhisperPipeline, batch_size: int) -> None:
-    """As `predict` and `evaluate` transcribe: greedily, in a language that is known."""
+def _transcribe_silence(pipeline: WhisperPipeline, batch_size: int) -> None:
+    """Transcribe silence as `predict` and `evaluate` transcribe: greedily, in a given language."""
     silence = {"array": np.zeros(SAMPLE_RATE, np.float32), "sampling_rate": SAMPLE_RATE}
-    sizes = _sizes(max(batch_size, TRANSCRIBED_AT_ONCE))
+    sizes = padded_sizes(max(batch_size, TRANSCRIBED_AT_ONCE))
     with progress("Compiling the transcriber", len(sizes)) as advance:
         for size in sizes:
             pipeline.transcribe([silence] * size, TranscriptionOptions(language="es", batch_size=size))
             advance(1)
     pipeline.close()
-
-
-def _sizes(batch_size: int) -> list[int]:
-    """How many clips get together: powers of two below the most, and the most."""
-    return [*(1 << power for power in range((batch_size - 1).bit_length())), batch_size]

@@ -1,19 +1,10 @@
-"""The networks as Flax NNX modules, their attention kernels and their parameters as plain trees."""
+"""The networks as Flax NNX modules, and their parameters by path."""
 
 from .emotion import EmotionModel
 from .flops import audio_encoder_flops, text_encoder_flops
 from .kernels.pallas import SWITCH, kernels_enabled
 from .layers import Learning, scan_layers, split_key, unstack
-from .parameters import (
-    Parameters,
-    abstract_model,
-    flat,
-    nested,
-    parameter_shapes,
-    parameters_of,
-    table,
-    with_parameters,
-)
+from .parameters import abstract_model, fill_parameters, parameter_shapes, parameters_of, table, with_parameters
 from .wav2vec2_bert import SelfAttention
 from .whisper import Cache, CrossKV, Whisper
 
@@ -23,14 +14,12 @@ __all__ = [
     "CrossKV",
     "EmotionModel",
     "Learning",
-    "Parameters",
     "SelfAttention",
     "Whisper",
     "abstract_model",
     "audio_encoder_flops",
-    "flat",
+    "fill_parameters",
     "kernels_enabled",
-    "nested",
     "parameter_shapes",
     "parameters_of",
     "scan_layers",

@@ -1,6 +1,6 @@
 """BERT and RoBERTa encoders (Devlin et al. 2019, Liu et al. 2019): equal post-norm layers, stacked and scanned.
 
-The two differ in their position numbers only; `BertConfig.position_offset` carries the difference.
+The two differ only in the position of the first token, which is `BertConfig.position_offset`.
 """
 
 from __future__ import annotations
@@ -18,16 +18,22 @@ from .layers import ACTIVATIONS, Learning, Linear, dropout, layer_norm, scan_lay
 
 
 class TextStates(NamedTuple):
-    """`last` (batch, tokens, width) float32; `hidden_states` (layers + 1, batch, tokens, width) where asked for."""
+    """What the encoder returns.
+
+    Attributes:
+        last: Output of the last layer, float32.
+        hidden_states: The embeddings and each layer's output, layers + 1 states, where requested; else None.
+    """
 
     last: Float[Array, "batch tokens width"]
     hidden_states: Float[Array, "states batch tokens width"] | None
 
 
 class Embeddings(nnx.Module):
-    """Word + position + token type (always type 0), then LayerNorm."""
+    """Word, position and token-type embeddings, added and normalised. The token type is always 0."""
 
     def __init__(self, config: BertConfig, *, rngs: nnx.Rngs):
+        """Initialize the three tables at random."""
         self.offset = config.position_offset
 
         def table(rows: int) -> nnx.Param:
@@ -39,16 +45,19 @@ class Embeddings(nnx.Module):
         self.layer_norm = layer_norm(config.hidden_size, config.layer_norm_eps, rngs=rngs)
 
     def __call__(self, ids: Int[Array, "batch tokens"]) -> Float[Array, "batch tokens width"]:
+        """Embed token ids."""
         tokens = ids.shape[1]
-        # Padding follows the text, so real tokens count up from the offset; what padding gets is never attended to.
+        # Padding follows the text, so real tokens have consecutive positions from the offset on. Padding tokens get
+        # positions too, which has no effect because they are never attended to.
         positions = self.position[...][self.offset : self.offset + tokens]
         return self.layer_norm(self.word[...][ids] + (positions + self.token_type[...][:1])[None])
 
 
 class BertLayer(nnx.Module):
-    """LayerNorm(x + attention), then LayerNorm(x + FFN)."""
+    """Self-attention and a feed-forward network, each added to its input and normalised afterwards."""
 
     def __init__(self, config: BertConfig, *, rngs: nnx.Rngs):
+        """Initialize the layer at random."""
         width, epsilon = config.hidden_size, config.layer_norm_eps
         self.heads, self.activation = config.num_attention_heads, config.hidden_act
         self.drop, self.drop_weights = config.hidden_dropout_prob, config.attention_probs_dropout_prob
@@ -67,6 +76,13 @@ class BertLayer(nnx.Module):
         mask: Bool[Array, "batch tokens"],
         key: Key[Array, ""] | None = None,
     ) -> Float[Array, "batch tokens width"]:
+        """Apply the layer.
+
+        Args:
+            x: Output of the layer below.
+            mask: True at real tokens.
+            key: Draws dropout. None turns dropout off.
+        """
         weights_key, attention_key, inner_key = split_key(key, 3)
 
         def split(y: jax.Array) -> jax.Array:
@@ -89,9 +105,10 @@ class BertLayer(nnx.Module):
 
 
 class Bert(nnx.Module):
-    """The encoder: token ids and their mask in, hidden states out."""
+    """The encoder: from token ids and their mask to hidden states."""
 
     def __init__(self, config: BertConfig, *, rngs: nnx.Rngs):
+        """Initialize the encoder at random."""
         self.drop = config.hidden_dropout_prob
         self.embeddings = Embeddings(config, rngs=rngs)
         self.layers: Any = stacked(lambda rngs: BertLayer(config, rngs=rngs), config.num_hidden_layers, rngs=rngs)
@@ -104,31 +121,36 @@ class Bert(nnx.Module):
         hidden_states: bool = False,
         learning: Learning | None = None,
     ) -> TextStates:
-        """Encode padded token ids; `mask` is true at real tokens, which stand before the padding.
+        """Encode padded token ids.
 
-        At most `BertConfig.max_tokens` tokens: there are no positions for more. `learning` is what differs in training.
+        Args:
+            ids: Token ids. There may be at most `BertConfig.max_tokens` per text, because there are no further
+                positions.
+            mask: True at real tokens, which come before the padding.
+            hidden_states: Whether to return the embeddings and the output of each layer.
+            learning: What differs in training. None runs the encoder as in inference.
         """
         entry_key, layers_key = split_key(None if learning is None else learning.key, 2)
         last, states = scan_layers(
             self.layers,
             lambda layer, x, key: layer(x, mask, key),
-            self.enter(ids, mask, entry_key),
+            self.embed(ids, mask, entry_key),
             hidden_states=hidden_states,
             learning=None if learning is None else learning._replace(key=layers_key),
         )
-        return self.leave(last, mask, states)
+        return self.finalize(last, mask, states)
 
-    def enter(
+    def embed(
         self, ids: Int[Array, "batch tokens"], mask: Bool[Array, "batch tokens"], key: Key[Array, ""] | None = None
     ) -> Float[Array, "batch tokens width"]:
-        """What the first layer is given: the embeddings. `key` is that of training."""
+        """Compute the input of the first layer. `key` draws dropout in training."""
         return dropout(self.embeddings(ids), self.drop, key)
 
-    def leave(
+    def finalize(
         self,
         x: Float[Array, "batch tokens width"],
         mask: Bool[Array, "batch tokens"],
         states: Float[Array, "states batch tokens width"] | None = None,
     ) -> TextStates:
-        """What comes after the layers: nothing."""
+        """Turn the output of the last layer into `TextStates`. BERT computes nothing after its layers."""
         return TextStates(x, states)

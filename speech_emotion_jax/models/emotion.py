@@ -15,9 +15,10 @@ from .wav2vec2_bert import AudioStates, Wav2Vec2Bert
 
 
 class EmotionModel(nnx.Module):
-    """One class for the five modes; `config.mode` says which encoders there are and how they are fused."""
+    """The model of all five modes. `config.mode` determines which encoders it has and how their vectors are fused."""
 
     def __init__(self, config: EmotionConfig, *, rngs: nnx.Rngs):
+        """Initialize the model at random."""
         self.config = config
         self.audio_encoder = nnx.data(None)
         self.projector = nnx.data(None)
@@ -44,7 +45,16 @@ class EmotionModel(nnx.Module):
         mask: Bool[Array, "batch frames"],
         learning: Learning | None = None,
     ) -> Float[Array, "batch width"]:
-        """One vector a clip: the projection of the encoder's states, averaged over the unmasked frames."""
+        """Compute one vector per clip: the projected encoder states, averaged over the unmasked frames.
+
+        Args:
+            features: Stacked filter banks, one frame every 20 ms, padded to one length.
+            mask: True at real frames.
+            learning: What differs in training. None runs the encoder as in inference.
+
+        Raises:
+            TypeError: The mode has no audio encoder.
+        """
         if self.audio_encoder is None:
             raise TypeError(f"a model of mode {self.config.mode!r} has no audio encoder")
         return self.pool(
@@ -52,7 +62,13 @@ class EmotionModel(nnx.Module):
         )
 
     def pool(self, states: AudioStates) -> Float[Array, "batch width"]:
-        """One vector a clip from what the audio encoder returned; with layer weights, from all its hidden states."""
+        """Compute one vector per clip from the audio encoder's states.
+
+        With `layer_weights` the states are the weighted sum of all hidden states, else those of the last layer.
+
+        Raises:
+            TypeError: The mode has no audio encoder.
+        """
         if self.projector is None:
             raise TypeError(f"a model of mode {self.config.mode!r} has no audio encoder")
         x = states.last
@@ -68,7 +84,16 @@ class EmotionModel(nnx.Module):
         mask: Bool[Array, "batch tokens"],
         learning: Learning | None = None,
     ) -> Float[Array, "batch width"]:
-        """One vector a text: the last layer's state of the first token."""
+        """Compute one vector per text: the last layer's state of the first token ([CLS] or <s>).
+
+        Args:
+            ids: Token ids, padded to one length.
+            mask: True at real tokens.
+            learning: What differs in training. None runs the encoder as in inference.
+
+        Raises:
+            TypeError: The mode has no text encoder.
+        """
         if self.text_encoder is None:
             raise TypeError(f"a model of mode {self.config.mode!r} has no text encoder")
         return self.text_encoder(ids, mask, learning=learning).last[:, 0]
@@ -81,14 +106,22 @@ class EmotionModel(nnx.Module):
         across_batch: bool = False,
         key: Key[Array, ""] | None = None,
     ) -> Float[Array, "batch head_width"]:
-        """The vector that is classified: the one modality of mode text or audio, else both as the mode has it.
+        """Compute the vector that is classified: the single modality of modes text and audio, else both, fused.
 
-        `across_batch`, of mode multihead, is explained in `fusion.CrossAttentionHead`. `key` draws its dropout.
+        Args:
+            audio: Pooled audio vectors; None in mode text.
+            text: Pooled text vectors; None in mode audio.
+            across_batch: Let the clips of a batch attend to each other in mode multihead; see
+                `fusion.CrossAttentionHead`.
+            key: Draws the dropout of mode multihead. None turns it off.
+
+        Raises:
+            TypeError: A vector that the mode needs is missing, or one is given that it does not use.
         """
-        wants_audio, wants_text = self.audio_encoder is not None, self.text_encoder is not None
-        if (audio is not None, text is not None) != (wants_audio, wants_text):
-            wanted = [name for name, wants in (("audio", wants_audio), ("text", wants_text)) if wants]
-            raise TypeError(f"a model of mode {self.config.mode!r} takes {' and '.join(wanted)}, no more and no less")
+        needs_audio, needs_text = self.config.audio is not None, self.config.text is not None
+        if (audio is not None, text is not None) != (needs_audio, needs_text):
+            needed = [name for name, needs in (("audio", needs_audio), ("text", needs_text)) if needs]
+            raise TypeError(f"a model of mode {self.config.mode!r} takes {' and '.join(needed)}, no more and no less")
         if audio is None or text is None:
             (vector,) = (each for each in (audio, text) if each is not None)
             return vector
@@ -104,7 +137,11 @@ class EmotionModel(nnx.Module):
         across_batch: bool = False,
         key: Key[Array, ""] | None = None,
     ) -> Float[Array, "batch labels"]:
-        """Logits from the vectors of the modalities that the mode uses; the other is None. `key` draws dropout."""
+        """Compute logits from pooled vectors. For the arguments see `fuse`; `key` also draws the head's dropout.
+
+        Raises:
+            TypeError: A vector that the mode needs is missing, or one is given that it does not use.
+        """
         fusion_key, head_key = split_key(key, 2)
         return self.classifier(self.fuse(audio, text, across_batch=across_batch, key=fusion_key), head_key)
 
@@ -115,11 +152,18 @@ class EmotionModel(nnx.Module):
         ids: Int[Array, "batch tokens"] | None = None,
         token_mask: Bool[Array, "batch tokens"] | None = None,
     ) -> Float[Array, "batch labels"]:
-        """Logits of a batch. Features and ids are padded; the masks are true at what is real."""
+        """Compute the logits of a batch.
+
+        Args:
+            features: Stacked filter banks, padded; None in mode text.
+            frame_mask: True at real frames; None in mode text.
+            ids: Token ids, padded; None in mode audio.
+            token_mask: True at real tokens; None in mode audio.
+        """
         audio = None if features is None or frame_mask is None else self.encode_audio(features, frame_mask)
         text = None if ids is None or token_mask is None else self.encode_text(ids, token_mask)
         return self.classify(audio, text)
 
     def probabilities(self, logits: Float[Array, "batch labels"]) -> Float[Array, "batch labels"]:
-        """Softmax over the labels, or each label's sigmoid where the checkpoint was trained for several at once."""
+        """Turn logits into probabilities: a softmax over the labels, or a sigmoid each in a multi-label checkpoint."""
         return jax.nn.sigmoid(logits) if self.config.multi_label else jax.nn.softmax(logits, axis=-1)

@@ -1,7 +1,7 @@
-"""How many floating-point operations the models' matrix products take: a multiplication and an addition count as two.
+"""Floating-point operations of the models' matrix products, where a multiplication and an addition count as two.
 
-What is counted is the model's own, for the frames and tokens that there are: no padding, no recomputation. The
-depthwise convolution, norms and activations are no matrix products and are left out; they are under 0.2 % of the sum.
+The counts are those of the model itself, for the real frames and tokens: they include neither padding nor
+recomputation. The depthwise convolution, norms and activations are left out, which are under 0.2 % of the total.
 """
 
 from __future__ import annotations
@@ -10,9 +10,14 @@ from ..config import BertConfig, Wav2Vec2BertConfig
 
 
 def audio_encoder_flops(config: Wav2Vec2BertConfig, frames: int) -> float:
-    """Of one clip of that many frames of 20 ms, through the encoder without an adapter."""
+    """Count the operations of one clip in the audio encoder without an adapter.
+
+    Args:
+        config: The architecture.
+        frames: Length of the clip in frames of 20 ms.
+    """
     width, inner = config.hidden_size, config.intermediate_size
-    feed_forward = 2 * 2 * width * inner  # two of two matrices
+    feed_forward = 2 * 2 * width * inner  # two networks of two matrices each
     attention = 4 * width**2 + config.positions * width + 2 * frames * width  # q, k, v, out; positions; scores, values
     convolution = 3 * width**2
     layer = feed_forward + attention + convolution
@@ -20,7 +25,12 @@ def audio_encoder_flops(config: Wav2Vec2BertConfig, frames: int) -> float:
 
 
 def text_encoder_flops(config: BertConfig, tokens: int) -> float:
-    """Of one text of that many tokens."""
+    """Count the operations of one text in the text encoder.
+
+    Args:
+        config: The architecture.
+        tokens: Length of the text in tokens.
+    """
     width = config.hidden_size
     layer = 4 * width**2 + 2 * width * config.intermediate_size + 2 * tokens * width
     return 2.0 * tokens * config.num_hidden_layers * layer

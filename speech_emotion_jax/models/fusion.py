@@ -11,31 +11,33 @@ from jaxtyping import Array, Float, Key
 
 from .layers import Linear, contract, dropout, layer_norm, split_key, stacked
 
-MULTIHEAD_DROPOUT = 0.3  # of the original's attention weights, and of what Multihead gives
+MULTIHEAD_DROPOUT = 0.3  # The original drops this fraction of the attention weights and of the output of `Multihead`.
 
 
 def concat(
     audio: Float[Array, "batch audio_width"], text: Float[Array, "batch text_width"]
 ) -> Float[Array, "batch audio_width+text_width"]:
-    """[audio, text]"""
+    """Concatenate the two vectors, audio first."""
     return jnp.concatenate([audio, text], axis=-1)
 
 
 def mean(audio: Float[Array, "batch width"], text: Float[Array, "batch width"]) -> Float[Array, "batch width"]:
-    """(audio + text) / 2"""
+    """Average the two vectors."""
     return (audio + text) / 2
 
 
 class CrossAttentionHead(nnx.Module):
     """One head: text attends to audio and, with weights of its own, audio to text.
 
-    Each modality is one vector a clip, so a clip has one key, the softmax over it is 1, and attention returns its
-    value; the queries and keys then have no influence. With `across_batch` the clips of the batch are each other's
-    keys, which is what the original's rank-2 tensors do: it couples a clip's result to its neighbours, and is here to
-    study how published scores came about.
+    Each modality is one vector per clip. A clip therefore has one key, the softmax over it is 1, and attention returns
+    the
+    value: queries and keys have no influence. With `across_batch` the clips of a batch are keys for each other, as the
+    original's rank-2 tensors have it. That makes a clip's result depend on the other clips of its batch, and serves
+    only to study how the published scores were computed.
     """
 
     def __init__(self, width: int, *, rngs: nnx.Rngs):
+        """Initialize the head at random."""
         self.query = Linear(width, width, rngs=rngs)
         self.key = Linear(width, width, rngs=rngs)
         self.value = Linear(width, width, rngs=rngs)
@@ -53,6 +55,7 @@ class CrossAttentionHead(nnx.Module):
         across_batch: bool = False,
         key: Key[Array, ""] | None = None,
     ) -> Float[Array, "batch width"]:
+        """Fuse the vectors of each clip. For the arguments see `EmotionModel.fuse`."""
         value, value_reverse = self.value(audio), self.value_reverse(text)
         forward_key, reverse_key = split_key(key, 2)
         if across_batch:
@@ -63,7 +66,7 @@ class CrossAttentionHead(nnx.Module):
                 "qk,kd->qd", dropout(weights_reverse, MULTIHEAD_DROPOUT, reverse_key), value_reverse
             )
         else:
-            weight = jnp.ones((value.shape[0], 1), jnp.float32)  # softmax over the one key
+            weight = jnp.ones((value.shape[0], 1), jnp.float32)  # The softmax over a single key is 1.
             attended = dropout(weight, MULTIHEAD_DROPOUT, forward_key) * value
             attended_reverse = dropout(weight, MULTIHEAD_DROPOUT, reverse_key) * value_reverse
         return self.output(jnp.concatenate([attended + value, attended_reverse + value_reverse], axis=-1))
@@ -77,6 +80,7 @@ class Multihead(nnx.Module):
     """Cross-attention heads side by side, concatenated and projected back to one width."""
 
     def __init__(self, heads: int, width: int, *, rngs: nnx.Rngs):
+        """Initialize the heads at random."""
         self.heads = stacked(lambda rngs: CrossAttentionHead(width, rngs=rngs), heads, rngs=rngs)
         self.proj = Linear(heads * width, width, rngs=rngs)
 
@@ -88,7 +92,7 @@ class Multihead(nnx.Module):
         across_batch: bool = False,
         key: Key[Array, ""] | None = None,
     ) -> Float[Array, "batch width"]:
-        """Fuse the vectors of each clip; `across_batch` is explained in `CrossAttentionHead`. `key` draws dropout."""
+        """Fuse the vectors of each clip. For the arguments see `EmotionModel.fuse`."""
         graph, parameters = nnx.split(self.heads)
         proj_key, heads_key = split_key(key, 2)
         keys = None if heads_key is None else jax.random.split(heads_key, len(jax.tree.leaves(parameters)[0]))
@@ -101,9 +105,10 @@ class Multihead(nnx.Module):
 
 
 class ClassificationHead(nnx.Module):
-    """dense, tanh, out_proj: one logit a label. While learning, dropout of the rate `drop` before each layer."""
+    """A linear layer, tanh, and a linear layer to one logit per label."""
 
     def __init__(self, width: int, labels: int, *, drop: float = 0.0, rngs: nnx.Rngs):
+        """Initialize the head at random. In training, `drop` is the rate of dropout before each of the two layers."""
         self.drop = drop
         self.dense = Linear(width, width, rngs=rngs)
         self.out_proj = Linear(width, labels, rngs=rngs)
@@ -111,6 +116,7 @@ class ClassificationHead(nnx.Module):
     def __call__(
         self, x: Float[Array, "batch width"], key: Key[Array, ""] | None = None
     ) -> Float[Array, "batch labels"]:
+        """Compute logits. `key` draws dropout; None turns it off."""
         dense_key, out_key = split_key(key, 2)
         x = jnp.tanh(self.dense(dropout(x, self.drop, dense_key)))
         return self.out_proj(dropout(x, self.drop, out_key))

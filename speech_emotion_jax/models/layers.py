@@ -1,7 +1,7 @@
-"""What the encoders share: matrix products in the kernel's dtype, linear layers, stacks of equal layers.
+"""Building blocks of all encoders: matrix products in the kernel's dtype, linear layers, and stacks of equal layers.
 
-Precision is a property of the weights, not a flag. A float32 kernel is multiplied at full precision (TPUs would use
-bfloat16, NVIDIA GPUs TF32, unless told otherwise); a bfloat16 kernel is multiplied bfloat16 x bfloat16 with float32
+Precision is a property of the weights. A float32 kernel is multiplied at full precision; by default, TPUs would
+multiply it in bfloat16 and NVIDIA GPUs in TF32. A bfloat16 kernel is multiplied bfloat16 x bfloat16 with float32
 accumulation. Activations between layers, norms and softmax are float32 in both cases.
 """
 
@@ -52,10 +52,12 @@ Layer = TypeVar("Layer", bound=nnx.Module)
 
 
 class Learning(NamedTuple):
-    """What differs in an encoder while it learns.
+    """What differs in an encoder during training.
 
-    `key` draws what is dropped and masked, None for nothing at all. `remat` computes each layer a second time on the
-    way back, in place of keeping what is inside it. The lowest `frozen` layers don't learn: they run as in inference.
+    Attributes:
+        key: Draws dropout, SpecAugment's masks and dropped layers. None turns all of them off.
+        remat: Recompute each layer in the backward pass in place of storing its activations.
+        frozen: How many of the lowest layers are not trained. They run as in inference.
     """
 
     key: Key[Array, ""] | None = None
@@ -64,19 +66,19 @@ class Learning(NamedTuple):
 
 
 def split_key(key: Key[Array, ""] | None, count: int) -> list[Any]:
-    """`count` keys for `count` draws, or as many None for none."""
+    """Split a key into `count` keys; without a key return `count` times None."""
     return [None] * count if key is None else list(jax.random.split(key, count))
 
 
 def dropout(x: Float[Array, "*any"], rate: float, key: Key[Array, ""] | None) -> Float[Array, "*any"]:
-    """Zero each element with probability `rate` and scale the rest up by 1 / (1 - rate); without a key do nothing."""
+    """Zero each element with probability `rate` and scale the others by 1 / (1 - rate). Without a key return `x`."""
     if key is None or rate == 0:
         return x
     return jnp.where(jax.random.bernoulli(key, 1 - rate, x.shape), x / (1 - rate), 0)
 
 
 def contract(spec: str, activation: Float[Array, "*left"], weight: Float[Array, "*right"]) -> Float[Array, "*product"]:
-    """`einsum` in the dtype of `weight`, accumulated and returned in float32."""
+    """Compute `einsum` in the dtype of `weight`, accumulated and returned in float32."""
     return jnp.einsum(
         spec,
         activation.astype(weight.dtype),
@@ -87,31 +89,37 @@ def contract(spec: str, activation: Float[Array, "*left"], weight: Float[Array, 
 
 
 class Linear(nnx.Module):
-    """y = x @ kernel + bias, kernel (inputs, outputs)."""
+    """A linear layer, y = x @ kernel + bias, with a kernel of shape (inputs, outputs)."""
 
     def __init__(self, inputs: int, outputs: int, *, bias: bool = True, rngs: nnx.Rngs):
+        """Initialize the kernel at random and the bias, if any, with zeros."""
         self.kernel = nnx.Param(nnx.initializers.lecun_normal()(rngs.params(), (inputs, outputs), jnp.float32))
         self.bias = nnx.Param(jnp.zeros(outputs, jnp.float32)) if bias else nnx.data(None)
 
     def __call__(self, x: Float[Array, "*batch inputs"]) -> Float[Array, "*batch outputs"]:
-        # One row axis: with several, XLA's CPU takes three times as long for the gradient of the kernel.
+        """Apply the layer to the last axis."""
+        # The batch axes are merged into one, because with several the gradient of the kernel takes three times as long
+        # on CPUs.
         rows = contract("ni,io->no", x.reshape(-1, x.shape[-1]), self.kernel[...])
         y = rows.reshape(*x.shape[:-1], -1)
         return y if self.bias is None else y + jnp.expand_dims(self.bias[...], tuple(range(y.ndim - 1)))
 
 
 def layer_norm(width: int, epsilon: float, *, rngs: nnx.Rngs) -> nnx.LayerNorm:
-    """LayerNorm over the last axis with torch's two-pass variance; torch's default epsilon is 1e-5, not Flax's 1e-6."""
+    """Return a LayerNorm over the last axis that computes the variance in two passes, as torch does.
+
+    Pass torch's epsilon, 1e-5 by default: the default of Flax is 1e-6.
+    """
     return nnx.LayerNorm(width, epsilon=epsilon, use_fast_variance=False, rngs=rngs)
 
 
 def stacked(make: Callable[[nnx.Rngs], Layer], count: int, *, rngs: nnx.Rngs) -> Layer:
-    """`count` equal layers as one module, whose parameters have a leading layer axis."""
+    """Return `count` equal layers as one module whose parameters have a leading layer axis."""
     return nnx.vmap(make, in_axes=0, out_axes=0)(rngs.split(count))
 
 
 def layer_at(layers: Layer, index: int) -> Layer:
-    """One layer of a stack. Of arrays in a CPU's memory nothing is copied."""
+    """Return one layer of a stack. On a CPU its arrays are views of the stack's, without a copy."""
     graph, parameters = nnx.split(layers)
 
     def at(leaf: Any) -> Any:
@@ -125,10 +133,10 @@ def layer_at(layers: Layer, index: int) -> Layer:
 
 
 def unstack(layers: Layer) -> Sequence[Layer]:
-    """The layers of a stack one by one.
+    """Return the layers of a stack as a list.
 
-    A program that scans a stack copies the weights of each layer on a CPU before it multiplies by them, and widens a
-    stack of bfloat16 as a whole. Those that are held one by one are read where they are.
+    On a CPU, a program that scans a stack copies the weights of each layer before it multiplies by them, and converts a
+    stack of bfloat16 to float32 as a whole. The weights of listed layers are read in place.
     """
     count = len(jax.tree.leaves(nnx.state(layers))[0])
     return nnx.List([layer_at(layers, index) for index in range(count)])
@@ -143,11 +151,19 @@ def scan_layers(
     learning: Learning | None = None,
     layerdrop: float = 0.0,
 ) -> tuple[Float[Array, "batch time width"], Float[Array, "states batch time width"] | None]:
-    """Run the layers of a stack one after the other, compiled once.
+    """Apply the layers of a stack one after the other. The layer is compiled once.
 
-    `apply` takes a layer, its input and a key for what it drops, or None. While learning, `layerdrop` is the
-    probability that a layer is left out (Fan et al. 2019). Returns the last output and, on request, all hidden states:
-    the input and each layer's output, layers + 1 in all.
+    Args:
+        layers: The stack.
+        apply: Applies one layer to its input, given a key for its dropout or None.
+        x: Input of the first layer.
+        hidden_states: Whether to return all hidden states.
+        learning: What differs in training. None runs the layers as in inference.
+        layerdrop: Probability in training that a layer is skipped (Fan et al. 2019).
+
+    Returns:
+        The output of the last layer, and either None or all hidden states: the input and each layer's output, layers +
+        1 in all.
     """
     graph, parameters = nnx.split(layers)
 

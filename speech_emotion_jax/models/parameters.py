@@ -1,23 +1,24 @@
-"""A model's parameters by path, {"audio_encoder.layers.ffn1.output_dense.kernel": array, ...}, and as a nested tree."""
+"""The parameters of a model by path, {"audio_encoder.layers.ffn1.output_dense.kernel": array, ...}."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import cache
 from math import prod
 from types import MappingProxyType
-from typing import Any, overload
+from typing import Any, TypeVar, overload
 
 import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
 from ..config import Architecture, EmotionConfig, WhisperConfig
+from ..runtime.parameter_tree import Parameters, flatten
 from .emotion import EmotionModel
 from .whisper import Whisper
 
-Parameters = dict[str, Any]  # of arrays, or of the same
 Arrays = Mapping[str, Float[Array | np.ndarray, "*_shape"]]
+Model = TypeVar("Model", bound=nnx.Module)
 
 
 @overload
@@ -25,20 +26,20 @@ def abstract_model(config: EmotionConfig) -> EmotionModel: ...
 @overload
 def abstract_model(config: WhisperConfig) -> Whisper: ...
 def abstract_model(config: Architecture) -> EmotionModel | Whisper:
-    """The model's structure with shapes and dtypes in place of arrays; takes no memory."""
+    """Return the model with shapes and dtypes in place of arrays. It takes no memory."""
     if isinstance(config, WhisperConfig):
         return nnx.eval_shape(lambda: Whisper(config, rngs=nnx.Rngs(0)))
     return nnx.eval_shape(lambda: EmotionModel(config, rngs=nnx.Rngs(0)))
 
 
 def parameters_of(model: nnx.Module) -> dict[str, Any]:
-    """{path: array} of a model, or {path: jax.ShapeDtypeStruct} of an abstract one."""
+    """Return {path: array} of a model, or {path: jax.ShapeDtypeStruct} of an abstract one."""
     return {".".join(map(str, path)): leaf.get_value() for path, leaf in nnx.to_flat_state(nnx.state(model, nnx.Param))}
 
 
 @cache
 def parameter_shapes(config: Architecture) -> Mapping[str, tuple[int, ...]]:
-    """{path: shape} of every parameter of an architecture."""
+    """Return {path: shape} of every parameter of an architecture."""
     return MappingProxyType({path: leaf.shape for path, leaf in parameters_of(abstract_model(config)).items()})
 
 
@@ -47,48 +48,51 @@ def with_parameters(config: EmotionConfig, arrays: Arrays) -> EmotionModel: ...
 @overload
 def with_parameters(config: WhisperConfig, arrays: Arrays) -> Whisper: ...
 def with_parameters(config: Architecture, arrays: Arrays) -> EmotionModel | Whisper:
-    """A model that holds these arrays. Every parameter must be there, with its shape, and nothing else."""
-    graph, state = nnx.split(abstract_model(config))
+    """Return a model of an architecture that holds these arrays.
+
+    Args:
+        config: The architecture.
+        arrays: {path: array}, exactly the parameters of the architecture.
+
+    Raises:
+        KeyError: A parameter is missing or unknown.
+        ValueError: An array has another shape than the parameter.
+    """
+    return fill_parameters(abstract_model(config), arrays)
+
+
+def fill_parameters(model: Model, arrays: Arrays) -> Model:
+    """Return a model with the structure of `model`, usually an abstract one, that holds these arrays.
+
+    Args:
+        model: The structure.
+        arrays: {path: array}, exactly the parameters of the model.
+
+    Raises:
+        KeyError: A parameter is missing or unknown.
+        ValueError: An array has another shape than the parameter.
+    """
+    graph, state = nnx.split(model)
     flat = dict(nnx.to_flat_state(state))
-    wanted = {".".join(map(str, path)): path for path in flat}
-    if odd := wanted.keys() ^ arrays.keys():
+    paths = {".".join(map(str, path)): path for path in flat}
+    if odd := paths.keys() ^ arrays.keys():
         raise KeyError(f"parameters missing or unknown: {sorted(odd)}")
-    for name, path in wanted.items():
+    for name, path in paths.items():
         if flat[path].shape != arrays[name].shape:
             raise ValueError(f"{name} has shape {arrays[name].shape} in place of {flat[path].shape}")
         flat[path] = flat[path].replace(arrays[name])
     return nnx.merge(graph, nnx.from_flat_state(flat))
 
 
-def nested(parameters: Mapping[str, Any]) -> Parameters:
-    """{path: array} as a tree: {"audio_encoder": {"layers": {...}, ...}, ...}."""
-    tree: Parameters = {}
-    for path, leaf in parameters.items():
-        *names, last = path.split(".")
-        branch = tree
-        for name in names:
-            branch = branch.setdefault(name, {})
-        branch[last] = leaf
-    return tree
-
-
-def flat(tree: Parameters) -> dict[str, Any]:
-    """A tree as {path: array}."""
-
-    def leaves(tree: Parameters, before: str) -> Iterator[tuple[str, Any]]:
-        for name, value in tree.items():
-            if isinstance(value, dict):
-                yield from leaves(value, f"{before}{name}.")
-            else:
-                yield f"{before}{name}", value
-
-    return dict(leaves(tree, ""))
-
-
 def table(parameters: Parameters, depth: int | None = None) -> str:
-    """Path, shape, dtype, count and size of each array of a tree, or of all below `depth` names of a path together."""
+    """Format the arrays of a tree as a table of path, shape, dtype, number of values and size in megabytes.
+
+    Args:
+        parameters: Nested dicts of arrays or of `jax.ShapeDtypeStruct`.
+        depth: Sum up all arrays whose paths start with the same `depth` names. None gives each array a row.
+    """
     rows: dict[str, list[Any]] = {}
-    for path, leaf in flat(parameters).items():
+    for path, leaf in flatten(parameters).items():
         names = path.split(".")
         row = rows.setdefault(".".join(names[:depth]), ["", "", 0, 0])
         if depth is None or len(names) <= depth:

@@ -243,7 +243,7 @@ def _run_audio_layers_alone(
     assert encoder is not None
     projected = encoder(x, mask, hidden_states=True).hidden_states
     assert projected is not None
-    last = encoder.leave(states[-1:], mask, states[:, None])
+    last = encoder.finalize(states[-1:], mask, states[:, None])
     return projected[0], run_layers_alone(encoder.layers, lambda own, x: own(x, mask), states), model.pool(last)
 
 

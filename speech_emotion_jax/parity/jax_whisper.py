@@ -91,7 +91,7 @@ def _run_model(
     assert states is not None
     encoded = model.encoder.layer_norm(last)
     cache = model.decoder.empty_cache(1, words.shape[1])
-    decoded = model.decoder(words.astype(jnp.int32), 0, jnp.zeros(1, jnp.int32), cache, model.listen(encoded))
+    decoded = model.decoder(words.astype(jnp.int32), 0, jnp.zeros(1, jnp.int32), cache, model.cross_kv(encoded))
     return states[:, 0], encoded[0], model.decoder.logits(decoded.states)[0]
 
 

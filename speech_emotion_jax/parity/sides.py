@@ -18,7 +18,7 @@ from ..checkpoints import (
     open_published,
 )
 from ..config import Architecture, EmotionConfig, WhisperConfig
-from ..convert import MODEL, TEXT_ENCODER, Published, read_record
+from ..convert import MODEL, TEXT_ENCODER, PublishedCheckpoint, read_record
 from ..errors import InvalidInput, UnreadableInput
 from ..models import parameters_of
 from ..registry import FUSION_MODES
@@ -56,7 +56,7 @@ class TorchSide(Protocol):
         ...
 
 
-def open_reference(request: Request, source: Path | Published, reference: str | None) -> Published:
+def open_reference(request: Request, source: Path | PublishedCheckpoint, reference: str | None) -> PublishedCheckpoint:
     """Open the published checkpoint that PyTorch runs.
 
     Args:
@@ -67,7 +67,7 @@ def open_reference(request: Request, source: Path | Published, reference: str | 
     Raises:
         UnreadableInput: if the published checkpoint cannot be read.
     """
-    if isinstance(source, Published) and reference is None:
+    if isinstance(source, PublishedCheckpoint) and reference is None:
         return source
     mode, language, text_encoder = request.mode, request.language, request.text_encoder
     revision, model_id = request.revision, reference or request.model_id
@@ -89,7 +89,7 @@ def open_reference(request: Request, source: Path | Published, reference: str | 
         ) from error
 
 
-def load_torch_side(architecture: Architecture, reference: Published, language: str) -> TorchSide:
+def load_torch_side(architecture: Architecture, reference: PublishedCheckpoint, language: str) -> TorchSide:
     """Load the original in PyTorch.
 
     Args:

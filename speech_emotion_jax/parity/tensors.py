@@ -19,7 +19,7 @@ import numpy as np
 from flax import nnx
 
 from ..config import Architecture
-from ..convert import MODEL, Published, tables_of
+from ..convert import MODEL, PublishedCheckpoint, tables_of
 from ..models import SelfAttention
 from ..runtime.precision import PRECISIONS, parameter_dtype
 
@@ -29,7 +29,9 @@ EPSILON, MAX_LEFT_DISTANCE = "eps", "left_max_position_embeddings"
 
 
 def digest_files(
-    published: Published, precisions: Iterable[str] = PRECISIONS, advance: Callable[[int], None] = lambda tensors: None
+    published: PublishedCheckpoint,
+    precisions: Iterable[str] = PRECISIONS,
+    advance: Callable[[int], None] = lambda tensors: None,
 ) -> dict[str, Digests]:
     """Digest a published checkpoint's tensors as they should be in memory. Each tensor is read once.
 
@@ -44,12 +46,12 @@ def digest_files(
     by_precision: dict[str, Digests] = {precision: {} for precision in precisions}
     tables = tables_of(published.config)
     for part, opened in published.parts.items():
-        for filled in opened.matching.filled:
-            for name, tensor in zip(filled.names, opened.source.read(filled.names), strict=True):
+        for assignment in opened.matching.assignments:
+            for name, tensor in zip(assignment.names, opened.source.read(assignment.names), strict=True):
                 full_name = _full_name(part, tables[part].layout.canonical(name))
                 for precision, digests in by_precision.items():
-                    digests[full_name] = _digest(tensor, parameter_dtype(filled.target, precision))
-            advance(len(filled.names))
+                    digests[full_name] = _digest(tensor, parameter_dtype(assignment.target, precision))
+            advance(len(assignment.names))
     return by_precision
 
 

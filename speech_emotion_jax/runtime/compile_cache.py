@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from jax.experimental.compilation_cache import compilation_cache
 
 from .cache_folder import cache_folder
 
@@ -25,6 +26,9 @@ SETTINGS = {
     "jax_compilation_cache_max_size": 1 << 30,  # bytes, beyond which what was used least recently goes
     "jax_persistent_cache_min_compile_time_secs": 0,  # the small programs together take longer than a large one
 }
+
+
+_previous: dict[str, Any] = {}  # The settings of JAX that `keep_programs` changed, with their values before.
 
 
 def programs_folder() -> str | None:
@@ -51,10 +55,21 @@ def keep_programs() -> bool:
     if not _is_writable(folder):
         return False
     jax.config.update("jax_compilation_cache_dir", folder)
+    _previous.setdefault("jax_compilation_cache_dir", None)
     for name, value in SETTINGS.items():
         if name.upper() not in os.environ:
+            _previous.setdefault(name, _set(name))
             jax.config.update(name, value)
     return True
+
+
+def disable_compile_cache() -> None:
+    """Undo `keep_programs`: restore the settings of JAX that it changed."""
+    if _previous:
+        for name, value in _previous.items():
+            jax.config.update(name, value)
+        _previous.clear()
+        compilation_cache.reset_cache()
 
 
 def _set(name: str) -> Any:

@@ -18,6 +18,7 @@ import numpy as np
 
 from ..errors import UnreadableInput
 from .atomic import first_line
+from .parameter_tree import nest
 
 WEIGHTS = "weights"
 _STATE = "state"  # what Orbax calls the arrays that it saves without a name
@@ -37,7 +38,7 @@ def save_parameters(folder: Path, parameters: dict[str, np.ndarray]) -> None:
     context.array.saving.use_compression = False
     try:
         with context, quiet_orbax():
-            ocp.save(os.path.abspath(folder / WEIGHTS), _nested(parameters))
+            ocp.save(os.path.abspath(folder / WEIGHTS), nest(dict(sorted(parameters.items()))))
     except ValueError as error:
         raise as_os_error(error) from error
 
@@ -104,14 +105,3 @@ def _codecs(shape: tuple[int, ...]) -> list[Any]:
     index = [little, {"name": "crc32c"}]
     chunk = {"chunk_shape": list(shape), "codecs": [little], "index_codecs": index}
     return [{"name": "sharding_indexed", "configuration": chunk}]
-
-
-def _nested(flat: dict[str, Any]) -> dict[str, Any]:
-    tree: dict[str, Any] = {}
-    for path in sorted(flat):
-        *stems, last = path.split(".")
-        node = tree
-        for stem in stems:
-            node = node.setdefault(stem, {})
-        node[last] = flat[path]
-    return tree

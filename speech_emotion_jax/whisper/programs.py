@@ -208,8 +208,8 @@ def _encode(graph: Any, one_by_one: bool, parameters: Any, features: jax.Array) 
     """Encode a batch, on a CPU window by window."""
     model: Whisper = nnx.merge(graph, parameters)
     if not one_by_one:
-        return model.listen(model.encoder(features))
-    cross_kv = jax.lax.map(lambda each: model.listen(model.encoder(each[None])), features)
+        return model.cross_kv(model.encoder(features))
+    cross_kv = jax.lax.map(lambda each: model.cross_kv(model.encoder(each[None])), features)
     return jax.tree.map(lambda x: x[:, 0], cross_kv)
 
 

@@ -170,10 +170,10 @@ def encoder_with(config: Wav2Vec2BertConfig, tensors: dict[str, np.ndarray]) -> 
     assert problems == []
     graph, state = nnx.split(encoder)
     flat = dict(nnx.to_flat_state(state))
-    for filled in matching.filled:
-        arrays = [filled.transform.forward(tensors[name]) for name in filled.names]
-        path = tuple(filled.target.split("."))
-        flat[path] = flat[path].replace(jnp.asarray(np.stack(arrays) if filled.stacked else arrays[0]))
+    for assignment in matching.assignments:
+        arrays = [assignment.transform.forward(tensors[name]) for name in assignment.names]
+        path = tuple(assignment.target.split("."))
+        flat[path] = flat[path].replace(jnp.asarray(np.stack(arrays) if assignment.stacked else arrays[0]))
     return nnx.merge(graph, nnx.from_flat_state(flat))
 
 

@@ -142,7 +142,7 @@ def test_encoder_and_first_logits(pipeline, original, clips):
         encoded = model.encoder(features)
         tokens, padding = jnp.array([prompt], jnp.int32), jnp.zeros(1, jnp.int32)
         cache = model.decoder.empty_cache(1, len(prompt))
-        decoded = model.decoder(tokens, 0, padding, cache, model.listen(encoded))
+        decoded = model.decoder(tokens, 0, padding, cache, model.cross_kv(encoded))
         return encoded, model.decoder.logits(decoded.states)
 
     for row, clip in enumerate(clips):

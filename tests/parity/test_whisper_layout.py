@@ -52,7 +52,7 @@ def test_every_size_has_the_published_tensors(size: str) -> None:
     assert count == sum(parameter.numel() for parameter in original.parameters())
     if size in PUBLISHED:
         millions, parameters, tensors = PUBLISHED[size]
-        assert (count, sum(len(filled.names) for filled in matching.filled)) == (parameters, tensors)
+        assert (count, sum(len(assignment.names) for assignment in matching.assignments)) == (parameters, tensors)
         assert count / 1e6 == pytest.approx(millions, rel=0.04)
     else:  # English only: one token less
         multilingual = tables_of(WhisperConfig.openai(size.removesuffix(".en")))[MODEL]
@@ -81,7 +81,7 @@ def test_a_tiny_one_computes_the_same(whisper_tiny: Path) -> None:
         0,
         jnp.zeros(2, jnp.int32),
         decoder.empty_cache(2, 16),
-        model.listen(encoded),
+        model.cross_kv(encoded),
     )
     expected = theirs.encoder_last_hidden_state.numpy()
     assert np.abs(encoded - expected).max() <= LAYER_BUDGET * np.abs(expected).max()

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from speech_emotion_jax import EmotionPipeline
 from speech_emotion_jax.convert.emotion import open_emotion
 from speech_emotion_jax.convert.engine import convert, write_safetensors
-from speech_emotion_jax.convert.published import Origin, Published
+from speech_emotion_jax.convert.published import Origin, PublishedCheckpoint
 from speech_emotion_jax.errors import InvalidInput
 
 Folders = Callable[[str, str], Path]
@@ -28,7 +28,9 @@ CLIP = {"array": np.random.default_rng(0).normal(size=4800).astype(np.float32), 
 EXAMPLE = {"audio": CLIP, "text": "¡Qué alegría, no me lo puedo creer!"}
 
 
-def opened(model: Path, mode: str, language: str = "es", text: Path | None = None, **options: Any) -> Published:
+def opened(
+    model: Path, mode: str, language: str = "es", text: Path | None = None, **options: Any
+) -> PublishedCheckpoint:
     text_encoder = None if text is None else Origin.local(text)
     return open_emotion(Origin.local(model), mode, language, text_encoder=text_encoder, **options)
 
