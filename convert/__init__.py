@@ -5,9 +5,9 @@ from .emotion import compatible_modes, open_emotion
 from .encoder import Encoder, check_encoder, open_encoder
 from .engine import convert, write_safetensors
 from .publication import check_text_encoder, publish, publish_and_convert
-from .published import CONFIG, Origin, PublishedCheckpoint, tables_of
+from .published import Origin, PublishedCheckpoint, tables_of
 from .record import MODEL, SCHEMA, TEXT_ENCODER, is_converted, read_record
-from .sources import TensorSource, open_as_transformers, open_source, read_json
+from .sources import CONFIG, TensorSource, open_as_transformers, open_source, read_json
 from .whisper import GENERATION, check_whisper, is_whisper, open_whisper
 
 __all__ = [

@@ -14,7 +14,6 @@ from ..config import BertConfig, EmotionConfig, Wav2Vec2BertConfig
 from ..errors import InvalidInput
 from ..registry import FUSION_MODES, LABELS, check_language, check_mode
 from .published import (
-    CONFIG,
     PREPROCESSOR,
     Origin,
     PublishedCheckpoint,
@@ -25,7 +24,7 @@ from .published import (
 )
 from .record import MODEL, TEXT_ENCODER
 from .rules import TensorInfo
-from .sources import open_as_transformers, open_source, read_json
+from .sources import CONFIG, open_as_transformers, open_source, read_json
 
 
 def open_emotion(

@@ -14,9 +14,9 @@ from ..errors import InvalidInput
 from ..models import parameter_shapes
 from .emotion import PROJECTION, audio_config, check_audio_preprocessor, most_common, stated_sizes
 from .layouts import bert, roberta, wav2vec2_bert
-from .published import CONFIG, PREPROCESSOR, Origin, PublishedPart, Table, open_part, tokenizer_files
+from .published import PREPROCESSOR, Origin, PublishedPart, Table, open_part, tokenizer_files
 from .rules import TensorInfo
-from .sources import open_as_transformers, read_json
+from .sources import CONFIG, open_as_transformers, read_json
 
 MODEL_TYPES = {"audio": ("wav2vec2-bert",), "text": ("bert", "roberta")}  # The model_type in config.json.
 EXAMPLES = {"audio": "facebook/w2v-bert-2.0", "text": "dccuchile/bert-base-spanish-wwm-uncased"}

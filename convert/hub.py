@@ -40,10 +40,11 @@ from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import tqdm, validate_repo_id
 
 from ..errors import InvalidInput, UnreadableInput
+from .record import TEXT_ENCODER
+from .sources import CONFIG, SINGLE, TOOLKIT_BIN, TORCH_BIN
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-_CONFIG = "config.json"
-_TEXT_ENCODER = "text_encoder/"
+_TEXT_ENCODER = f"{TEXT_ENCODER}/"
 _TOKENIZER_FILES = ("vocab.txt", "merges.txt")
 _TRAINING_RECORD = re.compile(r"trainer_state\.json|.*_results\.json")
 
@@ -141,15 +142,15 @@ def download_config(model_id: str, revision: str | None = None) -> Path:
     try:
         commit = _ask_commit(model_id, revision)
     except _HubUnreachableError as error:
-        cached = try_to_load_from_cache(model_id, _CONFIG, revision=revision)
+        cached = try_to_load_from_cache(model_id, CONFIG, revision=revision)
         if isinstance(cached, str):
             return Path(cached)
         raise _not_cached(model_id, revision, error) from error
     with _explaining_errors(model_id, commit):
         try:
-            return Path(hf_hub_download(model_id, _CONFIG, revision=commit, tqdm_class=_TerminalBar))
+            return Path(hf_hub_download(model_id, CONFIG, revision=commit, tqdm_class=_TerminalBar))
         except EntryNotFoundError as error:
-            raise UnreadableInput(f"{_named(model_id, revision)} has no {_CONFIG}; pass another model id") from error
+            raise UnreadableInput(f"{_named(model_id, revision)} has no {CONFIG}; pass another model id") from error
 
 
 def needed_files(names: Collection[str], weights: str | None = None) -> list[str]:
@@ -166,20 +167,20 @@ def needed_files(names: Collection[str], weights: str | None = None) -> list[str
         weights: "safetensors" or "bin" selects only those weights.
     """
     inner = {name.removeprefix(_TEXT_ENCODER) for name in names if name.startswith(_TEXT_ENCODER)}
-    frozen = _needed_at_top(inner, None) if _CONFIG in inner else []
+    frozen = _needed_at_top(inner, None) if CONFIG in inner else []
     return sorted(_needed_at_top(names, weights) + [_TEXT_ENCODER + name for name in frozen])
 
 
 def _needed_at_top(names: Collection[str], weights: str | None) -> list[str]:
-    safetensors = _weight_files("model.safetensors", names)
-    model_bin = _weight_files("model.bin", names)
-    pytorch_bin = _weight_files("pytorch_model.bin", names)
+    safetensors = _weight_files(SINGLE, names)
+    model_bin = _weight_files(TOOLKIT_BIN, names)
+    pytorch_bin = _weight_files(TORCH_BIN, names)
     if weights == "safetensors":
         chosen = safetensors
     elif weights == "bin" or not safetensors:
         chosen = model_bin + pytorch_bin
     else:
-        chosen = safetensors + [name for name in model_bin if name == "model.bin"]
+        chosen = safetensors + [name for name in model_bin if name == TOOLKIT_BIN]
     return chosen + [name for name in names if _describes_model(name)]
 
 
@@ -232,7 +233,7 @@ def _fetch(model_id: str, commit: str, weights: str | None) -> Snapshot:
     _refuse_unsafe_names(model_id, sizes)
     needed = needed_files(sizes, weights)
     if not _holds_weights(needed):
-        missing = f"{weights} weights" if weights else "weights in model.safetensors, model.bin or pytorch_model.bin"
+        missing = f"{weights} weights" if weights else f"weights in {SINGLE}, {TOOLKIT_BIN} or {TORCH_BIN}"
         raise UnreadableInput(f"{model_id} holds no {missing}; pass another model id, or choose other weights")
     patterns = [glob.escape(name) for name in needed]
     with _explaining_errors(model_id, commit):

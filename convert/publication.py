@@ -19,9 +19,9 @@ from ..registry import FUSION_MODES
 from ..runtime.atomic import ask_for_room, whole_folder
 from .emotion import open_emotion
 from .engine import convert, save_tensors
-from .published import CONFIG, PREPROCESSOR, Origin, tables_of, tokenizer_files
+from .published import PREPROCESSOR, Origin, tables_of, tokenizer_files
 from .record import MODEL, TEXT_ENCODER
-from .sources import SINGLE
+from .sources import CONFIG, SINGLE
 
 ARCHITECTURES = {  # Classes of the toolkit.
     "text": "RobertaForSequenceClassification",

@@ -21,7 +21,6 @@ from .record import MODEL, TEXT_ENCODER
 from .rules import FLOATS, Layout, Matching, TensorInfo, match, tensors_error
 from .sources import TensorSource, read_json
 
-CONFIG = "config.json"
 PREPROCESSOR = "preprocessor_config.json"
 TOKENIZER_FILES = (
     "tokenizer.json",

@@ -21,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 from ..errors import InvalidInput, SpeechEmotionError, UnreadableInput
 from .rules import TensorInfo
 
+CONFIG = "config.json"
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 TOOLKIT_BIN = "model.bin"

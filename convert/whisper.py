@@ -10,7 +10,6 @@ import numpy as np
 from ..config import WhisperConfig
 from ..errors import InvalidInput
 from .published import (
-    CONFIG,
     PREPROCESSOR,
     Origin,
     PublishedCheckpoint,
@@ -22,7 +21,7 @@ from .published import (
 )
 from .record import MODEL
 from .rules import tensors_error
-from .sources import open_as_transformers, read_json
+from .sources import CONFIG, open_as_transformers, read_json
 
 GENERATION = "generation_config.json"
 
