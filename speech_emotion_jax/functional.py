@@ -190,7 +190,7 @@ def features(
         counts = jnp.asarray(lengths)
         _check_alike("waveforms", waveform.shape[:-1], "lengths", counts.shape)
     rows = _rows(batch)
-    x, mask = audio_features(waveform.reshape(rows, samples), counts.reshape(rows), padding_value=0.0)
+    x, mask = audio_features(waveform.reshape(rows, samples), counts.reshape(rows))
     return x.reshape(*batch, *x.shape[1:]), mask.reshape(*batch, mask.shape[1])
 
 

@@ -220,7 +220,7 @@ def features(
     waveforms: Float[Array, "batch samples"],
     lengths: Int[Array, " batch"],
     *,
-    padding_value: float,
+    padding_value: float = 0.0,
     statistics: MelStatistics | None = None,
 ) -> tuple[Float[Array, "batch frames 160"], Bool[Array, "batch frames"]]:
     """Compute the features of a padded batch of waveforms.
@@ -228,8 +228,8 @@ def features(
     Args:
         waveforms: Samples at 16 kHz in [-1, 1].
         lengths: Number of valid samples in each row, at least 560. These are two frames; one frame has no variance.
-        padding_value: Value of the features after the end of a clip, from the checkpoint's preprocessor_config.json
-            (static).
+        padding_value: Value of the features after the end of a clip (static). It has no effect on a model, which zeroes
+            masked frames; it serves comparisons with the original's features.
         statistics: Statistics to normalise by, for truncated recordings. By default each clip is normalised over its
             own frames.
 

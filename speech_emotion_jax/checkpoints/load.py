@@ -11,7 +11,6 @@ from flax import nnx
 from jax.sharding import Sharding, SingleDeviceSharding
 
 from ..config import Architecture, EmotionConfig, WhisperConfig
-from ..convert import read_json
 from ..models import EmotionModel, Whisper, abstract_model, parameter_shapes, with_parameters
 from ..runtime.orbax_arrays import load_parameters
 from ..runtime.precision import check_precision, parameter_dtype
@@ -29,11 +28,6 @@ class Checkpoint:
     language: str
     folder: Path
     text_folder: Path
-
-    @property
-    def padding_value(self) -> float:
-        """What the features are padded with: it fills the second half of an odd last frame."""
-        return float(read_json(self.folder / "preprocessor_config.json").get("padding_value", 0.0))
 
 
 @dataclass(frozen=True)

@@ -203,7 +203,7 @@ def _programs(checkpoint: Checkpoint, seconds: tuple[float, ...]) -> Iterator[_P
         return jax.ShapeDtypeStruct((batch, *shape), dtype)
 
     def audio(parameters: dict[str, jax.Array], waveforms: jax.Array, lengths: jax.Array) -> jax.Array:
-        heard = features(waveforms, lengths, padding_value=checkpoint.padding_value)
+        heard = features(waveforms, lengths)
         return with_parameters(config, parameters).encode_audio(*heard)
 
     def text(parameters: dict[str, jax.Array], ids: jax.Array, mask: jax.Array) -> jax.Array:

@@ -64,8 +64,6 @@ class Scorer:
             self._text = encoder_steps(model, "text", lambda _, states: states.last[:, 0], platform)
         graph, self._parameters = nnx.split(model)
         self._programs: dict[Any, Any] = {}
-        padding_value = checkpoint.padding_value if self.config.audio else 0.0
-        self._features = partial(_features, padding_value)
         self._classify = partial(_classify, graph)
 
     def clip(self, audio: AudioSource | Clip | None) -> Clip | None:
@@ -105,7 +103,7 @@ class Scorer:
             clips: Clips that are all over 160 s long, or all shorter.
             frames: The bucket, in frames of 20 ms, to which all are padded.
         """
-        features_and_mask = self._run("the features", self._features, (), *self._put(pad_clips(clips, frames)))
+        features_and_mask = self._run("the features", _features, (), *self._put(pad_clips(clips, frames)))
         return self.encode_audio(*features_and_mask)
 
     def encode_audio(
@@ -141,7 +139,7 @@ class Scorer:
         """
         waveforms, lengths = self._rows(rows, samples_for(frames)), self._rows(rows, dtype=np.int32)
         statistics = MelStatistics(*[self._rows(rows, MEL_BINS)] * 2) if truncated else None
-        program = self._compiled("the features", self._features, (), waveforms, lengths, statistics)
+        program = self._compiled("the features", _features, (), waveforms, lengths, statistics)
         self._compile(self._audio, *program.out_info)
 
     def compile_text(self, rows: int, length: int) -> None:
@@ -228,9 +226,9 @@ def _shapes(batch: tuple[Any, ...]) -> tuple[tuple[int, ...], ...]:
 
 
 def _features(
-    padding_value: float, _: tuple[()], waveforms: jax.Array, lengths: jax.Array, statistics: MelStatistics | None
+    _: tuple[()], waveforms: jax.Array, lengths: jax.Array, statistics: MelStatistics | None
 ) -> tuple[jax.Array, jax.Array]:
-    return features(waveforms, lengths, padding_value=padding_value, statistics=statistics)
+    return features(waveforms, lengths, statistics=statistics)
 
 
 def _classify(graph: nnx.GraphDef, parameters: Any, *vectors: jax.Array | None) -> jax.Array:

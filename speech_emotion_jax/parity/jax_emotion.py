@@ -62,7 +62,6 @@ class JaxEmotion:
             products: another setting for float32 products, see `products.change_products`. None for the model's own.
         """
         self.config = checkpoint.config
-        self._padding_value = checkpoint.padding_value if self.config.audio else 0.0
         self._tokenizer = None
         if self.config.text is not None:
             self._tokenizer = TextTokenizer(checkpoint.text_folder, self.config.text.max_tokens)
@@ -169,7 +168,7 @@ class JaxEmotion:
         clip = read_clip(audio)
         frames = bucket(feature_frames(len(clip.waveform)), FRAME_BUCKETS)
         waveforms, lengths, statistics = pad_clips([clip], frames)
-        x, mask = features(waveforms, lengths, padding_value=self._padding_value, statistics=statistics)
+        x, mask = features(waveforms, lengths, statistics=statistics)
         return np.asarray(x)[np.asarray(mask)]
 
     def _run_audio_encoder(self, real: Float[np.ndarray, "frames 160"]) -> dict[str, StageArray]:

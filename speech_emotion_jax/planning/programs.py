@@ -38,7 +38,7 @@ def inference(config: EmotionConfig, mesh: Mesh, clips: int, seconds: float, tok
 
     def predict(parameters: Any, heard: Any, read: Any) -> jax.Array:
         model: EmotionModel = nnx.merge(graph, parameters)
-        audio = None if heard is None else model.encode_audio(*features(*heard, padding_value=1.0))
+        audio = None if heard is None else model.encode_audio(*features(*heard))
         text = None if read is None else model.encode_text(*read)
         return model.probabilities(model.classify(audio, text))
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import grain
@@ -59,7 +58,6 @@ class TrainingClips:
     sources: Sequence[AudioSource] | None
     ids: Sequence[Sequence[int]] | None
     pad_token: int
-    padding_value: float
     max_seconds: float
     augment: AugmentConfig
     samples: Int[np.ndarray, " clips"] | None = None  # as the headers state them
@@ -129,7 +127,7 @@ class DeviceFeed:
         self.mesh = mesh
         self.accumulation = accumulation
         self.sharding = NamedSharding(mesh, PartitionSpec(None, BATCH))
-        self._features = jax.jit(jax.vmap(partial(features, padding_value=clips.padding_value)))
+        self._features = jax.jit(jax.vmap(features))
 
     def read(self, batch: TrainingBatch, draws: Sequence[int] | None) -> Arrays:
         """What this host's devices need of a batch. `draws` seeds what is random; None for nothing random."""

@@ -261,7 +261,6 @@ def _clips(job: TrainConfig, corpus: Corpus, role: str, beginning: InitialModel)
         sources=sources,
         ids=ids,
         pad_token=0 if config.text is None else config.text.pad_token_id,
-        padding_value=beginning.padding_value,
         max_seconds=recipe.data.max_seconds,
         augment=recipe.augment if role == TRAIN else AugmentConfig(),
     )

@@ -21,7 +21,7 @@ from ..checkpoints import (
     resolve_emotion,
 )
 from ..config import BertConfig, EmotionConfig, Wav2Vec2BertConfig
-from ..convert import check_text_encoder, read_json
+from ..convert import check_text_encoder
 from ..errors import InvalidInput
 from ..models import EmotionModel, parameter_shapes, parameters_of
 from ..registry import FUSION_MODES, PUBLISHED
@@ -47,7 +47,6 @@ class InitialModel:
     parameters: Mapping[str, np.ndarray]
     text_folder: Path | None
     audio_folder: Path | None
-    padding_value: float
 
 
 def checkpoint_labels(recipe: Recipe) -> tuple[str, ...] | None:
@@ -105,7 +104,7 @@ def _from_scratch(
         None if text is not None or audio is None else min(768, audio.hidden_size)
     )
     config = EmotionConfig.of(mode, labels, audio, text, width)
-    return InitialModel(config, {}, None if text is None else folder, None, 0.0)
+    return InitialModel(config, {}, None if text is None else folder, None)
 
 
 def _from_checkpoint(recipe: Recipe, labels: tuple[str, ...]) -> InitialModel:
@@ -126,7 +125,6 @@ def _from_checkpoint(recipe: Recipe, labels: tuple[str, ...]) -> InitialModel:
         parameters,
         None if config.text is None else checkpoint.text_folder,
         None if config.audio is None else checkpoint.folder,
-        checkpoint.padding_value if config.audio is not None else 0.0,
     )
 
 
@@ -168,7 +166,6 @@ def _from_encoders(recipe: Recipe, labels: tuple[str, ...]) -> InitialModel:
         {path: array for each in found.values() for path, array in each.parameters.items()},
         None if text is None else text.folder,
         None if audio is None else audio.folder,
-        0.0 if audio is None else _padding_value(audio.folder),
     )
 
 
@@ -177,12 +174,6 @@ def _projection(recipe: Recipe, audio: PretrainedEncoder | None) -> int | None:
     if recipe.model.projection_width is not None or audio is None or "projector.kernel" not in audio.parameters:
         return recipe.model.projection_width
     return audio.parameters["projector.kernel"].shape[1]
-
-
-def _padding_value(folder: Path) -> float:
-    if not (folder / "preprocessor_config.json").is_file():
-        return 0.0
-    return float(read_json(folder / "preprocessor_config.json").get("padding_value", 0.0))
 
 
 def _overridden(config: EncoderConfig, recipe: Recipe, kind: str) -> EncoderConfig:
