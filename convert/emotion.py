@@ -84,7 +84,9 @@ def check_audio_preprocessor(folder: Path) -> None:
     check_preprocessor(folder, {"feature_size": 80, "num_mel_bins": 80, "stride": 2, "sampling_rate": 16_000})
     padding = read_json(folder / PREPROCESSOR).get("padding_value", 0.0)
     if not isinstance(padding, int | float):
-        raise InvalidInput(f"{folder / PREPROCESSOR} has padding_value {padding!r}, which is no number; fetch it again")
+        raise InvalidInput(
+            f"{folder / PREPROCESSOR} has padding_value {padding!r}, which is not a number; fetch it again"
+        )
 
 
 def compatible_modes(tensors: Mapping[str, TensorInfo]) -> tuple[str, ...]:
@@ -105,8 +107,8 @@ def _check_mode_fits(where: str, tensors: Mapping[str, TensorInfo], mode: str) -
     fitting = compatible_modes(tensors)
     if not fitting:
         raise InvalidInput(
-            f"{where} is no emotion checkpoint: it has neither roberta.* nor projector and classifier.dense tensors; "
-            "name one of the published checkpoints, or a folder laid out like them"
+            f"{where} is not an emotion checkpoint: it has neither roberta.* nor projector and classifier.dense "
+            "tensors; name one of the published checkpoints, or a folder laid out like them"
         )
     if mode not in fitting:
         raise InvalidInput(f"{where} holds weights of mode {' or '.join(fitting)}, not {mode}; use --mode {fitting[0]}")

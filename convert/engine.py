@@ -62,7 +62,7 @@ def write_safetensors(folder: Path, destination: Path) -> None:
 
     Raises:
         InvalidInput: The destination exists.
-        UnreadableInput: The folder is no complete converted checkpoint, or the destination can't be written.
+        UnreadableInput: The folder is not a complete converted checkpoint, or the destination can't be written.
     """
     record = read_record(folder)
     matchings = {name: _matching(record, name, table) for name, table in tables_of(record.config).items()}

@@ -352,7 +352,7 @@ def _check_id(model_id: str) -> None:
     try:
         validate_repo_id(model_id)
     except HFValidationError as error:
-        raise InvalidInput(f"{model_id!r} is no id of a model on the hub; write organisation/name") from error
+        raise InvalidInput(f"{model_id!r} is not a valid hub id; write organisation/name") from error
 
 
 def _is_commit(revision: str | None) -> TypeGuard[str]:

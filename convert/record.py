@@ -72,7 +72,7 @@ class Record:
         """Parse a record.
 
         Raises:
-            ValueError: It is of another schema, or no JSON.
+            ValueError: It is of another schema, or is not JSON.
             KeyError: A field is missing.
             TypeError: A field has a wrong type.
         """
@@ -109,7 +109,9 @@ def read_record(folder: Path) -> Record:
     try:
         data = (folder / RECORD).read_bytes()
     except OSError as error:
-        raise UnreadableInput(f"{folder} is no converted checkpoint: it has no {RECORD}; convert it first") from error
+        raise UnreadableInput(
+            f"{folder} is not a converted checkpoint: it has no {RECORD}; convert it first"
+        ) from error
     try:
         record = Record.from_json(data.decode())
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:

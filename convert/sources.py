@@ -262,7 +262,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
     Raises:
         UnreadableInput: The file is missing or can't be read.
-        InvalidInput: It is no JSON object.
+        InvalidInput: It is not a JSON object.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -275,5 +275,5 @@ def read_json(path: Path) -> dict[str, Any]:
     except (json.JSONDecodeError, RecursionError) as error:
         raise InvalidInput(f"{path} is not JSON ({error}); fetch it again") from error
     if not isinstance(value, dict):
-        raise InvalidInput(f"{path} holds no JSON object; fetch it again")
+        raise InvalidInput(f"{path} does not hold a JSON object; fetch it again")
     return value

@@ -37,7 +37,7 @@ def check_whisper(name: str, settings: Mapping[str, Any]) -> None:
     """Raise InvalidInput unless a config.json is that of a Whisper checkpoint."""
     if not is_whisper(settings):
         raise InvalidInput(
-            f"{name} is no Whisper checkpoint: its config.json is of model_type {settings.get('model_type')!r}; "
+            f"{name} is not a Whisper checkpoint: its config.json is of model_type {settings.get('model_type')!r}; "
             "name one in the layout of transformers, such as openai/whisper-base"
         )
 

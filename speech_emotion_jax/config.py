@@ -23,12 +23,14 @@ def _known_fields(cls: type, source: Mapping[str, Any]) -> dict[str, Any]:
         expected = type(getattr(cls, name))
         fits = isinstance(value, (int, float)) if expected is float else isinstance(value, expected)
         if not fits or (isinstance(value, bool) and expected is not bool):
-            raise InvalidInput(f"config.json has {name} {value!r}, which is no {expected.__name__}; fetch it again")
+            raise InvalidInput(
+                f"config.json has {name} {value!r} where a value of type {expected.__name__} is needed; fetch it again"
+            )
         least = 0 if name.startswith(("pad_", "left_", "right_")) or name.endswith("_min_masks") else 1
         if expected is int and value < least:
-            raise InvalidInput(f"config.json has {name} {value}, of which no model can be made; fetch it again")
+            raise InvalidInput(f"config.json has {name} {value}, which is too small; fetch it again")
         if ("drop" in name or name.endswith("_prob")) and not 0 <= value < 1:
-            raise InvalidInput(f"config.json has {name} {value}, which is no rate from 0 to below 1; fetch it again")
+            raise InvalidInput(f"config.json has {name} {value}, which is not a rate from 0 to below 1; fetch it again")
     return known
 
 
@@ -347,7 +349,7 @@ class WhisperConfig:
         """Read the fields of a published config.json.
 
         Raises:
-            InvalidInput: It is no Whisper checkpoint, or a value can't be used.
+            InvalidInput: It is not a Whisper checkpoint, or a value can't be used.
         """
         if source.get("model_type") != "whisper":
             raise InvalidInput(f"config.json is of model_type {source.get('model_type')!r} where 'whisper' is needed")

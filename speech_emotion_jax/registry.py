@@ -163,5 +163,5 @@ def _read_object(path: Path) -> dict[str, object]:
     except (ValueError, RecursionError) as error:
         raise InvalidInput(f"the model file {path} is not JSON ({error}); write {{language: {{mode: id}}}}") from error
     if not isinstance(value, dict):
-        raise InvalidInput(f"the model file {path} holds no JSON object; write {{language: {{mode: model id}}}}")
+        raise InvalidInput(f"the model file {path} does not hold a JSON object; write {{language: {{mode: model id}}}}")
     return value

@@ -105,7 +105,7 @@ def test_what_is_not_converted_needs_mode_and_language(
     published: Folders, hub: LoopbackHub, by: str, mode: str | None, language: str | None
 ) -> None:
     model_id = str(published("audio", "es")) if by == "folder" else AUDIO
-    assert "pass mode and language" in refusal(Request(model_id, mode, language))
+    assert "mode and language are unknown; pass both" in refusal(Request(model_id, mode, language))
     assert hub.requests == []
 
 

@@ -300,7 +300,7 @@ def test_no_such_config_json(hub: LoopbackHub, content: dict[str, bytes], revisi
 
 
 def test_config_json_that_can_not_be_asked_for(hub: LoopbackHub) -> None:
-    with pytest.raises(InvalidInput, match="no id of a model"):
+    with pytest.raises(InvalidInput, match="not a valid hub id"):
         download_config("./nowhere")
     hub.stop()
     with pytest.raises(UnreadableInput, match=f"{ID} is not completely in the cache"):
@@ -407,8 +407,8 @@ def test_file_names_that_leave_the_folder(hub: LoopbackHub, name: str) -> None:
 
 @pytest.mark.parametrize("model_id", ["", "a/b/c", "./folder", "/folder", "../x", "a--b/c", "x" * 97, "espacio y ñ"])
 def test_ids_that_no_repository_can_have(hub: LoopbackHub, model_id: str) -> None:
-    assert "is no id of a model on the hub" in refusal(model_id, error=InvalidInput)
-    with pytest.raises(InvalidInput, match="is no id"):
+    assert "is not a valid hub id" in refusal(model_id, error=InvalidInput)
+    with pytest.raises(InvalidInput, match="is not a valid hub id"):
         current_revision(model_id)
     assert hub.requests == []
 

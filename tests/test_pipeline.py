@@ -115,7 +115,7 @@ def test_audio_may_be_a_path_or_bytes_or_an_array_or_read_before(load, tmp_path:
         (make_example(0) | {"text": " "}, InvalidInput, "blank"),
         (make_example(0) | {"text": 5}, InvalidInput, "type int"),
         (make_example(0) | {"text": None}, InvalidInput, "needs 'text'"),
-        ("clip.wav", InvalidInput, "a str is no example"),
+        ("clip.wav", InvalidInput, "a str is not an example"),
     ],
 )
 def test_an_error_names_the_example(load, broken: Any, error: type[Exception], named: str):

@@ -187,8 +187,8 @@ def test_a_warm_up_of_this_process(published):
     ("settings", "said"),
     [
         ({"batch_size": 0}, "the batch size is 0"),
-        ({"seconds": 0.0}, "0 seconds are no length"),
-        ({"seconds": float("nan")}, "nan seconds are no length"),
+        ({"seconds": 0.0}, "0 seconds is not a valid clip length"),
+        ({"seconds": float("nan")}, "nan seconds is not a valid clip length"),
         ({"device": "gpu:7"}, "gpu:7"),
         ({"precision": "float8"}, "float8"),
     ],

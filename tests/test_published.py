@@ -54,7 +54,7 @@ def test_weights_of_another_mode(published: Folders, mode: str, asked: str) -> N
 def test_no_emotion_checkpoint(published: Folders) -> None:
     for mode in MODES:
         message = refusal(lambda mode=mode: opened(published("text_encoder", "es"), mode))
-        assert "is no emotion checkpoint" in message
+        assert "is not an emotion checkpoint" in message
 
 
 def test_unknown_mode_and_language(published: Folders) -> None:

@@ -148,9 +148,9 @@ def test_a_byte_order_mark_is_no_matter(tmp_path: Path) -> None:
         ({"es": {"text": None}}, "no model id under 'es', 'text'"),
         ({"en": {"whisper": ["a/b"]}}, "no model id under 'en', 'whisper'"),
         ({"en": {"text_encoder": ""}}, "no model id under 'en', 'text_encoder'"),
-        ([], "no JSON object"),
-        ("es", "no JSON object"),
-        (None, "no JSON object"),
+        ([], "does not hold a JSON object"),
+        ("es", "does not hold a JSON object"),
+        (None, "does not hold a JSON object"),
     ],
 )
 def test_a_file_of_another_shape(tmp_path: Path, content: object, said: str) -> None:

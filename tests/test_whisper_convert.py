@@ -313,7 +313,7 @@ def test_an_emotion_checkpoint_where_whisper_is_needed(published: Folders, tmp_p
     convert(open_published(Request(str(emotion), "audio", "es")), tmp_path / "converted")
     message = refusal(lambda: load(tmp_path / "converted"))
     assert f"{tmp_path / 'converted'} is an emotion checkpoint of mode 'audio'" in message
-    assert f"{emotion} is no Whisper checkpoint" in refusal(lambda: load(emotion))
+    assert f"{emotion} is not a Whisper checkpoint" in refusal(lambda: load(emotion))
     shutil.copytree(emotion, tmp_path / "other")
     rewrite_json(tmp_path / "other" / "config.json", model_type=None)  # CTranslate2's folders name none
     assert "model_type None" in refusal(lambda: load(tmp_path / "other"))
@@ -449,11 +449,11 @@ def test_a_hub_id_on_the_command_line(hub: LoopbackHub, whisper_tiny: Path, tmp_
 def test_no_weights_are_downloaded_of_the_other_kind(
     hub: LoopbackHub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert f"{EMOTION} is no Whisper checkpoint" in refusal(lambda: load(EMOTION))
+    assert f"{EMOTION} is not a Whisper checkpoint" in refusal(lambda: load(EMOTION))
     request = Request(TURBO, "audio", "es")
     assert f"{TURBO} is a Whisper" in refusal(lambda: load_checkpoint(request, jax.devices()[0], "float32"))
     assert main(["convert", EMOTION, str(tmp_path / "converted")]) == 2
-    assert "pass mode and language" in capsys.readouterr().err
+    assert "mode and language are unknown; pass both" in capsys.readouterr().err
     assert set(hub.files_sent()) == {"config.json"}
 
 

@@ -80,7 +80,7 @@ def describe_checkpoint(folder: Path, depth: int | None = None) -> Report:
         UnreadableInput: The folder is missing or broken.
     """
     if not folder.is_dir():
-        raise UnreadableInput(f"{folder} is no folder; name a published or a converted checkpoint")
+        raise UnreadableInput(f"{folder} is not a folder; name a published or a converted checkpoint")
     if not is_converted(folder):
         if depth is not None:
             raise InvalidInput(f"{folder} is not converted, and a table of its parameters needs its mode; convert it")

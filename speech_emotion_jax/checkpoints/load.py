@@ -93,7 +93,7 @@ def load_whisper(
         revision: A branch, tag or commit on the hub. None selects the main branch.
 
     Raises:
-        InvalidInput: It is no Whisper checkpoint, or the precision is unknown.
+        InvalidInput: It is not a Whisper checkpoint, or the precision is unknown.
         UnreadableInput: A file or download is missing or broken.
     """
     check_precision(precision)

@@ -87,6 +87,6 @@ def locate(name: str, revision: str | None = None, weights: str | None = None) -
     if folder.is_dir():
         return Origin.local(folder)
     if not hub.looks_like_hub_id(name):
-        raise UnreadableInput(f"{name} is no folder and no hub id; check the path")
+        raise UnreadableInput(f"{name} is neither a folder nor a hub id; check the path")
     snapshot = hub.download(name, revision, weights)
     return Origin(snapshot.folder, snapshot.model_id, snapshot.revision)

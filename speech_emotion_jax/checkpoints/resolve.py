@@ -102,7 +102,7 @@ def resolve_whisper(request: Request) -> WhisperCheckpointInfo:
     """Resolve a request for a Whisper checkpoint, as `resolve_emotion` does for an emotion checkpoint.
 
     Raises:
-        InvalidInput: It is no Whisper checkpoint.
+        InvalidInput: It is not a Whisper checkpoint.
         UnreadableInput: A file or download is missing or broken.
     """
     folder = local_folder(request)
@@ -208,7 +208,7 @@ def _text_encoder(model: Origin, requested: str | None, default: str) -> Origin:
 def _required_mode_and_language(request: Request) -> tuple[str, str]:
     if request.mode is None or request.language is None:
         raise InvalidInput(
-            f"{request.model_id} is no converted folder, so it does not say its mode; pass mode and language"
+            f"{request.model_id} is not a converted folder, so its mode and language are unknown; pass both"
         )
     return check_mode(request.mode), check_language(request.language)
 

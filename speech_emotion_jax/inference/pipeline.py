@@ -152,7 +152,7 @@ class EmotionPipeline:
         """Decode and tokenize what the mode needs of `examples[number]`. Errors and warnings name the example."""
         try:
             if not isinstance(example, Mapping):
-                raise InvalidInput(f"a {type(example).__name__} is no example; pass {{'audio': ..., 'text': ...}}")
+                raise InvalidInput(f"a {type(example).__name__} is not an example; pass {{'audio': ..., 'text': ...}}")
             audio, text = example.get("audio"), example.get("text")
             clip, tokens = self.scorer.clip(audio), self.scorer.tokens(text)
         except SpeechEmotionError as error:

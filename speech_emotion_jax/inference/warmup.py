@@ -77,7 +77,7 @@ def warm_up(
     if batch_size < 1:
         raise InvalidInput(f"the batch size is {batch_size}; it must be at least 1")
     if not 0 < seconds < float("inf"):
-        raise InvalidInput(f"{seconds:g} seconds are no length of a clip; name one above 0")
+        raise InvalidInput(f"{seconds:g} seconds is not a valid clip length; name one above 0")
     folder = programs_folder()
     if folder is None:
         raise InvalidInput("JAX_ENABLE_COMPILATION_CACHE is false, so that no program would be kept; unset it")
