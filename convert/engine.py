@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from ..errors import UnreadableInput
-from ..runtime.atomic import ask_for_room, umask, whole_folder
+from ..runtime.atomic import ask_for_room, whole_folder
 from ..runtime.orbax_arrays import load_parameters, save_parameters
 from ..runtime.progress import progress
 from .published import PublishedCheckpoint, Table, common_dtype, tables_of
@@ -92,8 +92,10 @@ def save_tensors(tensors: dict[str, np.ndarray], path: Path) -> None:
         OSError: The file can't be written.
     """
     try:
+        path.touch()
+        permissions = path.stat().st_mode
         save_file(tensors, path, METADATA)
-        path.chmod(0o666 & ~umask())  # safetensors creates files that only their owner can read.
+        path.chmod(permissions)  # safetensors creates a file that only its owner can read.
     except SafetensorError as error:  # Raised for a full disk, among others.
         raise OSError(str(error)) from error
 

@@ -36,7 +36,7 @@ from ..config import BertConfig, EmotionConfig
 from ..errors import InvalidInput
 from ..inference import FRAME_BUCKETS, TOKEN_BUCKETS
 from ..models import parameters_of, with_parameters
-from ..runtime.atomic import ask_for_room, umask, whole_folder
+from ..runtime.atomic import ask_for_room, whole_folder
 from ..runtime.console import aligned
 from ..runtime.devices import select_device
 from ..runtime.precision import check_precision
@@ -158,9 +158,11 @@ def _row(name: str, size: int, load: float, package: float) -> tuple[str, str, s
 
 def _write_parameters(file: Path, parameters: dict[str, np.ndarray]) -> None:
     ask_for_room(file.parent, sum(array.nbytes for array in parameters.values()))
+    file.touch()
+    permissions = file.stat().st_mode
     with progress("Writing the parameters"):
         save_file({path: np.ascontiguousarray(array) for path, array in parameters.items()}, file)
-    file.chmod(0o666 & ~umask())  # safetensors makes private files
+    file.chmod(permissions)  # safetensors creates a file that only its owner can read.
 
 
 def _write_programs(

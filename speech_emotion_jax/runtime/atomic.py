@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from uuid import uuid4
 
 from ..errors import InvalidInput, SpeechEmotionError, UnreadableInput
 
@@ -24,11 +25,11 @@ def whole_folder(destination: Path) -> Iterator[Path]:
         raise taken
     try:
         destination.parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=f".{destination.name}.unfinished-", dir=destination.parent))
+        staging = destination.with_name(f".{destination.name}.unfinished-{uuid4().hex[:8]}")
+        staging.mkdir()  # Unlike `tempfile.mkdtemp`, with the permissions of a new folder.
     except OSError as error:
         raise UnreadableInput(f"{destination} can't be made ({error.strerror or error}); name another one") from error
     try:
-        staging.chmod(0o777 & ~umask())  # mkdtemp's folders are private
         yield staging
         try:
             os.rename(staging, destination)
@@ -55,12 +56,6 @@ def _remove(folder: Path) -> None:
 
 def first_line(error: Exception) -> str:
     return (str(error) or type(error).__name__).splitlines()[0]
-
-
-def umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def ask_for_room(folder: Path, size: int) -> None:
