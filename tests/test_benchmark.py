@@ -10,8 +10,8 @@ import pytest
 import soundfile
 
 from speech_emotion_jax.benchmarking import turns
-from speech_emotion_jax.benchmarking.clips import MEACORPUS_SECONDS, meacorpus_lengths, text_of, tokens_of
-from speech_emotion_jax.benchmarking.machine import SIDE, forget_peak, matmul_rate, peak_memory
+from speech_emotion_jax.benchmarking.clips import MEACORPUS_SECONDS, count_tokens, make_text, meacorpus_lengths
+from speech_emotion_jax.benchmarking.machine import MATRIX_WIDTH, measure_matmul_rate, peak_memory, reset_peak_memory
 from speech_emotion_jax.benchmarking.plans import CAREFUL, DIRECT, OURS, TOOLKIT
 from speech_emotion_jax.benchmarking.run import (
     FIGURE,
@@ -22,7 +22,7 @@ from speech_emotion_jax.benchmarking.run import (
     benchmark,
     render_benchmark,
 )
-from speech_emotion_jax.benchmarking.sides import Side
+from speech_emotion_jax.benchmarking.sides import Worker
 from speech_emotion_jax.benchmarking.weights import RandomCheckpoint, concat_config, random_checkpoint
 from speech_emotion_jax.config import BertConfig, Wav2Vec2BertConfig
 from speech_emotion_jax.errors import InvalidInput
@@ -161,8 +161,8 @@ def test_torch_is_missed_before_weights_are_made(tmp_path, monkeypatch):
 
 
 def test_a_process_that_ends_says_why():
-    with closing(Side("our_side", "knitting", {})) as side, pytest.raises(InvalidInput, match="KeyError: 'knitting'"):
-        side.loaded()
+    with closing(Worker("our_side", "knitting", {})) as side, pytest.raises(InvalidInput, match="KeyError: 'knitting'"):
+        side.wait_until_loaded()
 
 
 @pytest.mark.parametrize(
@@ -213,7 +213,7 @@ def test_texts_have_the_tokens_that_are_counted(home):
     checkpoint = random_checkpoint(concat_config(1, 64), home)
     tokenizer = TextTokenizer(checkpoint.text_encoder, 512)
     for seconds in (0.1, 2.5, 9.3, 160.0):
-        assert len(tokenizer(text_of(seconds)).ids) == tokens_of(seconds)
+        assert len(tokenizer(make_text(seconds)).ids) == count_tokens(seconds)
 
 
 def test_clips_are_as_long_as_the_corpus():
@@ -229,8 +229,8 @@ def test_a_small_model_is_smaller():
 
 
 def test_the_matmul_rate_is_that_of_numpys_product():
-    matrix = np.ones((SIDE, SIDE), np.float32)
-    assert 1e9 < matmul_rate(lambda: matrix @ matrix) < 1e15
+    matrix = np.ones((MATRIX_WIDTH, MATRIX_WIDTH), np.float32)
+    assert 1e9 < measure_matmul_rate(lambda: matrix @ matrix) < 1e15
 
 
 def test_the_peak_can_be_forgotten():
@@ -238,7 +238,7 @@ def test_the_peak_can_be_forgotten():
     before = peak_memory()
     assert before > taken.nbytes
     del taken
-    forget_peak()
+    reset_peak_memory()
     assert peak_memory() <= before
 
 

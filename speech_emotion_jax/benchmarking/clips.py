@@ -1,4 +1,4 @@
-"""Inputs of the benchmarks: features, recordings and texts made from seeds, as long as real ones."""
+"""Synthetic inputs of the benchmarks: features, recordings and texts, made from seeds with realistic lengths."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from ..audio import FEATURE_DIM, SAMPLE_RATE
 
 SENTENCE = "no me lo puedo creer de verdad que alegría tan grande nos da verte hoy aquí con toda la familia"
 WORDS = tuple(SENTENCE.split())
-TOKENS_A_SECOND = 3.7  # of Spanish MEACorpus: 2.83 words a second, about 1.3 tokens a word
-# Seconds of its 5,129 clips: the shortest, those that 5, 10, ... 95 % are shorter than, and the longest.
+TOKENS_A_SECOND = 3.7  # Spanish MEACorpus has 2.83 words per second and about 1.3 tokens per word
+MAX_TOKENS = 512  # the length to which the toolkit truncates and pads texts
+# The quantiles of the durations of its 5,129 clips in seconds, at 0, 5, 10, ... 100 %.
 # fmt: off
 MEACORPUS_SECONDS = (
     2.47, 3.58, 4.63, 5.51, 6.07, 6.64, 7.16, 7.67, 8.22, 8.79, 9.33,
@@ -25,29 +26,39 @@ MEACORPUS_SECONDS = (
 
 
 def random_features(frames: int) -> Float[np.ndarray, "1 frames 160"]:
-    """Features of one clip: of mean 0 and variance 1, as normalised ones are."""
+    """Make the features of one clip, with mean 0 and variance 1 like normalised features."""
     return np.random.default_rng(frames).standard_normal((1, frames, FEATURE_DIM), np.float32)
 
 
 def meacorpus_lengths(clips: int) -> list[float]:
-    """Seconds of so many clips, ascending, one from each equal part of the corpus's distribution."""
-    shares = (np.arange(clips) + 0.5) / clips
+    """Return the durations in seconds of so many clips, ascending, at evenly spaced quantiles of the corpus."""
+    quantiles = (np.arange(clips) + 0.5) / clips
     steps = np.linspace(0, 1, len(MEACORPUS_SECONDS))
-    return [round(float(each), 2) for each in np.interp(shares, steps, MEACORPUS_SECONDS)]
+    return [round(float(each), 2) for each in np.interp(quantiles, steps, MEACORPUS_SECONDS)]
 
 
-def text_of(seconds: float) -> str:
-    """As many words as there are tokens in so many seconds of speech; each is one token of a random checkpoint."""
-    return " ".join(islice(cycle(WORDS), tokens_of(seconds) - 2))
+def make_text(seconds: float) -> str:
+    """Make a text for so many seconds of speech. Each of its words is one token of a random checkpoint."""
+    return " ".join(islice(cycle(WORDS), count_tokens(seconds) - 2))
 
 
-def tokens_of(seconds: float) -> int:
-    """How many tokens that text has, with [CLS] and [SEP]."""
-    return min(512, 2 + max(1, round(TOKENS_A_SECOND * seconds)))
+def count_tokens(seconds: float) -> int:
+    """Return how many tokens the text of `make_text` has, including [CLS] and [SEP]."""
+    return min(MAX_TOKENS, 2 + max(1, round(TOKENS_A_SECOND * seconds)))
 
 
 def write_clips(folder: Path, lengths: Sequence[float]) -> list[Path]:
-    """A recording of each length in seconds: noise that grows and fades four times a second, as syllables do."""
+    """Write a recording of each length.
+
+    The recordings are noise whose volume rises and falls four times a second, like syllables.
+
+    Args:
+        folder: where the files are written.
+        lengths: the durations in seconds.
+
+    Returns:
+        The paths of the recordings.
+    """
     paths = []
     for number, seconds in enumerate(lengths):
         time = np.arange(round(seconds * SAMPLE_RATE)) / SAMPLE_RATE

@@ -1,4 +1,4 @@
-"""The figure of a report of benchmarks."""
+"""The figure of a benchmark report."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLORS = (BLUE, ORANGE, GREEN, SKY, GREY)
-LINE = 0.34  # inches of a case
+LINE = 0.34  # height of one case in inches
 
 
 @drawn
-def draw(cases: Sequence[Mapping[str, Any]]) -> Figure:
-    """How many times faster ours is than each other side, a row a case, with the range of its turns.
+def draw_ratios(cases: Sequence[Mapping[str, Any]]) -> Figure:
+    """Plot how many times faster ours is than each other side, with the range over all turns.
 
-    The row of a case that ours ran alone says so.
+    Args:
+        cases: the cases of a report, as `turns.measure` returns them. Each is one row of the figure.
     """
     from matplotlib.figure import Figure
 

@@ -1,4 +1,4 @@
-"""Our side of the benchmarks: what is timed, in a process of its own."""
+"""Our side of the benchmarks. It runs in a process of its own."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ import pyarrow as pa
 from flax import nnx
 
 from ..audio import SAMPLE_RATE, load
-from ..checkpoints import Request as Wanted
-from ..checkpoints import load_checkpoint
+from ..checkpoints import Request, load_checkpoint
 from ..config import EmotionConfig, Wav2Vec2BertConfig
 from ..corpus import Row, read_manifest, write_manifest
 from ..evaluation import BatchPlan, ResultParts, Throughput, read_ahead, score_batches
@@ -27,22 +26,24 @@ from ..runtime.storage import Folder
 from ..training import OptimizerConfig, TrainingMethod, jit_step, make_optimizer
 from ..whisper import TranscriptionOptions, WhisperPipeline
 from .clips import random_features
-from .machine import SIDE, matmul_rate
-from .serving import Request, serve
+from .machine import MATRIX_WIDTH, measure_matmul_rate
+from .serving import Question, serve
 from .steps import BATCHES, CLIP_NORM, CLIPS, LABELS, LEARNING_RATE, WEIGHT_DECAY, random_batches
 
 
 class Encoder:
-    """The audio encoder alone, on features that are there: padded to the bucket, as every prediction has them."""
+    """Run the audio encoder alone, on features padded to their bucket, as every prediction does."""
 
-    def __init__(self, settings: Request):
-        checkpoint = load_checkpoint(Wanted(settings["converted"]), jax.devices()[0], settings["precision"])
+    def __init__(self, settings: Question):
+        """Load the converted checkpoint."""
+        checkpoint = load_checkpoint(Request(settings["converted"]), jax.devices()[0], settings["precision"])
         steps = encoder_steps(checkpoint.model, "audio", lambda _, states: states.last, jax.default_backend())
-        programs = {step.name: jax.jit(step.function) for step in steps}  # all layers have one
+        programs = {step.name: jax.jit(step.function) for step in steps}  # all layers share one program
         self._steps = [(programs[step.name], step.parameters) for step in steps]
 
-    def prepare(self, request: Request) -> Callable[[], np.ndarray]:
-        frames = request["frames"]
+    def prepare(self, workload: Question) -> Callable[[], np.ndarray]:
+        """Return a function that runs the workload once. Everything that is not timed is done here."""
+        frames = workload["frames"]
         length = bucket(frames, FRAME_BUCKETS)
         padded = jnp.asarray(np.pad(random_features(frames), ((0, 0), (0, length - frames), (0, 0))))
         mask = jnp.arange(length)[None] < frames
@@ -57,30 +58,34 @@ class Encoder:
 
 
 class Prediction:
-    """From a file and a text to probabilities, one clip at a time."""
+    """Predict probabilities from a file and a text, one clip at a time."""
 
-    def __init__(self, settings: Request):
+    def __init__(self, settings: Question):
+        """Load the converted checkpoint."""
         self._pipeline = EmotionPipeline.from_pretrained(
             settings["converted"], precision=settings["precision"], batch_size=1
         )
 
-    def prepare(self, request: Request) -> Callable[[], list[float]]:
-        example = {"audio": request["audio"], "text": request["text"]}
+    def prepare(self, workload: Question) -> Callable[[], list[float]]:
+        """Return a function that runs the workload once. Everything that is not timed is done here."""
+        example = {"audio": workload["audio"], "text": workload["text"]}
         return lambda: list(self._pipeline.predict([example])[0]["scores"].values())
 
 
 class Bulk:
-    """Clips as `evaluate` runs them, from files to saved parts."""
+    """Score clips as `evaluate` does, from files to saved parts."""
 
-    def __init__(self, settings: Request):
+    def __init__(self, settings: Question):
+        """Load the converted checkpoint."""
         self._mesh = select_mesh()
-        checkpoint = load_checkpoint(Wanted(settings["converted"]), self._mesh.devices.flat[0], settings["precision"])
+        checkpoint = load_checkpoint(Request(settings["converted"]), self._mesh.devices.flat[0], settings["precision"])
         self._scorer = Scorer(checkpoint, self._mesh)
         self._folder = tempfile.TemporaryDirectory()
         self._size = settings["batch"] or default_batch_size(self._scorer.config, jax.default_backend())
 
-    def prepare(self, request: Request) -> Callable[[], np.ndarray]:
-        files, texts = zip(*request["clips"], strict=True)
+    def prepare(self, workload: Question) -> Callable[[], np.ndarray]:
+        """Return a function that runs the workload once. Everything that is not timed is done here."""
+        files, texts = zip(*workload["clips"], strict=True)
         home = Path(tempfile.mkdtemp(dir=self._folder.name))
         path = home / "manifest.csv"
         write_manifest(pa.table({"filename": files, "transcription": texts}), str(path))
@@ -104,24 +109,30 @@ class Bulk:
 
 
 class Transcription:
-    """Whisper, greedily, from samples to text."""
+    """Transcribe with Whisper from samples to text, greedily."""
 
-    def __init__(self, settings: Request):
+    def __init__(self, settings: Question):
+        """Load the recordings and the model that `settings` names."""
         self._clips = [load(path) for path in settings["recordings"]]
         self._pipeline = WhisperPipeline.from_pretrained(settings["folder"])
         self._options = TranscriptionOptions(
             language=settings["language"], batch_size=settings["batch"], no_speech=None
         )
 
-    def prepare(self, request: Request) -> Callable[[], list[str]]:
-        sources = [{"array": self._clips[number], "sampling_rate": SAMPLE_RATE} for number in request["clips"]]
+    def prepare(self, workload: Question) -> Callable[[], list[str]]:
+        """Return a function that runs the workload once. Everything that is not timed is done here."""
+        sources = [{"array": self._clips[number], "sampling_rate": SAMPLE_RATE} for number in workload["clips"]]
         return lambda: [each["text"] for each in self._pipeline.transcribe(sources, self._options)]
 
 
 class Training:
-    """Steps of training from random weights, all parameters learning; the state goes on from turn to turn."""
+    """Run steps of training from random weights, with all parameters trainable.
 
-    def __init__(self, settings: Request):
+    The state continues from turn to turn.
+    """
+
+    def __init__(self, settings: Question):
+        """Initialise a model of the size that `settings` gives, and its optimizer."""
         width = settings["width"]
         audio = Wav2Vec2BertConfig(
             num_hidden_layers=settings["layers"],
@@ -150,15 +161,17 @@ class Training:
         self._batches = [_training_batch(*each) for each in random_batches()]
         self._taken = 0
 
-    def prepare(self, request: Request) -> Callable[[], list[float]]:
+    def prepare(self, workload: Question) -> Callable[[], list[float]]:
+        """Return a function that runs the workload once. Everything that is not timed is done here."""
+
         def run() -> list[float]:
-            losses = [self._step() for _ in range(request["steps"])]
+            losses = [self._step() for _ in range(workload["steps"])]
             return [float(losses[-1])]
 
         return run
 
     def _step(self) -> jax.Array:
-        """Returns before it is done, so that steps follow each other without a pause."""
+        """Run one step. Returns before it is done, so that steps follow each other without a pause."""
         batch, key = self._batches[self._taken % BATCHES], jax.random.fold_in(self._key, self._taken)
         self._taken += 1
         self._state, measured = self._program(self._state, {}, batch, key)
@@ -166,10 +179,10 @@ class Training:
 
 
 def _training_batch(features: np.ndarray, mask: np.ndarray, labels: np.ndarray) -> Mapping[str, jax.Array]:
-    more = bucket(mask.shape[1], FRAME_BUCKETS) - mask.shape[1]
+    padding = bucket(mask.shape[1], FRAME_BUCKETS) - mask.shape[1]
     arrays = {
-        "features": np.pad(features, ((0, 0), (0, more), (0, 0))),
-        "frame_mask": np.pad(mask, ((0, 0), (0, more))),
+        "features": np.pad(features, ((0, 0), (0, padding), (0, 0))),
+        "frame_mask": np.pad(mask, ((0, 0), (0, padding))),
         "labels": labels.astype(np.int32),
         "valid": np.ones(CLIPS, bool),
     }
@@ -177,11 +190,11 @@ def _training_batch(features: np.ndarray, mask: np.ndarray, labels: np.ndarray) 
 
 
 def rate(precision: str) -> float:
-    """FLOP/s of jnp.dot, accumulated in float32."""
-    matrix = jnp.ones((SIDE, SIDE), precision)
+    """Return the FLOP/s of jnp.dot with float32 accumulation, for float32 or bfloat16 matrices."""
+    matrix = jnp.ones((MATRIX_WIDTH, MATRIX_WIDTH), precision)
     highest: Any = jax.lax.Precision.HIGHEST if precision == "float32" else None
     dot = jax.jit(lambda a, b: jnp.dot(a, b, precision=highest, preferred_element_type=jnp.float32))
-    return matmul_rate(lambda: dot(matrix, matrix).block_until_ready())
+    return measure_matmul_rate(lambda: dot(matrix, matrix).block_until_ready())
 
 
 if __name__ == "__main__":

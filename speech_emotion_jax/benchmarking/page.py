@@ -1,4 +1,4 @@
-"""A report of benchmarks as words: for a terminal, and as a page of Markdown."""
+"""Render a benchmark report for a terminal and as a Markdown page."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from typing import Any
 from ..runtime.console import aligned
 
 Report = Mapping[str, Any]
-Case = Mapping[str, Any]
+CaseResult = Mapping[str, Any]
 
 HEADINGS = ("", "time", "time / ours", "of the matmul rate", "peak memory", "first use")
 
 METHOD = (
-    "Weights are RANDOM, in the published layout: those of the published size cost what real ones cost. Times are",
-    "medians. Each side is a process of its own that is warm, the sides take turns, and a ratio is the median of",
-    "those of neighbouring turns: above 1, ours is faster. The machine's matmul rate is that of the better one of",
-    "jnp.dot and torch.mm, sampled between the turns; the share of it counts the FLOPs of the model's own matrix",
-    "products, without padding. First use is what the first turn took, compilation included.",
+    "Weights are RANDOM, in the published layout. At the published size they are as costly as real ones. Times are",
+    "medians. Each side is a warm process of its own. The sides take turns, and a ratio is the median over",
+    "neighbouring turns: above 1, ours is faster. The matmul rate is that of the faster of jnp.dot and torch.mm,",
+    "measured between the turns. A percentage of it counts the FLOPs of the model's matrix products without padding.",
+    "First use is the time of the first run, including compilation.",
 )
 
 
-def table(report: Report) -> str:
-    """For a terminal: a block of lines a case."""
+def render_table(report: Report) -> str:
+    """Render a report for a terminal, with a block of lines for each case."""
     lines = _machine(report)
-    for title, cases in _titled(report["cases"]):
+    for title, cases in _group_by_title(report["cases"]):
         lines += ["", title]
         for case in cases:
             rows = [[f"  {case['case']}, {case['precision']}", *HEADINGS[1:]], *_rows(case)]
@@ -34,12 +34,17 @@ def table(report: Report) -> str:
     return "\n".join(lines)
 
 
-def markdown(report: Report, figure: str | None) -> str:
-    """A page with a table a title and the figure, which lies beside it; None where ours ran alone."""
+def render_markdown(report: Report, figure: str | None) -> str:
+    """Render a report as a Markdown page with a table for each title.
+
+    Args:
+        report: the report, as `benchmark` returns it.
+        figure: the name of the figure's file beside the page. None if ours ran alone.
+    """
     lines = [
         "# Benchmarks",
         "",
-        "Made by `speech-emotion-jax benchmark`, and written anew by each run with the same `--output`, on:",
+        "Made by `speech-emotion-jax benchmark`. Each run with the same `--output` rewrites it. Measured on:",
         "",
         *(f"- {part}" for part in _machine(report)),
         "",
@@ -47,7 +52,7 @@ def markdown(report: Report, figure: str | None) -> str:
     ]
     if figure is not None:
         lines += ["", f"![how many times faster ours is]({figure})"]
-    for title, cases in _titled(report["cases"]):
+    for title, cases in _group_by_title(report["cases"]):
         lines += ["", f"## {title}", "", _line(HEADINGS), _line(["---", *["---:"] * (len(HEADINGS) - 1)])]
         remarks = []
         for case in cases:
@@ -58,7 +63,7 @@ def markdown(report: Report, figure: str | None) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _titled(cases: Sequence[Case]) -> Iterator[tuple[str, list[Case]]]:
+def _group_by_title(cases: Sequence[CaseResult]) -> Iterator[tuple[str, list[CaseResult]]]:
     for title, group in groupby(cases, lambda case: case["title"]):
         yield title, list(group)
 
@@ -73,25 +78,25 @@ def _machine(report: Report) -> list[str]:
     ]
 
 
-def _rows(case: Case) -> list[list[str]]:
-    """A row a side: its name and what stands below HEADINGS."""
+def _rows(case: CaseResult) -> list[list[str]]:
+    """Return a row for each side: its name and the values below HEADINGS."""
     rows = []
     for name, side in case["sides"].items():
         ratio = case["ratios"].get(name)
         rows.append(
             [
                 f"    {name}",
-                seconds(side["median"]),
+                format_seconds(side["median"]),
                 "" if ratio is None else f"{ratio['median']:.2f}",
                 "" if side["of_matmul_rate"] is None else f"{side['of_matmul_rate']:.0%}",
                 f"{side['peak_bytes'] / 1e9:.2f} GB",
-                seconds(side["first"]),
+                format_seconds(side["first"]),
             ]
         )
     return rows
 
 
-def _remarks(case: Case) -> list[str]:
+def _remarks(case: CaseResult) -> list[str]:
     remarks = [f"{case['pairs']} turn{'s' * (case['pairs'] != 1)} of each"]
     if rate := case["matmul_rate"]:
         low, middle, high = (rate[name] / 1e9 for name in ("low", "median", "high"))
@@ -101,18 +106,18 @@ def _remarks(case: Case) -> list[str]:
         pairs = ratio["pairs"]
         if len(pairs) > 1:
             remarks.append(
-                f"{name}: ratios from {min(pairs):.2f} to {max(pairs):.2f}, of all turns together {ratio['total']:.2f}"
+                f"{name}: ratios {min(pairs):.2f} to {max(pairs):.2f}, of all turns together {ratio['total']:.2f}"
             )
     for name, difference in (case["differences"] or {}).items():
         if isinstance(difference, int):
-            remarks.append(f"{name}: of the texts of all turns, {difference} are others than ours")
+            remarks.append(f"{name}: {difference} of the texts of all turns differ from ours")
         else:
-            remarks.append(f"{name}: results differ from ours by {difference:.1e} at most")
+            remarks.append(f"{name}: results differ from ours by at most {difference:.1e}")
     return remarks + ([case["note"]] if case["note"] else [])
 
 
-def seconds(value: float) -> str:
-    """To three figures or so."""
+def format_seconds(value: float) -> str:
+    """Format a time in seconds with about three digits."""
     return f"{1000 * value:.0f} ms" if value < 0.1 else f"{value:.3f} s" if value < 10 else f"{value:.1f} s"
 
 

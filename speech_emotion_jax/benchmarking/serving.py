@@ -1,6 +1,6 @@
-"""The worker's half of a benchmark: a process that loads once and answers questions, a JSON line for a JSON line.
+"""The worker's half of a benchmark: a process that loads once and answers each JSON line with a JSON line.
 
-What libraries print goes to stderr, so that stdout holds answers alone.
+Everything that libraries print goes to stderr, so that stdout holds answers only.
 """
 
 from __future__ import annotations
@@ -15,28 +15,34 @@ from typing import Any, Protocol
 import numpy as np
 
 from ..errors import SpeechEmotionError
-from .machine import forget_peak, peak_memory
+from .machine import peak_memory, reset_peak_memory
 
-Request = Mapping[str, Any]
+Question = Mapping[str, Any]  # the settings of a task, or a workload that it is to run
 
 
 class Task(Protocol):
-    """What a side has loaded."""
+    """A task that a worker has loaded."""
 
-    def prepare(self, request: Request) -> Callable[[], Any]:
-        """What answers a request, with all that is not to be timed done before.
+    def prepare(self, workload: Question) -> Callable[[], Any]:
+        """Prepare a workload. Everything that is not timed is done here.
 
-        It is done when it returns, with an array or a list of texts by which the sides' results are compared.
+        Returns:
+            The function that is timed. It returns an array or a list of texts, by which the sides are compared, and
+            only when the computation is done.
         """
         ...
 
 
-def serve(tasks: Mapping[str, Callable[[Request], Task]], rate: Callable[[str], float] | None = None) -> None:
-    """Answer until the parent closes stdin.
+def serve(tasks: Mapping[str, Callable[[Question], Task]], rate: Callable[[str], float] | None = None) -> None:
+    """Answer the parent's questions until it closes stdin.
 
-    {"do": "begin", "task": ..., settings} loads a task, {"do": "run", request} times it once, {"do": "rate",
-    "precision": ...} gives the FLOP/s of a matrix product, {"do": "peak"} the peak memory, which {"do": "forget"}
-    counts anew. What can't be done is answered with {"error": sentence}.
+    {"do": "begin", "task": ..., settings} loads a task. {"do": "run", workload} times one run. {"do": "rate",
+    "precision": ...} returns the FLOP/s of a matrix product. {"do": "peak"} returns the peak memory, and
+    {"do": "forget"} resets it. An error is answered with {"error": sentence}.
+
+    Args:
+        tasks: the tasks by name. Each loads itself from its settings.
+        rate: measures the FLOP/s of a matrix product in a precision.
     """
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
@@ -57,7 +63,7 @@ def serve(tasks: Mapping[str, Callable[[Request], Task]], rate: Callable[[str], 
                 case "peak":
                     answer = {"bytes": peak_memory()}
                 case "forget":
-                    forget_peak()
+                    reset_peak_memory()
         except SpeechEmotionError as error:
             answer = {"error": str(error)}
         print(json.dumps(answer), file=answers)

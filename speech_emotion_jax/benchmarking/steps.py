@@ -1,4 +1,4 @@
-"""What the steps of training are measured on, the same on both sides."""
+"""The training batches of the benchmark, the same on both sides."""
 
 from __future__ import annotations
 
@@ -8,22 +8,26 @@ from jaxtyping import Bool, Float, Int
 from ..audio import FEATURE_DIM
 
 BATCHES, CLIPS, LABELS = 4, 4, 6
-FRAMES = (150, 250)  # of the shortest and the longest clip: 3 to 5 s
+FRAMES = (150, 250)  # frames of the shortest and the longest clip, 3 to 5 s
 LEARNING_RATE, WEIGHT_DECAY, CLIP_NORM = 1e-4, 0.01, 1.0
 
-Batch = tuple[Float[np.ndarray, "4 frames 160"], Bool[np.ndarray, "4 frames"], Int[np.ndarray, "4"]]
+TrainingBatch = tuple[Float[np.ndarray, "4 frames 160"], Bool[np.ndarray, "4 frames"], Int[np.ndarray, "4"]]
 
 
-def random_batches() -> list[Batch]:
-    """Features that lean towards their label and are zero where padded, the mask of what is real, and the labels."""
+def random_batches() -> list[TrainingBatch]:
+    """Make batches of features, masks and labels.
+
+    The features depend on their label, so that there is something to learn. They are 0 in padded frames, in which the
+    mask is False.
+    """
     rng = np.random.default_rng(0)
-    leaning = rng.standard_normal((LABELS, FEATURE_DIM))
-    found = []
+    label_means = rng.standard_normal((LABELS, FEATURE_DIM))
+    batches = []
     for _ in range(BATCHES):
         labels = rng.integers(LABELS, size=CLIPS)
         lengths = rng.integers(*FRAMES, size=CLIPS)
         lengths[0] = FRAMES[1]
         mask = np.arange(lengths.max())[None] < lengths[:, None]
-        features = rng.standard_normal((*mask.shape, FEATURE_DIM)) + 0.5 * leaning[labels][:, None]
-        found.append(((features * mask[..., None]).astype(np.float32), mask, labels))
-    return found
+        features = rng.standard_normal((*mask.shape, FEATURE_DIM)) + 0.5 * label_means[labels][:, None]
+        batches.append(((features * mask[..., None]).astype(np.float32), mask, labels))
+    return batches

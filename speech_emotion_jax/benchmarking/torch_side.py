@@ -1,11 +1,11 @@
-"""PyTorch's side of the benchmarks: what is timed, in a process of its own.
+"""PyTorch's side of the benchmarks. It runs in a process of its own.
 
-"careful" is PyTorch as somebody who minds its speed would write it: transformers' own encoder classes, loaded once, in
-inference mode, with the text at its true length and no mask where nothing is padded; in bfloat16 under autocast, with
-matrices that are bfloat16 beforehand. "direct" calls the same class as its documentation does. "toolkit" is how the
-original toolkit goes about a prediction: its audio model is loaded for each call, and each text padded to 512 tokens.
+There are three ways to run PyTorch. "careful" is optimised PyTorch: transformers' own encoder classes, loaded once, in
+inference mode, with unpadded texts and no mask if nothing is padded; in bfloat16 it uses autocast with matrices that
+are cast in advance. "direct" calls the same class as its documentation does. "toolkit" predicts like the original
+toolkit, which loads the audio model for every call and pads every text to 512 tokens.
 
-This is the one module of the benchmarks that imports PyTorch.
+No other module of the benchmarks imports PyTorch.
 """
 
 from __future__ import annotations
@@ -21,50 +21,64 @@ from typing import Any
 
 import numpy as np
 
-from ..audio import SAMPLE_RATE, load
+from ..audio import MAX_FBANK_FRAMES, SAMPLE_RATE, load
 from ..errors import InvalidInput
-from .clips import random_features
-from .machine import SIDE, cores, matmul_rate
-from .serving import Request, serve
+from .clips import MAX_TOKENS, random_features
+from .machine import MATRIX_WIDTH, count_cores, measure_matmul_rate
+from .serving import Question, serve
 from .steps import BATCHES, CLIP_NORM, LABELS, LEARNING_RATE, WEIGHT_DECAY, random_batches
 
-MAX_FBANK_FRAMES = 16_000
-MAX_TOKENS = 512
-# What the toolkit imports beside torch, transformers and librosa, where it is installed. The metrics that it fetches
-# from the network while it is imported are left out.
-IMPORTED = ("datasets", "evaluate", "pandas", "sklearn.metrics", "sklearn.model_selection", "transformers.trainer")
+# The toolkit imports these besides torch, transformers and librosa. It also downloads metrics at that moment, which is
+# left out here.
+TOOLKIT_IMPORTS = (
+    "datasets",
+    "evaluate",
+    "pandas",
+    "sklearn.metrics",
+    "sklearn.model_selection",
+    "transformers.trainer",
+)
 
 
 def pytorch() -> Any:
-    """The module torch, on all cores. Raises InvalidInput where it, or what transformers needs with it, is missing."""
+    """Import torch and let it use all cores.
+
+    Raises:
+        InvalidInput: if torch or transformers cannot be imported.
+    """
     try:
         import torch
         from transformers import BertModel, Wav2Vec2BertModel, logging  # noqa: F401
     except ImportError as error:
         raise _not_installed(error) from error
-    logging.set_verbosity_error()  # each load would say that the encoder's class leaves the head aside
+    logging.set_verbosity_error()  # every load would warn that the encoder's class ignores the head
     logging.disable_progress_bar()
-    torch.set_num_threads(cores())
+    torch.set_num_threads(count_cores())
     return torch
 
 
 def check_installed() -> None:
-    """Raises InvalidInput where there is no PyTorch, without loading it."""
+    """Check that PyTorch is installed, without importing it.
+
+    Raises:
+        InvalidInput: if it is not.
+    """
     if find_spec("torch") is None:
         raise _not_installed("there is no module torch")
 
 
 def _not_installed(why: object) -> InvalidInput:
     return InvalidInput(
-        f"PyTorch is not installed ({why}), and so there is nothing to compare with: "
+        f"PyTorch is not installed ({why}), so there is nothing to compare with: "
         "pip install -e '.[torch]', or leave --against out"
     )
 
 
 class Encoder:
-    """transformers' Wav2Vec2BertModel, on features that are there."""
+    """Run transformers' Wav2Vec2BertModel alone, on features."""
 
-    def __init__(self, settings: Request):
+    def __init__(self, settings: Question):
+        """Load the published checkpoint."""
         self._torch = pytorch()
         from transformers import Wav2Vec2BertModel
 
@@ -72,10 +86,11 @@ class Encoder:
         self._direct = settings["way"] == "direct"
         self._model: Any = Wav2Vec2BertModel.from_pretrained(settings["published"])
         if not self._direct:
-            hold_matrices(self._torch, self._model, self._precision)
+            cast_matrices(self._torch, self._model, self._precision)
 
-    def prepare(self, request: Request) -> Callable[[], np.ndarray]:
-        torch, frames = self._torch, request["frames"]
+    def prepare(self, workload: Question) -> Callable[[], np.ndarray]:
+        """Return a function that runs the workload once. Everything that is not timed is done here."""
+        torch, frames = self._torch, workload["frames"]
         features = torch.tensor(random_features(frames))
         mask = {"attention_mask": torch.ones(1, frames, dtype=torch.long)} if self._direct else {}
         mode = torch.no_grad if self._direct else torch.inference_mode
@@ -87,72 +102,84 @@ class Encoder:
         return run
 
 
-class Careful:
-    """A concat checkpoint that stays loaded, on recordings and their texts one by one."""
+class CarefulConcat:
+    """Predict with a concat checkpoint that stays loaded, one clip at a time."""
 
-    def __init__(self, settings: Request):
+    def __init__(self, settings: Question):
+        """Load the published checkpoint."""
         self._torch = pytorch()
         from transformers import AutoTokenizer, BertModel, SeamlessM4TFeatureExtractor
 
         self._precision = settings["precision"]
         folder, text_folder = Path(settings["published"]), Path(settings["text_encoder"])
-        self._model: Any = concat_class(self._torch).from_pretrained(folder)
+        self._model: Any = define_concat_class(self._torch).from_pretrained(folder)
         self._text: Any = BertModel.from_pretrained(text_folder)
         for model in (self._model, self._text):
-            hold_matrices(self._torch, model, self._precision)
+            cast_matrices(self._torch, model, self._precision)
         self._extractor = SeamlessM4TFeatureExtractor.from_pretrained(folder)
         self._tokenizer = AutoTokenizer.from_pretrained(text_folder)
 
-    def prepare(self, request: Request) -> Callable[[], np.ndarray]:
-        return one_by_one(self._score, request)
+    def prepare(self, workload: Question) -> Callable[[], np.ndarray]:
+        """Return a function that runs the workload once. Everything that is not timed is done here."""
+        return one_by_one(self._score, workload)
 
     def _score(self, recording: str, text: str) -> np.ndarray:
         torch = self._torch
-        heard = features_of(self._extractor, recording)
-        mask = heard["attention_mask"]
-        read = self._tokenizer(text, truncation=True, max_length=MAX_TOKENS, return_tensors="pt")
+        features = load_features(self._extractor, recording)
+        mask = features["attention_mask"]
+        tokens = self._tokenizer(text, truncation=True, max_length=MAX_TOKENS, return_tensors="pt")
         with torch.inference_mode(), autocast(torch, self._precision):
-            spoken = self._text(input_ids=read["input_ids"]).last_hidden_state[:, 0]
-            # Where the number of filter-bank frames is odd, the last one of the clip is masked.
-            given = None if bool(mask.all()) else mask
-            states = self._model.wav2vec2_bert(heard["input_features"], attention_mask=given).last_hidden_state
-            return probabilities(torch, self._model, states, mask, spoken)
+            text_vector = self._text(input_ids=tokens["input_ids"]).last_hidden_state[:, 0]
+            # If the number of filter-bank frames is odd, the last frame is masked.
+            attention_mask = None if bool(mask.all()) else mask
+            states = self._model.wav2vec2_bert(
+                features["input_features"], attention_mask=attention_mask
+            ).last_hidden_state
+            return probabilities(torch, self._model, states, mask, text_vector)
 
 
-class Toolkit:
-    """The same, with the audio model loaded for each clip and its text padded to 512 tokens. BERT stays loaded."""
+class ToolkitConcat:
+    """Predict like the toolkit: load the audio model for each clip, and pad its text to 512 tokens.
 
-    def __init__(self, settings: Request):
+    BERT stays loaded.
+    """
+
+    def __init__(self, settings: Question):
+        """Load the text encoder of the published checkpoint."""
         self._torch = pytorch()
         from transformers import AutoTokenizer, BertModel
 
         self._precision = settings["precision"]
         self._folder = Path(settings["published"])
-        self._class = concat_class(self._torch)
+        self._class = define_concat_class(self._torch)
         self._text: Any = BertModel.from_pretrained(settings["text_encoder"])
         self._tokenizer = AutoTokenizer.from_pretrained(settings["text_encoder"])
 
-    def prepare(self, request: Request) -> Callable[[], np.ndarray]:
-        return one_by_one(self.score, request)
+    def prepare(self, workload: Question) -> Callable[[], np.ndarray]:
+        """Return a function that runs the workload once. Everything that is not timed is done here."""
+        return one_by_one(self.score, workload)
 
     def score(self, recording: str, text: str) -> np.ndarray:
-        """Probabilities of one recording and its text."""
+        """Return the probabilities of one recording and its text."""
         from transformers import AutoFeatureExtractor
 
         torch = self._torch
-        read = self._tokenizer(text, padding="max_length", truncation=True, max_length=MAX_TOKENS, return_tensors="pt")
-        heard = features_of(AutoFeatureExtractor.from_pretrained(self._folder), recording)
+        tokens = self._tokenizer(
+            text, padding="max_length", truncation=True, max_length=MAX_TOKENS, return_tensors="pt"
+        )
+        features = load_features(AutoFeatureExtractor.from_pretrained(self._folder), recording)
         model = self._class.from_pretrained(self._folder)
         with torch.no_grad(), autocast(torch, self._precision):
-            spoken = self._text(**read).last_hidden_state[:, 0]
-            states = model.wav2vec2_bert(**heard).last_hidden_state
-            return probabilities(torch, model, states, heard["attention_mask"], spoken)
+            text_vector = self._text(**tokens).last_hidden_state[:, 0]
+            states = model.wav2vec2_bert(**features).last_hidden_state
+            return probabilities(torch, model, states, features["attention_mask"], text_vector)
 
 
-def concat_class(torch: Any) -> Any:
-    """A class like the toolkit's, which transformers' from_pretrained fills from a published folder.
+def define_concat_class(torch: Any) -> Any:
+    """Define a class like the toolkit's, which transformers' from_pretrained can load from a published folder.
 
-    Like that one it is a Wav2Vec2BertForSequenceClassification, which makes an encoder, and then makes one of its own.
+    Like the toolkit's it inherits from Wav2Vec2BertForSequenceClassification and then replaces the encoder that this
+    class has just made, so that loading costs the same.
     """
     from transformers import Wav2Vec2BertForSequenceClassification, Wav2Vec2BertModel
 
@@ -169,38 +196,43 @@ def concat_class(torch: Any) -> Any:
     return Concat
 
 
-def one_by_one(score: Callable[[str, str], np.ndarray], request: Request) -> Callable[[], np.ndarray]:
-    """What scores a request's clips, or its one clip."""
-    if "clips" in request:
-        return lambda: np.stack([score(recording, text) for recording, text in request["clips"]])
-    return lambda: score(request["audio"], request["text"])
+def one_by_one(score: Callable[[str, str], np.ndarray], workload: Question) -> Callable[[], np.ndarray]:
+    """Return a function that scores the clips of a workload one by one, or its only clip."""
+    if "clips" in workload:
+        return lambda: np.stack([score(recording, text) for recording, text in workload["clips"]])
+    return lambda: score(workload["audio"], workload["text"])
 
 
-def features_of(extractor: Any, recording: str) -> Any:
-    """A recording read as the toolkit reads it, and its features. Raises InvalidInput where librosa is missing."""
+def load_features(extractor: Any, recording: str) -> Any:
+    """Read a recording as the toolkit does, and extract its features.
+
+    Raises:
+        InvalidInput: if librosa is not installed.
+    """
     try:
         import librosa
     except ImportError as error:
-        raise InvalidInput(f"PyTorch's side reads recordings by librosa ({error}): pip install librosa") from error
+        raise InvalidInput(f"PyTorch's side needs librosa to read recordings ({error}): pip install librosa") from error
     waveform, _ = librosa.load(recording, sr=SAMPLE_RATE)
     return extractor(
         waveform, sampling_rate=SAMPLE_RATE, max_length=MAX_FBANK_FRAMES, truncation=True, return_tensors="pt"
     )
 
 
-def probabilities(torch: Any, model: Any, states: Any, mask: Any, spoken: Any) -> np.ndarray:
-    """The head of mode concat: projection, mean over what is no padding, [CLS] beside it, dense, tanh, out_proj."""
-    kept = mask[..., None]
-    heard = (model.projector(states) * kept).sum(dim=1) / kept.sum(dim=1)
-    fused = torch.cat([heard, spoken], dim=-1)
+def probabilities(torch: Any, model: Any, states: Any, mask: Any, text_vector: Any) -> np.ndarray:
+    """Compute the head of mode concat: project and average the states, append the text vector, and classify."""
+    real = mask[..., None]
+    audio_vector = (model.projector(states) * real).sum(dim=1) / real.sum(dim=1)
+    fused = torch.cat([audio_vector, text_vector], dim=-1)
     logits = model.classifier["out_proj"](torch.tanh(model.classifier["dense"](fused)))
     return logits[0].float().softmax(dim=-1).numpy()
 
 
 class Transcription:
-    """transformers' Whisper, greedily, from samples to text."""
+    """Transcribe with transformers' Whisper from samples to text, greedily."""
 
-    def __init__(self, settings: Request):
+    def __init__(self, settings: Question):
+        """Load the recordings and the model that `settings` names."""
         self._torch = pytorch()
         from transformers import WhisperForConditionalGeneration, WhisperProcessor
 
@@ -209,8 +241,9 @@ class Transcription:
         self._model: Any = WhisperForConditionalGeneration.from_pretrained(settings["folder"]).eval()
         self._processor: Any = WhisperProcessor.from_pretrained(settings["folder"])
 
-    def prepare(self, request: Request) -> Callable[[], list[str]]:
-        clips = [self._clips[number] for number in request["clips"]]
+    def prepare(self, workload: Question) -> Callable[[], list[str]]:
+        """Return a function that runs the workload once. Everything that is not timed is done here."""
+        clips = [self._clips[number] for number in workload["clips"]]
 
         def run() -> list[str]:
             with self._torch.inference_mode():
@@ -224,9 +257,10 @@ class Transcription:
 
 
 class Training:
-    """Steps of a plain loop: transformers' encoder as it trains, the head by its formulas, fused AdamW."""
+    """Run steps of a plain training loop with transformers' encoder, the head and fused AdamW."""
 
-    def __init__(self, settings: Request):
+    def __init__(self, settings: Question):
+        """Initialise a model of the size that `settings` gives, and its optimizer."""
         torch = self._torch = pytorch()
         from transformers import Wav2Vec2BertConfig, Wav2Vec2BertModel
 
@@ -256,9 +290,11 @@ class Training:
         ]
         self._taken = 0
 
-    def prepare(self, request: Request) -> Callable[[], list[float]]:
+    def prepare(self, workload: Question) -> Callable[[], list[float]]:
+        """Return a function that runs the workload once. Everything that is not timed is done here."""
+
         def run() -> list[float]:
-            losses = [self._step() for _ in range(request["steps"])]
+            losses = [self._step() for _ in range(workload["steps"])]
             return [float(losses[-1])]
 
         return run
@@ -269,8 +305,8 @@ class Training:
         self._taken += 1
         self._optimizer.zero_grad(set_to_none=True)
         states = self._encoder(features, attention_mask=mask).last_hidden_state
-        kept = mask[..., None]
-        pooled = (self._projector(states) * kept).sum(dim=1) / kept.sum(dim=1)
+        real = mask[..., None]
+        pooled = (self._projector(states) * real).sum(dim=1) / real.sum(dim=1)
         loss = torch.nn.functional.cross_entropy(self._classifier(pooled), labels)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self._model.parameters(), CLIP_NORM)
@@ -278,8 +314,8 @@ class Training:
         return loss.detach()
 
 
-def hold_matrices(torch: Any, model: Any, precision: str) -> None:
-    """Cast once what autocast would cast in each call: the matrices, and the vectors of distances."""
+def cast_matrices(torch: Any, model: Any, precision: str) -> None:
+    """Cast in advance what autocast would cast in every call: the matrices and the distance embeddings."""
     if precision == "bfloat16":
         for name, module in model.named_modules():
             if isinstance(module, torch.nn.Linear | torch.nn.Conv1d) or name.endswith("distance_embedding"):
@@ -287,28 +323,30 @@ def hold_matrices(torch: Any, model: Any, precision: str) -> None:
 
 
 def autocast(torch: Any, precision: str) -> AbstractContextManager[Any]:
+    """Return the context of autocast in bfloat16, and an empty context in float32."""
     return torch.autocast("cpu", dtype=torch.bfloat16) if precision == "bfloat16" else nullcontext()
 
 
 def rate(precision: str) -> float:
-    """FLOP/s of torch.mm."""
+    """Return the FLOP/s of torch.mm in a precision."""
     torch = pytorch()
-    matrix = torch.ones(SIDE, SIDE, dtype=getattr(torch, precision))
+    matrix = torch.ones(MATRIX_WIDTH, MATRIX_WIDTH, dtype=getattr(torch, precision))
     with torch.inference_mode():
-        return matmul_rate(lambda: torch.mm(matrix, matrix))
+        return measure_matmul_rate(lambda: torch.mm(matrix, matrix))
 
 
 def predict_once(published: str, text_encoder: str, precision: str, recording: str, text: str) -> None:
-    """The toolkit's way in a process that does nothing else: prints the probabilities as JSON."""
-    for name in IMPORTED:
+    """Predict like the toolkit in a process of its own, and print the probabilities as JSON."""
+    for name in TOOLKIT_IMPORTS:
         with suppress(ImportError):
             import_module(name)
-    toolkit = Toolkit({"published": published, "text_encoder": text_encoder, "precision": precision})
+    toolkit = ToolkitConcat({"published": published, "text_encoder": text_encoder, "precision": precision})
     print(json.dumps(toolkit.score(recording, text).tolist()), flush=True)
 
 
-def concat(settings: Request) -> Careful | Toolkit:
-    return (Toolkit if settings["way"] == "toolkit" else Careful)(settings)
+def load_concat(settings: Question) -> CarefulConcat | ToolkitConcat:
+    """Load the concat checkpoint for the way that `settings` names."""
+    return (ToolkitConcat if settings["way"] == "toolkit" else CarefulConcat)(settings)
 
 
 if __name__ == "__main__":
@@ -318,8 +356,8 @@ if __name__ == "__main__":
         serve(
             {
                 "encoder": Encoder,
-                "prediction": concat,
-                "bulk": concat,
+                "prediction": load_concat,
+                "bulk": load_concat,
                 "transcription": Transcription,
                 "training": Training,
             },

@@ -1,6 +1,6 @@
-"""A checkpoint of RANDOM weights in the published layout and in ours: it costs what a real one costs.
+"""Make a checkpoint with RANDOM weights, in the published layout and converted. It is as costly as a real one.
 
-Kernels have unit gain, so that activations stay of order one through any depth and the sides' results can be compared.
+Kernels have unit gain, so activations stay of order one at any depth and the results of the sides can be compared.
 """
 
 from __future__ import annotations
@@ -25,26 +25,34 @@ SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 @dataclass(frozen=True)
 class RandomCheckpoint:
-    """A concat checkpoint for Spanish: where it is in the published layout and converted, and its architecture."""
+    """A concat checkpoint for Spanish.
+
+    Attributes:
+        folder: the folder that holds the published and the converted checkpoint.
+        config: the architecture.
+    """
 
     folder: Path
     config: EmotionConfig
 
     @property
     def published(self) -> Path:
+        """The folder in the published layout."""
         return self.folder / "published"
 
     @property
     def text_encoder(self) -> Path:
+        """The published folder of the text encoder."""
         return self.published / TEXT_ENCODER
 
     @property
     def converted(self) -> Path:
+        """The converted folder."""
         return self.folder / "converted"
 
     @property
     def size(self) -> str:
-        """Of the audio encoder, as a title adds it; nothing for the published one."""
+        """The size of the audio encoder as the end of a title, empty for the published size."""
         audio, published = self.config.audio, EmotionConfig.published("es", "concat").audio
         assert audio is not None
         assert published is not None
@@ -53,11 +61,17 @@ class RandomCheckpoint:
 
     @property
     def parameters(self) -> int:
+        """The number of parameters."""
         return sum(int(np.prod(shape)) for shape in parameter_shapes(self.config).values())
 
 
 def concat_config(layers: int | None = None, width: int | None = None) -> EmotionConfig:
-    """The published concat architecture, or one with fewer layers in each encoder, or narrower ones."""
+    """Return the published concat architecture, or a smaller one.
+
+    Args:
+        layers: the number of layers of the audio encoder; the text encoder has half as many. None as published.
+        width: the width of both encoders. None as published.
+    """
     config = EmotionConfig.published("es", "concat")
     audio, text = config.audio, config.text
     assert audio is not None
@@ -73,13 +87,18 @@ def concat_config(layers: int | None = None, width: int | None = None) -> Emotio
 
 
 def random_checkpoint(config: EmotionConfig, home: Path) -> RandomCheckpoint:
-    """The random checkpoint of an architecture below `home`, made where it is not there yet: 5.6 GB at full size."""
+    """Return the random checkpoint of an architecture, and make it if it does not exist.
+
+    Args:
+        config: the architecture.
+        home: the folder of all random checkpoints. One of the published size takes 5.6 GB.
+    """
     assert config.audio is not None
     assert config.text is not None
     name = f"RANDOM-concat-{config.audio.num_hidden_layers}x{config.audio.hidden_size}-{SCHEMA}"
     checkpoint = RandomCheckpoint(home / name, config)
     if not is_converted(checkpoint.converted):
-        shutil.rmtree(checkpoint.published, ignore_errors=True)  # of a run that was killed before it had converted
+        shutil.rmtree(checkpoint.published, ignore_errors=True)  # left by a run that was killed before it had converted
         with progress(f"Making {name}"), tempfile.TemporaryDirectory() as tokenizer:
             _write_tokenizer(Path(tokenizer), config.text.vocab_size)
             publish_and_convert(
@@ -95,7 +114,10 @@ def random_checkpoint(config: EmotionConfig, home: Path) -> RandomCheckpoint:
 
 
 def random_parameters(config: EmotionConfig) -> dict[str, Float[np.ndarray, " *any"]]:
-    """{path: float32 array} of the model: norms are ones, biases zeros, kernels N(0, 1 / inputs), vectors N(0, 1)."""
+    """Draw the parameters of a model, {path: float32 array}.
+
+    Norms are ones and biases zeros. Kernels are drawn from N(0, 1 / inputs) and all other arrays from N(0, 1).
+    """
     generator = np.random.Generator(np.random.SFC64(0))
 
     def draw(path: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -111,7 +133,7 @@ def random_parameters(config: EmotionConfig) -> dict[str, Float[np.ndarray, " *a
 
 
 def _write_tokenizer(folder: Path, size: int) -> None:
-    """A BERT tokenizer whose words are those of the benchmark's texts."""
+    """Write a BERT tokenizer whose vocabulary holds the words of the benchmark's texts."""
     from transformers import BertTokenizer
 
     tokens = list(dict.fromkeys([*SPECIAL, *WORDS]))
