@@ -1,10 +1,10 @@
-"""What a bulk run costs beside the model itself, and how fast recordings are read by threads and by processes.
+"""Measure the overhead of a bulk run over the model alone, and how fast threads and processes read recordings.
 
     python scripts/benchmark_bulk.py MANIFEST AUDIO_ROOT [--layers 6] [--rounds 3]
 
-The model is an audio model of published width (1024) with random weights, which cost what real ones do. The sides take
+The audio model has the published width of 1024 and RANDOM weights, which are as costly as real ones. Two sides take
 turns, both warm: the bulk run from files to saved parts, and the compiled encoder and head alone on the features of the
-same batches, put into memory before.
+same batches, which are already in memory.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ from speech_emotion_jax.runtime.storage import Folder
 
 
 def random_scorer(layers: int, folder: Path) -> Scorer:
+    """Make a scorer for an audio model with random weights."""
     config = EmotionConfig.published("es", "audio")
     assert config.audio is not None
     config = replace(config, audio=replace(config.audio, num_hidden_layers=layers))
@@ -50,7 +51,7 @@ def random_scorer(layers: int, folder: Path) -> Scorer:
 
 
 class Model:
-    """The compiled encoder and head on the features of batches that were read before."""
+    """The compiled encoder and head, on the features of batches that have been read."""
 
     def __init__(self, scorer: Scorer, reads: list[ClipBatch], batch_size: int):
         self.scorer = scorer
@@ -63,32 +64,34 @@ class Model:
                 self.heard.append(result)
             return result
 
-        scorer._run = keep  # the batches as the run itself puts them together
+        scorer._run = keep  # records the features of every batch that the run assembles
         for _ in score_batches(reads, scorer, batch_size, lambda readings: None):
             pass
         scorer._run = run
 
     def __call__(self) -> None:
+        """Run the model on all batches."""
         for x, mask in self.heard:
             vectors = self.scorer.encode_audio(x, mask)
             np.asarray(self.scorer.probabilities(vectors, None))
 
 
 def seconds(side: Callable[[], object]) -> float:
+    """Return the seconds that a call takes."""
     started = time.perf_counter()
     side()
     return time.perf_counter() - started
 
 
 def reading_rates(paths: list[str], audio: float) -> None:
-    """Seconds of sound read a second: decoded, resampled, in batches of eight."""
+    """Print how many seconds of sound are decoded and resampled per second, in batches of eight."""
     chunks = [paths[start : start + 8] for start in range(0, len(paths), 8)]
     sources = grain.MapDataset.source(chunks).map(_read_chunk)
     for threads in (1, 2, 4):
         options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=8)
         taken = seconds(lambda options=options: list(sources.to_iter_dataset(options)))
         print(f"reading, {threads} thread{'s' * (threads > 1)}: {audio / taken:,.0f} s of sound a second")
-    flags.FLAGS(["benchmark"])  # Grain's processes look at flags of absl
+    flags.FLAGS(["benchmark"])  # Grain's processes need absl's flags to be parsed
     for workers in (1, 2):
         processes = grain.MultiprocessingOptions(num_workers=workers)
         dataset = sources.to_iter_dataset().mp_prefetch(processes)
@@ -104,6 +107,7 @@ def _read_chunk(paths: list[str]) -> list[Clip]:
 
 
 def main() -> None:
+    """Print the rates of reading, and the speed of the bulk run relative to the model alone."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("manifest")
     parser.add_argument("audio_root")

@@ -2,29 +2,30 @@
 
     python scripts/demo_corpus.py OUT [--clips 1800] [--seed 0]
 
-This is synthetic speech and a toy: a machine reads sentences in three manners, and a table calls that an emotion.
-Nobody felt or acted anything, so a model trained on it says nothing about people.
+The corpus is a toy: a machine reads sentences in three manners, and a table assigns an emotion to each. Nobody felt or
+acted anything, so a model trained on it says nothing about people.
 
-A clip's label follows from what is said (the theme) and how it is said (the delivery), and from neither alone:
+The label of a clip follows from the theme of the sentence and the delivery together, not from one of them alone:
 
                 forceful    drawn      level
     setback     anger       sadness    -
     vermin      -           disgust    fear
     event       joy         -          neutral
 
-Every theme and every delivery leaves two emotions open. Text alone can't pass one half, audio alone passes it only as
-far as it recognises words, the majority rule stands at one sixth, and both together decide.
+Every theme and every delivery has two possible emotions. So the accuracy of text alone is at most one half. Audio alone
+exceeds one half only if it recognises words. The majority rate is one sixth.
 
-The clips come in blocks of six, one for each emotion, in one voice: three sentences that differ in one noun, which
-tells the theme, each spoken in both of the theme's deliveries. So a sentence occurs equally often with its two labels,
-and neither the voice nor the rest of the sentence tells anything. No voice and no sentence of one split occurs in
-another; the nouns occur in all, for a text encoder trained on this corpus can't know a word it never saw.
+The clips come in blocks of six, one for each emotion, all in one voice. A block has three sentences that differ in one
+noun, which sets the theme. Each is spoken in both deliveries of its theme. So every sentence occurs equally often with
+each of its two labels, and neither the voice nor the rest of the sentence predicts the label. The splits share no voice
+and no sentence. They do share the nouns, because a text encoder trained on this corpus cannot know a word that it never
+saw.
 
-Features that are normalised over the clip lose its loudness and its spectral tilt, so deliveries differ in what changes
-over time: speaking rate, pauses between words, pitch range, and the course of the volume through the sentence.
+Features that are normalised over the clip lose its loudness and its spectral tilt. So deliveries differ in what changes
+over time: the speaking rate, the pauses between words, the pitch range and the volume from word to word.
 
-The sentences were made up for this script. The speech is the output of espeak-ng (https://github.com/espeak-ng), whose
-GPL covers the program and not the sound it makes. espeak-ng has to be installed to render, not to design.
+The sentences were written for this script. The speech is the output of espeak-ng (https://github.com/espeak-ng), whose
+GPL covers the program but not the sound. `render` needs espeak-ng; `design` does not.
 """
 
 import argparse
@@ -63,10 +64,10 @@ LABEL_OF = {
 
 @dataclass(frozen=True)
 class Delivery:
-    """A manner of speaking: the inclusive ranges, in espeak-ng's units, from which each clip draws, and a contour."""
+    """A manner of speaking: a volume contour, and the inclusive ranges from which each clip draws its settings."""
 
-    pitch: tuple[int, int]  # 0 to 99, 50 is the voice's own
-    pitch_range: tuple[int, int]  # percent of the voice's own
+    pitch: tuple[int, int]  # 0 to 99; 50 is the normal pitch of the voice
+    pitch_range: tuple[int, int]  # percent of the voice's normal range
     rate: tuple[int, int]  # words a minute
     gap: tuple[int, int]  # pause after a word, in 10 ms at espeak-ng's normal rate
     contour: Literal["stressed", "fading", "even"]
@@ -77,11 +78,11 @@ DELIVERIES = {
     "drawn": Delivery(pitch=(25, 55), pitch_range=(40, 90), rate=(120, 145), gap=(3, 7), contour="fading"),
     "level": Delivery(pitch=(35, 65), pitch_range=(0, 30), rate=(205, 240), gap=(0, 0), contour="even"),
 }
-VOLUMES = (35, 50)  # espeak-ng's normal is 100; half of it leaves room for the stressed words
-NOISE_LEVELS = (25, 40)  # speech over white noise in dB
+VOLUMES = (35, 50)  # espeak-ng's default is 100; half of it leaves headroom for stressed words
+NOISE_LEVELS = (25, 40)  # signal-to-noise ratio in dB
 
 ACCENTS = ("es", "es-419")
-# espeak-ng's variants stand for speakers. Of near twins (linda and belinda, steph and steph2) one at most is here.
+# espeak-ng's variants serve as speakers. Of similar variants (linda and belinda, steph and steph2) only one is used.
 VARIANTS = {
     "train": (
         *("f1", "f2", "f4", "Alicia", "aunty", "belinda", "grandma", "anika"),
@@ -91,8 +92,8 @@ VARIANTS = {
     "test": ("f5", "Andrea", "steph", "m4", "m8", "victor", "david", "Nguyen"),
 }
 
-# A sentence is an opening, a noun and a place: "Ayer supe lo de | las cucarachas | del museo". Only the noun belongs to
-# a theme, and each theme has as many nouns of every gender and number, so the theme is heard in one word at most.
+# A sentence is an opening, a noun and a place: "Ayer supe lo de | las cucarachas | del museo". Only the noun depends on
+# the theme. All themes have the same number of nouns of each gender and number, so no article gives the theme away.
 OPENINGS = {
     "train": (
         *("Acaban de contarme lo de", "Aquí todos hablan de", "Te llamo por lo de", "Ayer supe lo de"),
@@ -150,7 +151,7 @@ NOUNS = {
 
 @dataclass(frozen=True)
 class Clip:
-    """One clip to be spoken; `pitch`, `pitch_range`, `rate`, `volume` and `gap` are in the units of `Delivery`."""
+    """The settings of one clip. `pitch`, `pitch_range`, `rate` and `gap` have the units of `Delivery`."""
 
     name: str
     text: str
@@ -164,15 +165,21 @@ class Clip:
     rate: int
     volume: int
     gap: int
-    noise_level: int  # speech over noise in dB
-    seed: int  # of the noise and of the words' small differences in volume
+    noise_level: int  # signal-to-noise ratio in dB
+    seed: int  # of the noise and of the random volumes of the words
 
 
 def design(seed: int, clips: int = 1800) -> list[Clip]:
-    """The corpus on paper: of the clips 3/4 train, 1/12 validation, 1/6 test, the six labels equally often in each.
+    """Design the corpus: 3/4 of the clips for training, 1/12 for validation and 1/6 for testing.
 
-    The same arguments give the same list. The seed changes what is combined, never which openings, places and voices
-    belong to a split. Raises InvalidInput unless `clips` is a multiple of 72 and `seed` at least 0.
+    Every split has each of the six labels equally often. The same arguments give the same list.
+
+    Args:
+        seed: draws the combinations. It does not change which openings, places and voices belong to a split.
+        clips: the number of clips.
+
+    Raises:
+        InvalidInput: unless `clips` is a positive multiple of 72 and `seed` is at least 0.
     """
     if clips <= 0 or clips % 72:
         raise InvalidInput(f"A corpus of {clips} clips can't be balanced: ask for a multiple of 72, such as 1800.")
@@ -216,25 +223,29 @@ def design(seed: int, clips: int = 1800) -> list[Clip]:
 
 
 def noun_phrases(theme: str) -> list[str]:
-    """The theme's nouns with their articles."""
+    """Return the nouns of a theme with their articles."""
     return [f"{article} {noun}" for article, nouns in NOUNS[theme].items() for noun in nouns.split()]
 
 
 def sentence(opening: str, noun_phrase: str, place: str) -> str:
-    """The three put together, with Spanish's contraction of "de el"."""
+    """Join the three parts of a sentence, and contract "de el" to "del"."""
     return f"{opening} {noun_phrase} {place}.".replace(" de el ", " del ")
 
 
 def shuffled_cycle(rng: np.random.Generator, items: tuple[str, ...] | list[str], length: int) -> list[str]:
-    """`length` items, each as often as the others give or take one, in a new order every round."""
+    """Return `length` items in rounds, each a new permutation. The counts of two items differ by at most one."""
     rounds = [rng.permutation(items) for _ in range(-(-length // len(items)))]
     return [str(item) for item in np.concatenate(rounds)[:length]]
 
 
 def render(clip: Clip) -> Float[np.ndarray, " samples"]:
-    """Speak a clip with espeak-ng: float32 at 16 kHz, within [-1, 1]. The same clip gives the same samples.
+    """Speak a clip with espeak-ng. The same clip gives the same samples.
 
-    Raises UnreadableInput if espeak-ng isn't installed or refuses.
+    Returns:
+        float32 samples at 16 kHz, within [-1, 1].
+
+    Raises:
+        UnreadableInput: if espeak-ng is not installed or fails.
     """
     rng = np.random.default_rng(clip.seed)
     manner = ("-v", clip.voice, "-p", str(clip.pitch), "-s", str(clip.rate), "-g", str(clip.gap))
@@ -247,7 +258,11 @@ def render(clip: Clip) -> Float[np.ndarray, " samples"]:
 
 
 def espeak(*arguments: str) -> bytes:
-    """What espeak-ng prints. Raises UnreadableInput if it isn't installed or refuses."""
+    """Run espeak-ng and return what it prints.
+
+    Raises:
+        UnreadableInput: if espeak-ng is not installed or fails.
+    """
     try:
         return subprocess.run(["espeak-ng", *arguments], capture_output=True, check=True).stdout
     except FileNotFoundError:
@@ -259,15 +274,19 @@ def espeak(*arguments: str) -> bytes:
 
 
 def require_variants() -> None:
-    """Raise UnreadableInput where a voice is absent: espeak-ng would speak in its plain voice and say nothing of it."""
-    present = re.findall(r"!v/(\S+)", espeak("--voices=variant").decode())
-    absent = {variant for variants in VARIANTS.values() for variant in variants}.difference(present)
-    if absent:
-        raise UnreadableInput(f"This espeak-ng lacks the voices {', '.join(sorted(absent))}: install version 1.51.")
+    """Check that espeak-ng has all variants. For a missing one it would silently use its default voice.
+
+    Raises:
+        UnreadableInput: if a variant is missing.
+    """
+    installed = re.findall(r"!v/(\S+)", espeak("--voices=variant").decode())
+    missing = {variant for variants in VARIANTS.values() for variant in variants}.difference(installed)
+    if missing:
+        raise UnreadableInput(f"This espeak-ng lacks the voices {', '.join(sorted(missing))}: install version 1.51.")
 
 
 def ssml(clip: Clip, rng: np.random.Generator) -> str:
-    """The sentence with its pitch range and a volume for each word."""
+    """Return the sentence as SSML, with its pitch range and a volume for each word."""
     words = clip.text.split()
     volumes = clip.volume * contour(clip.delivery, words) * rng.uniform(0.9, 1.1, len(words))
     spoken = (
@@ -277,9 +296,9 @@ def ssml(clip: Clip, rng: np.random.Generator) -> str:
 
 
 def contour(delivery: str, words: list[str]) -> Float[np.ndarray, " words"]:
-    """Each word's volume as a multiple of the clip's."""
+    """Return the volume of each word as a multiple of the clip's volume."""
     match DELIVERIES[delivery].contour:
-        case "stressed":  # the short words are mostly articles and prepositions
+        case "stressed":  # short words are mostly articles and prepositions
             return np.array([2.0 if len(word) > 4 else 0.6 for word in words])
         case "fading":
             return np.linspace(1.5, 0.4, len(words))
@@ -288,7 +307,7 @@ def contour(delivery: str, words: list[str]) -> Float[np.ndarray, " words"]:
 
 
 def write(corpus: list[Clip], out: Path) -> None:
-    """Render a corpus to OUT/<name>.wav (16 bit) and, when all are there, OUT/manifest.csv in MEACorpus's columns."""
+    """Render a corpus to OUT/<name>.wav (16 bit), and then write OUT/manifest.csv with the columns of MEACorpus."""
     require_variants()
     out.mkdir(parents=True, exist_ok=True)
     manifest = out / "manifest.csv"
@@ -308,6 +327,7 @@ def write(corpus: list[Clip], out: Path) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """Make the corpus that the command line asks for, and return the exit code."""
     parser = argparse.ArgumentParser(description="Make the synthetic Spanish corpus of the demo checkpoint.")
     parser.add_argument("out", type=Path, metavar="OUT", help="folder for the clips and manifest.csv")
     parser.add_argument("--clips", type=int, default=1800, help="how many, a multiple of 72 (default: 1800)")

@@ -1,9 +1,9 @@
-"""How often the 95 % intervals of the metrics hold the true value, in a simulation.
+"""Simulate how often the 95 % intervals of the metrics contain the true value.
 
     python scripts/interval_coverage.py [--sets 400] [--resamples 1000]
 
-Scores of six labels as frequent as in Spanish MEACorpus 2023 are drawn from a known distribution; the true values are
-those of 200,000 clips. Where clips come in groups, a group's clips share an error of their scores, as a speaker's do.
+Scores are drawn from a known distribution over six labels, which are as frequent as in Spanish MEACorpus 2023. The true
+values are those of 200,000 clips. Clips of one group share an error of their scores, as clips of one speaker do.
 """
 
 from __future__ import annotations
@@ -24,37 +24,51 @@ SHOWN = ("accuracy", "uar", "macro_f1", "weighted_precision", "weighted_f1", "ec
 
 @dataclass(frozen=True)
 class World:
-    """Where clips come from. A sharpness of 1 is a calibrated checkpoint, as long as `shared` is 0."""
+    """A distribution of clips.
+
+    Attributes:
+        groups: the number of groups in a data set.
+        clips_a_group: the clips in each group.
+        sharpness: how confident the checkpoint is. It is calibrated at 1 if `shared` is 0.
+        shared: the standard deviation of the error that the clips of a group share.
+    """
 
     groups: int
     clips_a_group: int
     sharpness: float = 1.0
-    shared: float = 0.0  # standard deviation of the error that a group's clips share
+    shared: float = 0.0
 
     def draw(self, seed: int, groups: int) -> tuple[list[str], np.ndarray, list[int]]:
-        """(truth, probabilities, group) of the clips of so many groups."""
+        """Draw the clips of so many groups. Return their labels, probabilities and groups."""
         rng = np.random.default_rng(seed)
         group = np.repeat(np.arange(groups), self.clips_a_group)
         true = rng.choice(len(LABELS), size=len(group), p=PRIOR)
         separation = 2.5
-        seen = rng.normal(separation * np.eye(len(LABELS))[true]) + rng.normal(0, self.shared, (groups, 6))[group]
-        probabilities = softmax(self.sharpness * (separation * seen + np.log(PRIOR)), axis=1)
+        evidence = rng.normal(separation * np.eye(len(LABELS))[true]) + rng.normal(0, self.shared, (groups, 6))[group]
+        probabilities = softmax(self.sharpness * (separation * evidence + np.log(PRIOR)), axis=1)
         return [LABELS[number] for number in true], probabilities, group.tolist()
 
 
 def coverage(world: World, *, by_group: bool, sets: int = 400, resamples: int = 1000) -> dict[str, float]:
-    """The share of simulated data sets whose interval holds the true value, by metric."""
+    """Return, for each metric, the fraction of simulated data sets whose interval contains the true value.
+
+    Args:
+        world: the distribution of the clips.
+        by_group: resample groups instead of clips.
+        sets: how many data sets are simulated.
+        resamples: how many bootstrap resamples each interval takes.
+    """
     truth, probabilities, _ = world.draw(0, 200_000 // world.clips_a_group)
     true_values = measure(truth, probabilities, LABELS, resamples=1)
-    held = dict.fromkeys(SHOWN, 0)
+    hits = dict.fromkeys(SHOWN, 0)
     for number in range(sets):
         truth, probabilities, group = world.draw(1 + number, world.groups)
         outcome = LabelledScores.of(truth, probabilities, LABELS)
         drawn = bootstrap(outcome, group_codes(group if by_group else None, len(truth)), resamples, seed=number)
         for name, (low, high) in confidence_intervals(outcome, drawn).items():
-            if name in held:
-                held[name] += low <= true_values[name] <= high
-    return {name: count / sets for name, count in held.items()}
+            if name in hits:
+                hits[name] += low <= true_values[name] <= high
+    return {name: count / sets for name, count in hits.items()}
 
 
 WORLDS = (
@@ -70,14 +84,15 @@ WORLDS = (
 
 
 def main() -> int:
+    """Print the coverage of every metric in every world."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sets", type=int, default=400, help="simulated data sets (default: 400)")
-    parser.add_argument("--resamples", type=int, default=1000, help="of each (default: 1000)")
+    parser.add_argument("--resamples", type=int, default=1000, help="bootstrap resamples of each (default: 1000)")
     options = parser.parse_args()
-    print(f"{'share of intervals, %':<28}" + "".join(f"{name:>20}" for name in SHOWN))
+    print(f"{'intervals that hit, %':<28}" + "".join(f"{name:>20}" for name in SHOWN))
     for name, world, by_group in WORLDS:
-        shares = coverage(world, by_group=by_group, sets=options.sets, resamples=options.resamples)
-        print(f"{name:<28}" + "".join(f"{100 * shares[metric]:>20.1f}" for metric in SHOWN), flush=True)
+        fractions = coverage(world, by_group=by_group, sets=options.sets, resamples=options.resamples)
+        print(f"{name:<28}" + "".join(f"{100 * fractions[metric]:>20.1f}" for metric in SHOWN), flush=True)
     return 0
 
 

@@ -1,15 +1,15 @@
-"""Train the demo checkpoint on the synthetic corpus and put it, with a few test recordings, into the package.
+"""Train the demo checkpoint on the synthetic corpus, and put it into the package with a few test recordings.
 
     python scripts/demo_corpus.py CORPUS
     python scripts/make_demo_checkpoint.py CORPUS [--seeds 3] [--runs RUNS] [--output speech_emotion_jax/demo_data]
 
-For each seed the recipes of configs/demo train a system of text alone and one of sound alone from scratch, then a fused
-one (mode concat) on both encoders, of which that of sound stays as it is, so its vectors are computed once. It prints
-the accuracy of each on held-out voices and sentences beside the majority rate. The fused one of the first seed is
-written in the published layout in float16, and its accuracy is measured once more through the converter and the
-pipeline. What is finished in RUNS is not trained again.
+For each seed, the recipes of configs/demo train a text model and an audio model from scratch, then a fused model (mode
+concat) on both encoders. The audio encoder is frozen there, so its vectors are computed only once. The script prints
+the accuracy of each model on held-out voices and sentences, and the majority rate. It writes the fused model of the
+first seed in the published layout in float16, and measures its accuracy again through the converter and the pipeline.
+Runs that are complete in RUNS are not trained again.
 
-A toy: synthetic speech, labels made up by rules. It says nothing about people.
+The checkpoint is a toy: the speech is synthetic and the labels follow from rules. It says nothing about people.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ NOTICE = "a toy trained on synthetic speech; of no use on people"
 
 
 def train_all(corpus: Path, runs: Path, seed: int) -> dict[str, float]:
-    """Train the three systems with one seed; returns the accuracy of each on the test clips."""
-    found = {}
+    """Train the three models with one seed. Return the accuracy of each on the test clips, by mode."""
+    accuracies = {}
     for mode in ("text", "audio", "concat"):
         settings = [f"training.seed={seed}"]
         if mode == "concat":
@@ -58,16 +58,23 @@ def train_all(corpus: Path, runs: Path, seed: int) -> dict[str, float]:
                 str(corpus),
             )
         )
-        found[mode] = json.loads((output / "metrics.json").read_text())["accuracy"]
+        accuracies[mode] = json.loads((output / "metrics.json").read_text())["accuracy"]
         seconds = time.perf_counter() - start
-        print(f"seed {seed}  {mode:6}  accuracy {found[mode]:.3f}  {seconds:.0f} s", flush=True)
-    return found
+        print(f"seed {seed}  {mode:6}  accuracy {accuracies[mode]:.3f}  {seconds:.0f} s", flush=True)
+    return accuracies
 
 
-def ship(trained: Path, output: Path, corpus: Path, test: list[dict[str, str]]) -> None:
-    """The package's demo folder: the checkpoint, and the shortest block of the test clips as flac.
+def write_demo(trained: Path, output: Path, corpus: Path, test: list[dict[str, str]]) -> None:
+    """Write the package's demo folder: the checkpoint, and the shortest block of the test clips as flac.
 
-    A block is one voice and three sentences, each spoken in two ways with two labels: no modality alone decides.
+    In a block one voice speaks three sentences, each in two ways that have different labels. So neither the text nor
+    the voice alone determines the label.
+
+    Args:
+        trained: the checkpoint of a training run.
+        output: the demo folder, which is replaced.
+        corpus: the folder of the corpus.
+        test: the rows of the test clips.
     """
 
     def frames(block: list[dict[str, str]]) -> int:
@@ -89,22 +96,23 @@ def ship(trained: Path, output: Path, corpus: Path, test: list[dict[str, str]]) 
             notice=NOTICE,
             dtype=np.float16,
         )
-        listed = []
+        rows = []
         for row in block:
             samples, rate = soundfile.read(corpus / row["filename"], dtype="int16")
             soundfile.write(staging / f"{row['label']}.flac", samples, rate, subtype="PCM_16")
-            listed.append([f"{row['label']}.flac", row["label"], row["transcription"]])
+            rows.append([f"{row['label']}.flac", row["label"], row["transcription"]])
         with (staging / "manifest.csv").open("w", encoding="utf-8", newline="") as file:
-            csv.writer(file, lineterminator="\n").writerows([["filename", "label", "transcription"], *listed])
+            csv.writer(file, lineterminator="\n").writerows([["filename", "label", "transcription"], *rows])
         shutil.rmtree(output, ignore_errors=True)
         staging.rename(output)
 
 
 def main() -> int:
+    """Train, print the accuracies and write the demo folder."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("corpus", type=Path, help="folder made by scripts/demo_corpus.py")
     parser.add_argument("--output", type=Path, default=Path("speech_emotion_jax/demo_data"))
-    parser.add_argument("--runs", type=Path, default=Path("demo-runs"), help="where the training runs are kept")
+    parser.add_argument("--runs", type=Path, default=Path("demo-runs"), help="folder of the training runs")
     parser.add_argument("--seeds", type=int, default=3)
     options = parser.parse_args()
     with (options.corpus / "manifest.csv").open(encoding="utf-8", newline="") as file:
@@ -115,17 +123,17 @@ def main() -> int:
     print(f"{len(test)} clips held out (voices, sentences), majority rate {majority:.3f}", flush=True)
     scores = [train_all(options.corpus, options.runs, seed) for seed in range(options.seeds)]
     for mode in scores[0]:
-        found = [each[mode] for each in scores]
-        spread = f" +- {stdev(found):.3f}" if len(found) > 1 else ""
-        print(f"{mode:6}  {mean(found):.3f}{spread} over {len(found)} seeds")
-    ship(options.runs / "concat-0" / "best", options.output, options.corpus, test)
+        accuracies = [each[mode] for each in scores]
+        spread = f" +- {stdev(accuracies):.3f}" if len(accuracies) > 1 else ""
+        print(f"{mode:6}  {mean(accuracies):.3f}{spread} over {len(accuracies)} seeds")
+    write_demo(options.runs / "concat-0" / "best", options.output, options.corpus, test)
     pipeline = EmotionPipeline.from_pretrained(options.output / "checkpoint", mode="concat", language="es")
     predictions = pipeline.predict(
         {"audio": options.corpus / row["filename"], "text": row["transcription"]} for row in test
     )
     right = sum(p["top_label"] == row["label"] for p, row in zip(predictions, test, strict=True))
     size = sum(path.stat().st_size for path in options.output.rglob("*") if path.is_file())
-    print(f"shipped checkpoint, through the pipeline: held-out accuracy {right / len(test):.3f}; {size / 1e6:.2f} MB")
+    print(f"packaged checkpoint, through the pipeline: held-out accuracy {right / len(test):.3f}; {size / 1e6:.2f} MB")
     print(f"{time.perf_counter() - start:.0f} s")
     return 0
 

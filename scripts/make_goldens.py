@@ -1,9 +1,9 @@
-"""Make the goldens that the tests hold this package against without PyTorch.
+"""Make the golden files with which the tests check this package without PyTorch.
 
     python scripts/make_goldens.py
 
-Writes tests/goldens/demo.safetensors, of the demo's checkpoint and one of its recordings, and tiny-random.safetensors,
-of a tiny RANDOM checkpoint of mode multihead and the same recording. Needs the extra `test`.
+Writes tests/goldens/demo.safetensors from the demo's checkpoint and one of its recordings, and tiny-random.safetensors
+from a tiny RANDOM checkpoint of mode multihead and the same recording. Needs the extra `test`.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ RECORDING, TEXT = DEMO / "joy.flac", "No me lo puedo creer, ¡qué alegría!"
 
 
 def main() -> int:
+    """Write both golden files."""
     GOLDENS.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         random = write_golden_checkpoint(Path(folder) / "tiny-random")

@@ -1,10 +1,10 @@
-"""Time and peak memory of converting, loading and first predicting with a checkpoint of the published size.
+"""Measure the time and peak memory of converting, loading and predicting with a checkpoint of the published size.
 
     python scripts/measure_full_size.py FOLDER [--seconds 10]
 
-Makes a concat checkpoint of 0.58 B parameters and a BETO-sized text encoder in FOLDER, in the published layout, with
-RANDOM weights (they cost what real ones cost), and runs each step in a process of its own. Needs the extra `test`,
-9 GB of disk and 8 GB of memory.
+Makes a concat checkpoint of 0.58 B parameters and a BETO-sized text encoder in FOLDER, in the published layout. The
+weights are RANDOM and as costly as real ones. Each step runs in a process of its own. Needs the extra `test`, 9 GB of
+disk and 8 GB of memory.
 """
 
 from __future__ import annotations
@@ -58,12 +58,13 @@ def report(what):
 
 
 def main() -> None:
+    """Make the checkpoint, run all steps and print a line for each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--seconds", type=float, default=10.0, help="length of the clip that is predicted")
+    parser.add_argument("--seconds", type=float, default=10.0, help="length of the clip in seconds")
     options = parser.parse_args()
     folder: Path = options.folder.resolve()
-    make(folder)
+    make_checkpoint(folder)
     size = sum(path.stat().st_size for part in ("model", "text") for path in (folder / part).glob("*.safetensors"))
     print(f"{platform.machine()}, {processor()}, {os.cpu_count()} cores, Python {platform.python_version()}")
     print(f"checkpoint: {size / 1e9:.2f} GB of random weights; clip: {options.seconds} s")
@@ -86,7 +87,8 @@ def main() -> None:
     print(f"exported files equal their sources byte for byte: {same}")
 
 
-def make(folder: Path) -> None:
+def make_checkpoint(folder: Path) -> None:
+    """Write the random checkpoint and its text encoder."""
     sys.path.insert(0, str(Path(__file__).parent.parent))
     from tests.support.checkpoints import FULL, write_audio_checkpoint, write_bert
 
@@ -98,6 +100,7 @@ def make(folder: Path) -> None:
 
 
 def processor() -> str:
+    """Return the name of the processor."""
     for line in Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else ():
         if line.startswith("model name"):
             return line.split(":", 1)[1].strip()

@@ -1,9 +1,9 @@
-"""What a manifest of a million rows costs a bulk run, in memory and until scoring starts, over one of ten thousand.
+"""Measure the memory and the start-up time of a bulk run over a million rows, compared with ten thousand.
 
     python scripts/measure_manifest_memory.py RECORDING MODEL WORK [--rows 1000000] [--scored 20000]
 
-One recording is named once a row, under an id of its own. Each run is a process that is ended by SIGKILL when so many
-rows were scored; its memory is the highest it had until then.
+Every row names the same recording and has an id of its own. Each run is a process that is ended by SIGKILL after
+`--scored` rows. Its memory is the peak until then.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ COMMAND = Path(sys.executable).with_name("speech-emotion-jax")
 
 
 def write_manifest(path: Path, recording: Path, rows: int) -> None:
+    """Write a manifest whose rows all name one recording."""
     count = range(rows)
     table = pa.table(
         {
@@ -37,21 +38,33 @@ def write_manifest(path: Path, recording: Path, rows: int) -> None:
     pq.write_table(table, path)
 
 
-def scored(output: Path) -> int:
+def count_scored(output: Path) -> int:
+    """Return how many clips the saved parts of a run hold."""
     clips = 0
     for part in output.glob("part-*"):
         clips += json.loads(pq.read_schema(part).metadata[b"speech_emotion_jax"])["effort"]["clips"]
     return clips
 
 
-def highest_memory(process: int) -> float:
-    """MB."""
+def peak_memory(process: int) -> float:
+    """Return the peak memory of a process in MB."""
     status = Path(f"/proc/{process}/status").read_text()
     return int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) / 1e3
 
 
 def run(manifest: Path, root: Path, model: str, output: Path, enough: int) -> tuple[float, float]:
-    """The highest memory in MB, and the seconds from the start to the first part, of about a second of scoring."""
+    """Run `evaluate` until enough rows are scored.
+
+    Args:
+        manifest: the manifest.
+        root: the folder of the recording.
+        model: the checkpoint.
+        output: the folder of the run, which is replaced.
+        enough: how many rows are scored.
+
+    Returns:
+        The peak memory in MB, and the seconds from the start to the first saved part.
+    """
     shutil.rmtree(output, ignore_errors=True)
     command = [str(COMMAND), "evaluate", f"--manifest={manifest}", f"--audio-root={root}", f"--model-id={model}"]
     command += ["--mode=concat", "--language=es", f"--output={output}", "--save-every=1", "--batch-size=32"]
@@ -64,8 +77,8 @@ def run(manifest: Path, root: Path, model: str, output: Path, enough: int) -> tu
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
     first = None
     while process.poll() is None:
-        memory = highest_memory(process.pid)
-        done = scored(output)
+        memory = peak_memory(process.pid)
+        done = count_scored(output)
         if first is None and done:
             first = time.monotonic() - started
         if done >= enough:
@@ -78,6 +91,7 @@ def run(manifest: Path, root: Path, model: str, output: Path, enough: int) -> tu
 
 
 def main() -> None:
+    """Measure both manifests and print the difference."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recording", type=Path)
     parser.add_argument("model")
@@ -93,9 +107,9 @@ def main() -> None:
         output = options.work / f"out-{rows}"
         memory, first = run(manifest, options.recording.parent, options.model, output, min(options.scored, rows - 1))
         memories.append(memory)
-        print(f"{rows:,} rows: {memory:,.0f} MB at most, first part saved after {first:.1f} s", flush=True)
+        print(f"{rows:,} rows: {memory:,.0f} MB peak memory, first part saved after {first:.1f} s", flush=True)
         shutil.rmtree(output)
-    print(f"{memories[1] - memories[0]:,.0f} MB more for {options.rows - 10_000:,} rows more")
+    print(f"{memories[1] - memories[0]:,.0f} MB more for {options.rows - 10_000:,} additional rows")
 
 
 if __name__ == "__main__":

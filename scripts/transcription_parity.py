@@ -1,13 +1,14 @@
-"""Compare transcription with PyTorch's Whisper on real recordings: transformers' `generate`, greedy and with 5 beams.
+"""Compare transcription with transformers' Whisper on real recordings, greedily and with 5 beams.
 
     python scripts/transcription_parity.py WHISPER_FOLDER RECORDING... [--language es] [--limit N] [--long FILE]
 
 A RECORDING is an audio file in `--language`, or a JSON file that lists recordings: [{"path": ..., "language": "es"}].
-PyTorch gets what librosa loads, one recording at a time; ours loads for itself and decodes in batches. `--long` names a
-recording in `--language` of more than 30 s: windows that overlap are compared with transformers' pipeline, and the
-sequential modes with its `generate`. There theirs takes the log-mel of the whole recording, and ours that of each
-window: what is left where both take the former is shown, too. Everything in float32 on the CPU, and no text is dropped
-as no speech. Needs the extra `test`; scripts/whisper_base.py makes a WHISPER_FOLDER.
+PyTorch transcribes what librosa loads, one recording at a time. Ours loads the files itself and decodes in batches.
+`--long` names a recording in `--language` of more than 30 s. For it, overlapping windows are compared with
+transformers' pipeline, and the sequential modes with `generate`. `generate` computes the log-mel of the whole recording
+and ours that of each window, so the sequential modes are also compared with the former on both sides. Everything runs
+in float32 on the CPU, and the no-speech threshold is off. Needs the extra `test`. scripts/whisper_base.py makes a
+WHISPER_FOLDER.
 """
 
 from __future__ import annotations
@@ -56,13 +57,13 @@ class Recording(NamedTuple):
 
 
 class Result(NamedTuple):
-    """Of one recording. Tokens are without prompt and end."""
+    """The results for one recording. Tokens exclude the prompt and the end token."""
 
     encoded: np.ndarray  # (1500, width)
     first_logits: np.ndarray  # (vocabulary,)
     greedy: list[int]
     beams: list[int]
-    margins: list[float]  # of each greedy step, the end's too: by how much the best logit is ahead; PyTorch's only
+    margins: list[float]  # best minus second-best logit of each greedy step, PyTorch only
 
 
 def main() -> int:
@@ -91,7 +92,7 @@ def main() -> int:
 
 
 def listed(path: Path, language: str) -> list[Recording]:
-    """The recordings of an argument."""
+    """Return the recordings that one argument names."""
     if path.suffix != ".json":
         return [Recording(str(path), language)]
     return [Recording(row["path"], row["language"]) for row in json.loads(path.read_text("utf-8"))]
@@ -134,7 +135,7 @@ class Original:
         )
 
     def written(self, sequence: torch.Tensor) -> list[int]:
-        """The tokens before the end."""
+        """Return the tokens before the end token."""
         tokens, end = sequence.tolist(), self.model.generation_config.eos_token_id
         return tokens[: tokens.index(end)] if end in tokens else tokens
 
@@ -150,7 +151,7 @@ class Original:
 
 
 def heard_whole(extractor: WhisperFeatureExtractor, waveform: np.ndarray) -> Any:
-    """The log-mel of a recording of any length, `input_features` (1, bins, frames), with its mask."""
+    """Return the log-mel of a recording of any length, `input_features` (1, bins, frames), with its mask."""
     return extractor(
         waveform,
         sampling_rate=SAMPLE_RATE,
@@ -164,7 +165,14 @@ def heard_whole(extractor: WhisperFeatureExtractor, waveform: np.ndarray) -> Any
 def sequential_tokens(
     model: WhisperForConditionalGeneration, whole: Any, language: str, *, prompted: bool
 ) -> torch.Tensor:
-    """What `generate` writes window after window of what `heard_whole` gives, each prompted by those before or not."""
+    """Run `generate` sequentially over the windows of a recording.
+
+    Args:
+        model: transformers' Whisper.
+        whole: the log-mel of the recording, as `heard_whole` returns it.
+        language: the language of the recording.
+        prompted: whether the text of the windows before is the prompt of the next window.
+    """
     [tokens] = model.generate(
         **whole,
         language=language,
@@ -186,7 +194,7 @@ class Ours:
         self.first_step = jax.jit(partial(first_step, self.pipeline.programs.graph))
 
     def results(self, recordings: Sequence[Recording]) -> Iterator[Result]:
-        """Of one batch."""
+        """Yield the results of one batch."""
         programs, vocabulary = self.pipeline.programs, self.pipeline.vocabulary
         prompts = [vocabulary.prompt(each.language, "transcribe", timestamps=False) for each in recordings]
         features = programs.features([load(each.path) for each in recordings])
@@ -206,7 +214,7 @@ class Ours:
 
 
 def first_step(graph: Any, parameters: Any, features: jax.Array, prompts: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The encoder's output and the logits of the first token."""
+    """Return the encoder's output and the logits of the first token."""
     model: Whisper = nnx.merge(graph, parameters)
     encoded = jax.lax.map(lambda each: model.encoder(each[None])[0], features)
     rows, length = prompts.shape

@@ -1,10 +1,10 @@
-"""Make a folder with the real multilingual whisper-base, laid out as on its model page.
+"""Make a folder with the real multilingual whisper-base, in the layout of its model page.
 
     python scripts/whisper_base.py OUT
 
-Its weights come with the extra `test`, in two packages that hold them in CTranslate2's format and float16. Each file's
-sha256 is checked. What is written (float32) are model.safetensors, config.json, generation_config.json,
-preprocessor_config.json and the tokenizer, as transformers writes them. A folder that is there already is left alone.
+The extra `test` installs two packages that hold the weights in CTranslate2's format, in float16. The sha256 of each
+file is checked. The script writes model.safetensors in float32, config.json, generation_config.json,
+preprocessor_config.json and the tokenizer, as transformers does. It leaves an existing folder unchanged.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ SHA256 = {
 }
 END, START = 50257, 50258  # <|endoftext|>, <|startoftranscript|>
 
-# CTranslate2's variables and the tensors that stand in them, one below the other.
+# {CTranslate2's variable: the tensors that are concatenated in it along the first axis}.
 LAYER = {
     "self_attention/layer_norm": ["self_attn_layer_norm"],
     "self_attention/linear_0": ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"],
@@ -59,6 +59,7 @@ LEAVES = {"weight": "weight", "bias": "bias", "gamma": "weight", "beta": "bias",
 
 
 def main() -> int:
+    """Make the folder that the command line names."""
     if len(sys.argv) != 2 or sys.argv[1].startswith("-"):
         print(__doc__)
         return 2
@@ -67,17 +68,25 @@ def main() -> int:
 
 
 def make_whisper_base(folder: Path) -> Path:
-    """Make the folder where it is not there, whole or not at all. Raises UnreadableInput where a package is missing."""
+    """Make the folder unless it exists. An interrupted run leaves nothing behind.
+
+    Raises:
+        UnreadableInput: if a package is missing or has another version.
+    """
     if not folder.exists():
         with whole_folder(folder) as out:
-            content = packaged("model.bin.part1") + packaged("model.bin.part2")
-            save_file(tensors(content), out / "model.safetensors", {"format": "pt"})
+            content = read_packaged_file("model.bin.part1") + read_packaged_file("model.bin.part2")
+            save_file(convert_tensors(content), out / "model.safetensors", {"format": "pt"})
             save_settings(out)
     return folder
 
 
-def packaged(name: str) -> bytes:
-    """A file of the two packages."""
+def read_packaged_file(name: str) -> bytes:
+    """Read a file from one of the two packages.
+
+    Raises:
+        UnreadableInput: if a package is missing or the file is not the expected one.
+    """
     for package in PARTS:
         try:
             path = files(package) / "data" / name
@@ -93,8 +102,8 @@ def packaged(name: str) -> bytes:
     raise UnreadableInput(f"{' and '.join(PARTS)} hold no {name}; install version 1.0.0")
 
 
-def variables(content: bytes) -> Iterator[tuple[str, np.ndarray]]:
-    """(name, array) of each variable in a model.bin of CTranslate2, binary version 6; its scalars are settings."""
+def read_variables(content: bytes) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield (name, array) of each variable in a model.bin of CTranslate2, binary version 6. Scalars are settings."""
     file = BytesIO(content)
 
     def number(code: str) -> int:
@@ -111,10 +120,10 @@ def variables(content: bytes) -> Iterator[tuple[str, np.ndarray]]:
         yield variable, np.frombuffer(file.read(number("I")), f"<{dtype}").reshape(shape)
 
 
-def tensors(content: bytes) -> dict[str, np.ndarray]:
-    """{published name: array} in float32."""
+def convert_tensors(content: bytes) -> dict[str, np.ndarray]:
+    """Return {published name: float32 array}."""
     out = {}
-    for variable, array in variables(content):
+    for variable, array in read_variables(content):
         side, *stem, leaf = variable.split("/")
         if array.ndim == 0 or leaf not in LEAVES:
             continue
@@ -123,14 +132,14 @@ def tensors(content: bytes) -> dict[str, np.ndarray]:
         else:
             names = [OUTSIDE["/".join(stem)]]
         for name, part in zip(names, np.split(array, len(names)), strict=True):
-            if not (name.endswith("k_proj") and leaf == "bias"):  # keys have none; these are zeros
+            if not (name.endswith("k_proj") and leaf == "bias"):  # Whisper has none; these are zeros
                 out[f"model.{side}.{name}.{LEAVES[leaf]}"] = part.astype(np.float32)
     return out
 
 
 def save_settings(out: Path) -> None:
-    """The JSON files, from what the package knows and what is true of every multilingual Whisper."""
-    ids, vocabulary = json.loads(packaged("config.json")), json.loads(packaged("tokenizer.json"))
+    """Write the JSON files and the tokenizer, from the packages and from what all multilingual Whispers share."""
+    ids, vocabulary = json.loads(read_packaged_file("config.json")), json.loads(read_packaged_file("tokenizer.json"))
     added = {token["id"]: token["content"] for token in vocabulary["added_tokens"]}
     named = {content: token for token, content in added.items()}
     special = {"bos_token_id": END, "eos_token_id": END, "pad_token_id": END, "decoder_start_token_id": START}
@@ -161,7 +170,7 @@ def save_settings(out: Path) -> None:
         **special,
     ).save_pretrained(out)
     WhisperFeatureExtractor(feature_size=80).save_pretrained(out)
-    (out / "tokenizer.json").write_bytes(packaged("tokenizer.json"))
+    (out / "tokenizer.json").write_bytes(read_packaged_file("tokenizer.json"))
     WhisperTokenizer(
         tokenizer_file=str(out / "tokenizer.json"),
         additional_special_tokens=list(named),

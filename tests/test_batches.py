@@ -48,6 +48,6 @@ def test_a_batch_is_filled_with_its_first_item():
 
 
 def test_padding_waste_on_clips_of_the_field():
-    """2.5 to 15 s, as MEACorpus has them; scripts/padding_waste.py takes the corpus's own lengths."""
+    """Lengths of 2.5 to 15 s, as in MEACorpus."""
     seconds = np.random.default_rng(0).triangular(2.5, 11, 15, 5_000)
     assert padding_waste([feature_frames(int(each * 16_000)) for each in seconds], FRAME_BUCKETS) <= 0.10
