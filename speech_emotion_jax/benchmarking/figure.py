@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..runtime.plots import BLUE, GREEN, GREY, INK, ORANGE, SKY, WIDTH, drawn
+from ..runtime.plots import BLUE, GREEN, GREY, INK, ORANGE, SKY, WIDTH, drawn, make_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -21,10 +21,8 @@ def draw_ratios(cases: Sequence[Mapping[str, Any]]) -> Figure:
     Args:
         cases: the cases of a report, as `turns.measure` returns them. Each is one row of the figure.
     """
-    from matplotlib.figure import Figure
-
     names = list(dict.fromkeys(name for case in cases for name in case["ratios"]))
-    figure = Figure(figsize=(WIDTH * 1.4, 1.2 + LINE * len(cases)), layout="constrained")
+    figure = make_figure(1.2 + LINE * len(cases), WIDTH * 1.4)
     axes = figure.add_subplot()
     axes.axvline(1, color=INK, linewidth=0.8)
     for number, name in enumerate(names):

@@ -28,7 +28,7 @@ from ..whisper import TranscriptionOptions, WhisperPipeline
 from .clips import random_features
 from .machine import MATRIX_WIDTH, measure_matmul_rate
 from .serving import Question, serve
-from .steps import BATCHES, CLIP_NORM, CLIPS, LABELS, LEARNING_RATE, WEIGHT_DECAY, random_batches
+from .steps import BATCHES, CLIP_NORM, CLIPS, LABELS, LEARNING_RATE, WEIGHT_DECAY, encoder_size, random_batches
 
 
 class Encoder:
@@ -134,14 +134,7 @@ class Training:
     def __init__(self, settings: Question):
         """Initialise a model of the size that `settings` gives, and its optimizer."""
         width = settings["width"]
-        audio = Wav2Vec2BertConfig(
-            num_hidden_layers=settings["layers"],
-            hidden_size=width,
-            num_attention_heads=width // 64,
-            intermediate_size=4 * width,
-            output_hidden_size=width,
-            layerdrop=0.0,
-        )
+        audio = Wav2Vec2BertConfig(**encoder_size(settings["layers"], width))
         config = EmotionConfig.of("audio", tuple(map(str, range(LABELS))), audio, None, width)
         parameters = parameters_of(EmotionModel(config, rngs=nnx.Rngs(0)))
         optimizer = OptimizerConfig(
@@ -159,7 +152,7 @@ class Training:
         self._program = jit_step(method, shardings, mesh)
         self._key = jax.random.key(0)
         self._batches = [_training_batch(*each) for each in random_batches()]
-        self._taken = 0
+        self._steps_done = 0
 
     def prepare(self, workload: Question) -> Callable[[], list[float]]:
         """Return a function that runs the workload once. Everything that is not timed is done here."""
@@ -172,8 +165,8 @@ class Training:
 
     def _step(self) -> jax.Array:
         """Run one step. Returns before it is done, so that steps follow each other without a pause."""
-        batch, key = self._batches[self._taken % BATCHES], jax.random.fold_in(self._key, self._taken)
-        self._taken += 1
+        batch, key = self._batches[self._steps_done % BATCHES], jax.random.fold_in(self._key, self._steps_done)
+        self._steps_done += 1
         self._state, measured = self._program(self._state, {}, batch, key)
         return measured.loss
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
@@ -12,6 +14,18 @@ FRAMES = (150, 250)  # frames of the shortest and the longest clip, 3 to 5 s
 LEARNING_RATE, WEIGHT_DECAY, CLIP_NORM = 1e-4, 0.01, 1.0
 
 TrainingBatch = tuple[Float[np.ndarray, "4 frames 160"], Bool[np.ndarray, "4 frames"], Int[np.ndarray, "4"]]
+
+
+def encoder_size(layers: int, width: int) -> dict[str, Any]:
+    """Return the settings of a small Wav2Vec2-BERT encoder, named as in our configuration and in transformers'."""
+    return {
+        "num_hidden_layers": layers,
+        "hidden_size": width,
+        "num_attention_heads": width // 64,
+        "intermediate_size": 4 * width,
+        "output_hidden_size": width,
+        "layerdrop": 0.0,
+    }
 
 
 def random_batches() -> list[TrainingBatch]:

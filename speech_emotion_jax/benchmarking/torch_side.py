@@ -26,7 +26,7 @@ from ..errors import InvalidInput
 from .clips import MAX_TOKENS, random_features
 from .machine import MATRIX_WIDTH, count_cores, measure_matmul_rate
 from .serving import Question, serve
-from .steps import BATCHES, CLIP_NORM, LABELS, LEARNING_RATE, WEIGHT_DECAY, random_batches
+from .steps import BATCHES, CLIP_NORM, LABELS, LEARNING_RATE, WEIGHT_DECAY, encoder_size, random_batches
 
 # The toolkit imports these besides torch, transformers and librosa. It also downloads metrics at that moment, which is
 # left out here.
@@ -267,12 +267,7 @@ class Training:
         torch.manual_seed(0)
         nn, width = torch.nn, settings["width"]
         config = Wav2Vec2BertConfig(
-            num_hidden_layers=settings["layers"],
-            hidden_size=width,
-            num_attention_heads=width // 64,
-            intermediate_size=4 * width,
-            output_hidden_size=width,
-            layerdrop=0.0,
+            **encoder_size(settings["layers"], width),
             conformer_conv_dropout=0.1,
             apply_spec_augment=True,
         )
@@ -288,7 +283,7 @@ class Training:
             (torch.tensor(features), torch.tensor(mask).long(), torch.tensor(labels))
             for features, mask, labels in random_batches()
         ]
-        self._taken = 0
+        self._steps_done = 0
 
     def prepare(self, workload: Question) -> Callable[[], list[float]]:
         """Return a function that runs the workload once. Everything that is not timed is done here."""
@@ -301,8 +296,8 @@ class Training:
 
     def _step(self) -> Any:
         torch = self._torch
-        features, mask, labels = self._batches[self._taken % BATCHES]
-        self._taken += 1
+        features, mask, labels = self._batches[self._steps_done % BATCHES]
+        self._steps_done += 1
         self._optimizer.zero_grad(set_to_none=True)
         states = self._encoder(features, attention_mask=mask).last_hidden_state
         real = mask[..., None]

@@ -30,7 +30,7 @@ import numpy as np
 from jax import export as jax_export
 from safetensors.numpy import save_file
 
-from ..audio import MIN_SAMPLES, SAMPLE_RATE, features, samples_for
+from ..audio import MAX_SECONDS, MIN_SAMPLES, SAMPLE_RATE, features, samples_for
 from ..checkpoints import Checkpoint, Request, load_resolved, resolve_emotion
 from ..config import BertConfig, EmotionConfig
 from ..errors import InvalidInput
@@ -47,7 +47,6 @@ from . import standalone
 
 PLATFORMS = ("tpu", "cuda", "cpu")
 KNOWN_PLATFORMS = (*PLATFORMS, "rocm")
-LONGEST = 160  # seconds: the models hear no more
 SCHEMA = 1
 
 
@@ -69,10 +68,10 @@ class ExportConfig:
         check_precision(self.precision)
         if odd := [name for name in self.platforms if name not in KNOWN_PLATFORMS]:
             raise InvalidInput(f"the platform {odd[0]!r} is unknown; choose some of {', '.join(KNOWN_PLATFORMS)}")
-        if odd := [each for each in self.seconds if not 0 < each <= LONGEST]:
+        if odd := [each for each in self.seconds if not 0 < each <= MAX_SECONDS]:
             raise InvalidInput(
-                f"no program takes recordings of {odd[0]:g} s; name lengths above 0 and up to {LONGEST}, after which "
-                "the models hear nothing"
+                f"no program takes recordings of {odd[0]:g} s; name lengths above 0 and up to {MAX_SECONDS:g}, "
+                "where the models cut longer ones"
             )
         if is_remote(self.output):
             raise InvalidInput(f"{self.output} is no folder on a disk; export to one, and copy it there")

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from ..runtime.plots import BLUE, GREY, INK, ORANGE, WIDTH, drawn
+from ..runtime.plots import BLUE, GREY, INK, ORANGE, WIDTH, drawn, make_figure
 from .difference import budget
 from .stages import ENCODERS, layers
 from .verdict import Verdict
@@ -44,9 +44,7 @@ def draw_parity(verdicts: Sequence[Verdict], precision: str) -> Figure:
 
 def make_stage_axes(stages: Sequence[str]) -> tuple[Figure, Axes]:
     """Create a figure with one position for each stage and a logarithmic axis for differences."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(max(WIDTH * 1.4, 0.17 * len(stages) + 1.5), 3.6), layout="constrained")
+    figure = make_figure(3.6, max(WIDTH * 1.4, 0.17 * len(stages) + 1.5))
     axes = figure.add_subplot()
     axes.set_yscale("log")
     axes.set_ylabel("largest difference / scale of the stage\n(triangles: no difference)")

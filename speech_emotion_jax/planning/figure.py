@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..runtime.plots import BLUE, GREEN, GREY, INK, ORANGE, WIDTH, drawn
+from ..runtime.plots import BLUE, GREEN, GREY, INK, ORANGE, WIDTH, drawn, make_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -17,10 +17,8 @@ LINE = 0.42  # inches of a case
 @drawn
 def draw(cases: Sequence[Mapping[str, Any]], title: str) -> Figure:
     """A row a case: the three times at the chip's peaks, and the share of its memory that is taken."""
-    from matplotlib.figure import Figure
-
     labels = [f"{case['topology']}, {case['batch_size']}{', largest' * case['largest']}" for case in cases]
-    figure = Figure(figsize=(WIDTH * 1.7, 1.3 + LINE * len(cases)), layout="constrained")
+    figure = make_figure(1.3 + LINE * len(cases), WIDTH * 1.7)
     times, memory = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
     height = 0.8 / len(COLORS)
     for number, (name, color) in enumerate(COLORS.items()):

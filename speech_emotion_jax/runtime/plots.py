@@ -90,17 +90,18 @@ def drawn(draw: Callable[P, Figure]) -> Callable[P, bytes]:
     return png
 
 
-def _figure(height: float) -> Figure:
-    from matplotlib.figure import Figure  # heavy; and no pyplot, which has global state
+def make_figure(height: float, width: float = WIDTH) -> Figure:
+    """Create an empty figure of a height and width in inches."""
+    from matplotlib.figure import Figure  # slow to import; pyplot is avoided because it has global state
 
-    return Figure(figsize=(WIDTH, height), layout="constrained")
+    return Figure(figsize=(width, height), layout="constrained")
 
 
 @drawn
 def confusion(labels: Sequence[str], counts: Int[np.ndarray, "labels labels"]) -> Figure:
     """A row a true label, a column a predicted one; shaded by the share of the row."""
     size = len(labels)
-    figure = _figure(min(1.2 + 0.5 * size, 12.0))
+    figure = make_figure(min(1.2 + 0.5 * size, 12.0))
     axes = figure.add_subplot()
     totals = counts.sum(axis=1, keepdims=True)
     shares = counts / np.maximum(totals, 1)
@@ -138,7 +139,7 @@ def confusion(labels: Sequence[str], counts: Int[np.ndarray, "labels labels"]) -
 @drawn
 def per_class(labels: Sequence[str], values: dict[str, Float[np.ndarray, " labels"]]) -> Figure:
     """Bars of up to three metrics, fractions, for each label."""
-    figure = _figure(0.9 + (0.21 * len(values) + 0.14) * min(len(labels), 60))
+    figure = make_figure(0.9 + (0.21 * len(values) + 0.14) * min(len(labels), 60))
     axes = figure.add_subplot()
     places, thick = np.arange(len(labels)), 0.8 / len(values)
     for number, (name, color) in enumerate(zip(values, (BLUE, ORANGE, GREEN), strict=False)):
@@ -164,7 +165,7 @@ def reliability(
 
     `interval` is the low and the high end around each accuracy. Empty bins are NaN.
     """
-    figure = _figure(4.1)
+    figure = make_figure(4.1)
     axes, below = figure.subplots(2, sharex=True, height_ratios=[3.2, 1])
     full = counts > 0
     widths = 100 * np.diff(edges)
@@ -190,7 +191,7 @@ def reliability(
 @drawn
 def by_length(slices: Sequence[Slice], quantity: str) -> Figure:
     """A point a bin of durations, named "2.5-4.1", with its bar; squares are the UAR."""
-    figure = _figure(3.1)
+    figure = make_figure(3.1)
     axes = figure.add_subplot()
     places = np.arange(len(slices))
     values, ends = _points(slices)
@@ -212,7 +213,7 @@ def by_length(slices: Sequence[Slice], quantity: str) -> Figure:
 @drawn
 def by_group(slices: Sequence[Slice], quantity: str, overall: float) -> Figure:
     """A point a group with its bar, from top to bottom as given; a line at the value of all clips."""
-    figure = _figure(1.0 + 0.2 * max(len(slices), 3))
+    figure = make_figure(1.0 + 0.2 * max(len(slices), 3))
     axes = figure.add_subplot()
     values, ends = _points(slices)
     axes.axvline(100 * overall, color=ORANGE, linewidth=1.2, label=f"all clips, {100 * overall:.1f} %")
@@ -230,7 +231,7 @@ def by_group(slices: Sequence[Slice], quantity: str, overall: float) -> Figure:
 @drawn
 def predicted(labels: Sequence[str], counts: Int[np.ndarray, " labels"]) -> Figure:
     """How many clips got each label."""
-    figure = _figure(0.8 + 0.34 * min(len(labels), 60))
+    figure = make_figure(0.8 + 0.34 * min(len(labels), 60))
     axes = figure.add_subplot()
     axes.barh(np.arange(len(labels)), counts, 0.7, color=BLUE)
     for row, count in enumerate(counts):
@@ -246,7 +247,7 @@ def predicted(labels: Sequence[str], counts: Int[np.ndarray, " labels"]) -> Figu
 @drawn
 def scores(top: Float[np.ndarray, " clips"]) -> Figure:
     """How sure the checkpoint was: a histogram of the top labels' scores."""
-    figure = _figure(2.8)
+    figure = make_figure(2.8)
     axes = figure.add_subplot()
     axes.hist(100 * np.clip(top, 0, 1), bins=20, range=(0, 100), color=BLUE, edgecolor="white")
     middle = 100 * float(np.median(top))
@@ -272,7 +273,7 @@ def curves(
     Of many steps the spread is drawn instead of each. The best validation of each metric, the first of equal ones, is
     marked. There is at least one step; without validations there is the loss alone.
     """
-    figure = _figure(4.4 if len(validated) else 2.8)
+    figure = make_figure(4.4 if len(validated) else 2.8)
     axes, *below = figure.subplots(2 if len(validated) else 1, sharex=True, squeeze=False)[:, 0]
     mean = _moving_mean(losses, max(len(losses) // 50, 1))
     if len(steps) > MOST_POINTS:
