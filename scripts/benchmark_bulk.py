@@ -54,14 +54,15 @@ class Model:
     """The compiled encoder and head, on the features of batches that have been read."""
 
     def __init__(self, scorer: Scorer, reads: list[ClipBatch], batch_size: int):
+        """Score the batches once, and keep their features."""
         self.scorer = scorer
-        self.heard: list[tuple[jax.Array, jax.Array]] = []
+        self.inputs: list[tuple[jax.Array, jax.Array]] = []
         run = scorer._run
 
         def keep(name: str, function: Callable[..., object], *inputs: object, **named: object) -> object:
             result = run(name, function, *inputs, **named)
             if name == "the features":
-                self.heard.append(result)
+                self.inputs.append(result)
             return result
 
         scorer._run = keep  # records the features of every batch that the run assembles
@@ -71,7 +72,7 @@ class Model:
 
     def __call__(self) -> None:
         """Run the model on all batches."""
-        for x, mask in self.heard:
+        for x, mask in self.inputs:
             vectors = self.scorer.encode_audio(x, mask)
             np.asarray(self.scorer.probabilities(vectors, None))
 

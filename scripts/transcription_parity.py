@@ -52,6 +52,8 @@ BEAMS = 5
 
 
 class Recording(NamedTuple):
+    """An audio file and the language that is spoken in it."""
+
     path: str
     language: str
 
@@ -67,6 +69,7 @@ class Result(NamedTuple):
 
 
 def main() -> int:
+    """Compare the recordings that the command line names."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("whisper", type=Path)
     parser.add_argument("recordings", nargs="*", type=Path)
@@ -74,7 +77,7 @@ def main() -> int:
     parser.add_argument("--limit", type=int, help="take this many, evenly spread")
     parser.add_argument("--long", type=Path, help="a recording of more than 30 s")
     options = parser.parse_args()
-    recordings = [each for path in options.recordings for each in listed(path, options.language)]
+    recordings = [each for path in options.recordings for each in list_recordings(path, options.language)]
     if options.limit:
         recordings = [recordings[at] for at in np.linspace(0, len(recordings) - 1, options.limit).astype(int)]
     logging.set_verbosity_error()
@@ -91,7 +94,7 @@ def main() -> int:
     return 0
 
 
-def listed(path: Path, language: str) -> list[Recording]:
+def list_recordings(path: Path, language: str) -> list[Recording]:
     """Return the recordings that one argument names."""
     if path.suffix != ".json":
         return [Recording(str(path), language)]
@@ -102,6 +105,7 @@ class Original:
     """transformers' Whisper."""
 
     def __init__(self, folder: Path):
+        """Load a published folder."""
         self.model = WhisperForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
         self.extractor = WhisperFeatureExtractor.from_pretrained(folder)
         self.tokenizer = WhisperTokenizer.from_pretrained(folder)
@@ -110,6 +114,7 @@ class Original:
         )
 
     def result(self, recording: Recording) -> Result:
+        """Transcribe one recording greedily and with beams."""
         waveform, _ = librosa.load(recording.path, sr=SAMPLE_RATE)
         features = self.extractor(waveform, sampling_rate=SAMPLE_RATE, return_tensors="pt").input_features
         encoded = self.model.get_encoder()(features)
@@ -129,28 +134,31 @@ class Original:
         return Result(
             encoded.last_hidden_state[0].numpy(),
             greedy.logits[0][0].numpy(),
-            self.written(greedy.sequences[0, prompt:]),
-            self.written(beams.sequences[0, prompt:]),
+            self.before_end(greedy.sequences[0, prompt:]),
+            self.before_end(beams.sequences[0, prompt:]),
             (best[:, 0] - best[:, 1]).tolist(),
         )
 
-    def written(self, sequence: torch.Tensor) -> list[int]:
+    def before_end(self, sequence: torch.Tensor) -> list[int]:
         """Return the tokens before the end token."""
         tokens, end = sequence.tolist(), self.model.generation_config.eos_token_id
         return tokens[: tokens.index(end)] if end in tokens else tokens
 
     def text(self, tokens: Sequence[int]) -> str:
+        """Return the text of tokens."""
         return self.tokenizer.decode(tokens, skip_special_tokens=True).strip()
 
     def in_windows(self, waveform: np.ndarray, language: str, beams: int) -> str:
+        """Transcribe a long recording in overlapping windows."""
         generate = {"language": language, "task": "transcribe", "num_beams": beams}
         return self.pipeline(waveform.copy(), chunk_length_s=30, generate_kwargs=generate)["text"]
 
     def sequential(self, whole: Any, language: str, *, prompted: bool) -> str:
+        """Transcribe a long recording sequentially, see `sequential_tokens`."""
         return self.text(sequential_tokens(self.model, whole, language, prompted=prompted))
 
 
-def heard_whole(extractor: WhisperFeatureExtractor, waveform: np.ndarray) -> Any:
+def whole_log_mel(extractor: WhisperFeatureExtractor, waveform: np.ndarray) -> Any:
     """Return the log-mel of a recording of any length, `input_features` (1, bins, frames), with its mask."""
     return extractor(
         waveform,
@@ -169,7 +177,7 @@ def sequential_tokens(
 
     Args:
         model: transformers' Whisper.
-        whole: the log-mel of the recording, as `heard_whole` returns it.
+        whole: the log-mel of the recording, as `whole_log_mel` returns it.
         language: the language of the recording.
         prompted: whether the text of the windows before is the prompt of the next window.
     """
@@ -190,6 +198,7 @@ class Ours:
     """Our Whisper."""
 
     def __init__(self, folder: Path):
+        """Load a published folder."""
         self.pipeline = WhisperPipeline.from_pretrained(folder)
         self.first_step = jax.jit(partial(first_step, self.pipeline.programs.graph))
 
@@ -226,6 +235,7 @@ def first_step(graph: Any, parameters: Any, features: jax.Array, prompts: jax.Ar
 def compare(
     original: Original, recordings: Sequence[Recording], theirs: Sequence[Result], ours: Sequence[Result]
 ) -> None:
+    """Print how well both sides agree on short recordings."""
     pairs = list(zip(recordings, theirs, ours, strict=True))
     encoder = [np.abs(b.encoded - a.encoded).max() / np.abs(a.encoded).max() for _, a, b in pairs]
     logits = [np.abs(b.first_logits - a.first_logits).max() for _, a, b in pairs]
@@ -250,6 +260,7 @@ def compare(
 
 
 def compare_long(original: Original, ours: WhisperPipeline, path: Path, language: str) -> None:
+    """Print how well both sides agree on a long recording."""
     waveform, _ = librosa.load(path, sr=SAMPLE_RATE)
     print(f"{path}: {len(waveform) / SAMPLE_RATE:.0f} s")
     for beams in (1, BEAMS):
@@ -259,7 +270,7 @@ def compare_long(original: Original, ours: WhisperPipeline, path: Path, language
             original.in_windows(waveform, language, beams),
             transcript["text"],
         )
-    whole = heard_whole(original.extractor, waveform)
+    whole = whole_log_mel(original.extractor, waveform)
     for prompted in (False, True):
         options = TranscriptionOptions(
             language=language, sequential=True, condition_on_previous=prompted, no_speech=None
@@ -268,23 +279,23 @@ def compare_long(original: Original, ours: WhisperPipeline, path: Path, language
         theirs = original.sequential(whole, language, prompted=prompted)
         [transcript] = ours.transcribe([path], options)
         print_difference(name, theirs, transcript["text"])
-        with log_mel_of_the_whole(ours, waveform, whole.input_features[0].numpy()):
+        with use_whole_log_mel(ours, waveform, whole.input_features[0].numpy()):
             [transcript] = ours.transcribe([path], options)
         print_difference(f"{name}, with the log-mel of the whole recording", theirs, transcript["text"])
 
 
 @contextmanager
-def log_mel_of_the_whole(
+def use_whole_log_mel(
     ours: WhisperPipeline, waveform: Float[np.ndarray, " samples"], log_mel: Float[np.ndarray, "bins frames"]
 ) -> Iterator[None]:
-    """Lets ours hear a recording's windows as parts of its own log-mel, padded with zeros, as `generate` does."""
+    """Make ours take its windows from the log-mel of the whole recording, padded with zeros, as `generate` does."""
     by_window = ours.programs.features
 
     def cut(windows: Sequence[np.ndarray]) -> jax.Array:
         own = by_window(windows)
         features = np.array(own)
-        for row, window in zip(features, windows, strict=False):  # behind the windows come rows that fill the batch
-            starts = range(0, len(waveform), HOP_SAMPLES)  # a window begins at a timestamp, of two frames each
+        for row, window in zip(features, windows, strict=False):  # the rows after the windows only fill the batch
+            starts = range(0, len(waveform), HOP_SAMPLES)  # timestamps are multiples of two frames
             if len(window) < WINDOW_SAMPLES:  # the last
                 starts = [len(waveform) - len(window)]
             start = next(start for start in starts if np.array_equal(waveform[start : start + len(window)], window))
@@ -300,6 +311,7 @@ def log_mel_of_the_whole(
 
 
 def print_difference(name: str, theirs: str, ours: str) -> None:
+    """Print which words of two transcripts differ."""
     a, b = theirs.split(), ours.split()
     matcher = SequenceMatcher(None, a, b, autojunk=False)
     print(f"{name}: {len(a)} words in PyTorch, {len(b)} in JAX, {matcher.ratio():.2%} agree")

@@ -1,4 +1,4 @@
-"""Time and memory on this machine, side by side with PyTorch."""
+"""Benchmark time and memory on this machine, alone or side by side with PyTorch."""
 
 from .run import DEFAULT_TASKS, BenchmarkConfig, benchmark, render_benchmark
 

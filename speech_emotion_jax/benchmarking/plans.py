@@ -181,7 +181,7 @@ def plan_start(
 def plan_bulk(
     checkpoint: RandomCheckpoint, precision: str, clips: int, batch: int | None, folder: Path, *, against: bool
 ) -> Plan:
-    """Plan a bulk run of clips as long as a corpus's, sorted by length, TURN of them in each turn.
+    """Plan a bulk run of clips as long as a corpus's, sorted by length, with TURN clips in each turn.
 
     Ours runs them in batches, as `evaluate` does, and PyTorch one by one.
 

@@ -1,4 +1,4 @@
-"""Numerical parity with the PyTorch original, stage by stage."""
+"""Check numerical parity with the PyTorch original, stage by stage, and compare precisions."""
 
 from .check import ParityConfig, parity
 from .precisions import PrecisionsConfig, measure_precisions, precisions_as_dict, render_precisions

@@ -44,7 +44,7 @@ class JaxWhisper:
         Args:
             theirs: the original's stages.
             audio: the recording.
-            text: not used. It makes the signature that of `JaxEmotion.compute_stages`.
+            text: ignored, because Whisper takes no text.
 
         Raises:
             InvalidInput: if the recording cannot be used.

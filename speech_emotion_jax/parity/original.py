@@ -41,7 +41,7 @@ Model = TypeVar("Model", bound=nn.Module)
 
 
 class CrossAttentionHead(nn.Module):
-    """One of the eight heads. Text attends to audio and audio to text; each result has its values added again."""
+    """One of the eight heads. Text attends to audio and audio to text. The values are added to each result."""
 
     def __init__(self, width: int):
         """Create the projections of one head for vectors of `width`."""

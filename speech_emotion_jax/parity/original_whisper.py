@@ -41,7 +41,7 @@ class WhisperOriginal:
 
         Args:
             recording: the path of an audio file.
-            text: not used. It makes the signature that of `TorchOriginal.compute_stages`.
+            text: ignored, because Whisper takes no text.
 
         Returns:
             The arrays by stage, without a batch axis.

@@ -33,7 +33,7 @@ def digest_files(
     precisions: Iterable[str] = PRECISIONS,
     advance: Callable[[int], None] = lambda tensors: None,
 ) -> dict[str, Digests]:
-    """Digest a published checkpoint's tensors as they should be in memory. Each tensor is read once.
+    """Compute the digests that a checkpoint's parameters should have. Each published tensor is read once.
 
     Args:
         published: the checkpoint.

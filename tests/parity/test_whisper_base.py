@@ -24,7 +24,7 @@ from transformers import (
 from transformers.generation import GenerateEncoderDecoderOutput
 from transformers.modeling_outputs import BaseModelOutput
 
-from scripts.transcription_parity import heard_whole, log_mel_of_the_whole, sequential_tokens
+from scripts.transcription_parity import sequential_tokens, use_whole_log_mel, whole_log_mel
 from speech_emotion_jax import TranscriptionOptions, WhisperPipeline
 from speech_emotion_jax.audio.waveform import SAMPLE_RATE, load
 from speech_emotion_jax.models.whisper import CrossKV
@@ -230,9 +230,9 @@ def test_window_after_window(pipeline, original, clips, prompted: bool):
     """
     pause = np.zeros(SAMPLE_RATE, np.float32)
     joined = np.concatenate([part for clip in [*clips, *clips[::-1], *clips] for part in (clip, pause)])
-    whole = heard_whole(original.extractor, joined)
+    whole = whole_log_mel(original.extractor, joined)
     expected = sequential_tokens(original.model, whole, "es", prompted=prompted)
     options = TranscriptionOptions(language="es", sequential=True, condition_on_previous=prompted, no_speech=None)
-    with log_mel_of_the_whole(pipeline, joined, whole.input_features[0].numpy()):
+    with use_whole_log_mel(pipeline, joined, whole.input_features[0].numpy()):
         [transcript] = pipeline.transcribe([{"array": joined, "sampling_rate": SAMPLE_RATE}], options)
     assert transcript["text"] == original.tokenizer.decode(expected, skip_special_tokens=True).strip()
