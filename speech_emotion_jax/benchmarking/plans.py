@@ -168,7 +168,7 @@ def plan_start(
     """
     shortest = min(seconds)
     clip = ("--mode", "concat", "--language", "es", "--audio", "{audio}", "--text", "{text}")
-    ours = ("cli", "predict", *clip, "--model-id", str(checkpoint.converted), "--precision", precision, "--json")
+    ours = ("__main__", "predict", *clip, "--model-id", str(checkpoint.converted), "--precision", precision, "--json")
     sides = {OURS: CommandSpec(ours)}
     if against:
         folders = (str(checkpoint.published), str(checkpoint.text_encoder))
