@@ -48,6 +48,7 @@ def test_what_the_definition_gives_at_any_length(time: int) -> None:
     assert np.abs(out - by_rows(*arrays, mask, distances, left=64)).max() < EXACT
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("positions", "left", "rows"), [(73, 64, 32), (73, 64, 128), (73, 0, 64), (73, 72, 64), (1, 0, 64), (300, 200, 64)]
 )
@@ -87,6 +88,7 @@ def test_bfloat16_products_are_accumulated_in_float32(time: int) -> None:
     assert (np.abs(out - expected) <= 1.02 * rounding + EXACT).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("heads", "width"), [(3, 64), (4, 32), (2, 4), (1, 80)])
 def test_heads_of_any_number_and_width(heads: int, width: int) -> None:
     *arrays, mask, distances = drawn(140, heads=heads, width=width)

@@ -76,6 +76,7 @@ def test_blocks_as_large_as_they_are_taken(monkeypatch: pytest.MonkeyPatch, time
     assert np.abs(out - by_rows(*arrays, mask, distances, left=64)).max() < EXACT
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("time", [65, 600])
 def test_nothing_is_read_that_was_not_written(time: int) -> None:
     """In the interpreter of a TPU's memory, where that is NaN, and reading out of bounds an error."""
@@ -91,6 +92,7 @@ def test_both_references_agree() -> None:
     assert np.abs(table - rows).max() < EXACT
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("positions", "left"), [(73, 64), (73, 0), (73, 72), (1, 0), (128, 5), (300, 200)])
 def test_blocks_before_within_and_after_the_band(positions: int, left: int) -> None:
     *arrays, mask, distances = drawn(700, batch=1, positions=positions)
@@ -123,6 +125,7 @@ def test_bfloat16_products_are_accumulated_in_float32(time: int) -> None:
     assert (np.abs(out - expected) <= 1.02 * rounding + EXACT).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("heads", "width"), [(3, 64), (4, 32), (2, 128)])
 def test_heads_of_any_number_and_width(heads: int, width: int) -> None:
     *arrays, mask, distances = drawn(140, heads=heads, width=width)

@@ -136,6 +136,7 @@ def test_torch_pickles(published: Folders, tmp_path: Path, name: str, archive: b
     assert_same(tmp_path / "text.safetensors", exported / "text_encoder" / WEIGHTS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "form",
     [

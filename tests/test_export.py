@@ -89,6 +89,7 @@ def test_the_demo_says_what_the_pipeline_says(emotions: Emotions, seconds: tuple
     np.testing.assert_allclose(given, expected, rtol=0, atol=EXPORT_BUDGET)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("mode", "counts"), [("audio", [1]), ("text", [1, 3]), ("multihead", [3])])
 def test_other_modes_say_what_the_pipeline_says(exported, mode: str, counts: list[int]):
     request, folder = exported(mode, platforms=("cpu",), seconds=(1.0,))

@@ -100,6 +100,7 @@ def test_rates_of_zero_drop_nothing(kind):
     assert jnp.abs(infer(encoder, inputs) - learn(encoder, inputs, KEY)).max() < 1e-6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "rate"), EACH_RATE)
 def test_each_rate_has_its_effect(kind, rate):
     """A key is a draw: the same gives the same, another another, and none what inference gives."""
@@ -386,6 +387,7 @@ def assert_mean(draws: jax.Array, mean: jax.Array) -> None:
     assert (jnp.abs(draws.mean(axis=0) - mean) <= 5 * draws.std(axis=0) / np.sqrt(len(draws)) + 1e-6).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("mode", "head_rate"), [("concat", 0.1), ("multihead", 0.0)])
 def test_the_models_key_reaches_fusion_and_head(mode, head_rate):
     config = EmotionConfig.tiny("es", mode)

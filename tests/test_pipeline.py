@@ -82,6 +82,7 @@ def test_batches_change_nothing(load, one_by_one, batch_size: int):
     np.testing.assert_allclose(rows(pipeline.predict(iter(examples[:5]))), alone[:5], atol=BATCH_BUDGET)
 
 
+@pytest.mark.slow
 def test_order_and_duplicates_are_kept(load, one_by_one):
     examples, alone = one_by_one
     order = [3, 1, 3, 3, 60, 0, 1]

@@ -59,7 +59,7 @@ def assert_close(ours: jax.Array, theirs: torch.Tensor, budget: float) -> None:
     assert np.abs(np.asarray(ours) - theirs).max() <= budget * np.abs(theirs).max()
 
 
-@pytest.mark.parametrize("frames", [1, 2, 127, 128, 129, 300, 700])
+@pytest.mark.parametrize("frames", rest_slow([129, 1, 2, 127, 128, 300, 700]))
 @pytest.mark.parametrize("size", rest_slow([TINY, SMALL]), ids=["tiny", "small"])
 def test_audio_hidden_states(tmp_path, size, frames):
     model, _ = folders(tmp_path, "audio", "es", size)
@@ -177,9 +177,10 @@ def encoder_with(config: Wav2Vec2BertConfig, tensors: dict[str, np.ndarray]) -> 
     return nnx.merge(graph, nnx.from_flat_state(flat))
 
 
+@pytest.mark.parametrize("seconds", rest_slow([5, 0.3, 31]))
 @pytest.mark.parametrize("language", rest_slow(["es", "en"]))
 @pytest.mark.parametrize("mode", MODES)
-def test_probabilities_from_the_waveform(published, mode, language):
+def test_probabilities_from_the_waveform(published, mode, language, seconds):
     model = published(mode, language)
     text = None if mode in ("text", "audio") else published("text_encoder", language)
     original = TorchOriginal(model, mode, text)
@@ -188,7 +189,7 @@ def test_probabilities_from_the_waveform(published, mode, language):
     )
     rng = np.random.default_rng(2)
     # 8 kHz sources leave the upper half of the spectrum to rounding errors, where the original's float64 FFT matters.
-    for seconds, rate in ((0.3, 16_000), (5, 16_000), (31, 16_000), (0.3, 8_000), (5, 8_000), (31, 8_000)):
+    for rate in (16_000, 8_000):
         recording = {"array": (rng.normal(size=int(seconds * rate)) * 0.1).astype(np.float32), "sampling_rate": rate}
         [prediction] = pipeline.predict([{"audio": recording, "text": TEXT}])
         theirs = original.probabilities(
