@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import InvalidInput, UnreadableInput
+from ..runtime.atomic import atomic_file
 from ..runtime.cache_folder import cache_folder
 from . import hub
 from .engine import convert
@@ -95,6 +95,5 @@ def _find_conversion(home: Path, commit: str, key: ConversionKey) -> Path | None
 def _write_last_used(folder: Path, last_used: Path) -> None:
     with suppress(OSError):  # A shared cache may be read-only.
         if not last_used.is_file() or last_used.read_text() != folder.name:
-            partial = last_used.with_name(f"{last_used.name}.{os.getpid()}")
-            partial.write_text(folder.name)
-            partial.replace(last_used)
+            with atomic_file(last_used) as file:
+                file.write(folder.name.encode())

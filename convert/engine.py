@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from ..errors import UnreadableInput
-from ..runtime.atomic import ask_for_room, whole_folder
+from ..runtime.atomic import atomic_folder, check_disk_space
 from ..runtime.orbax_arrays import load_parameters, save_parameters
 from ..runtime.progress import progress
 from .published import PublishedCheckpoint, Table, common_dtype, tables_of
@@ -31,12 +31,12 @@ def convert(published: PublishedCheckpoint, destination: Path) -> None:
         InvalidInput: The destination exists, or a tensor is not finite.
         UnreadableInput: The destination can't be written.
     """
-    with whole_folder(destination) as folder:
+    with atomic_folder(destination) as folder:
         total = sum(len(part.source.tensors) for part in published.parts.values())
         with progress("Reading tensors", total) as advance:
             parameters = dict(published.parameters(advance))
         with progress("Writing the checkpoint"):
-            ask_for_room(folder, sum(array.nbytes + OVERHEAD for array in parameters.values()))
+            check_disk_space(folder, sum(array.nbytes + OVERHEAD for array in parameters.values()))
             save_parameters(folder, parameters)
         del parameters
         parts = {}
@@ -72,7 +72,7 @@ def write_safetensors(folder: Path, destination: Path) -> None:
         for assignment in matching.assignments:
             dtype = common_dtype([_info(record, name, tensor) for tensor in assignment.names])
             structs[assignment.target] = jax.ShapeDtypeStruct(assignment.shape, dtype, sharding=on_host)
-    with whole_folder(destination) as out:
+    with atomic_folder(destination) as out:
         with progress("Reading the checkpoint"):
             parameters = load_parameters(folder, structs)
         for name, matching in matchings.items():

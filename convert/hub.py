@@ -14,7 +14,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
 from typing import Any, TypeGuard
-from uuid import uuid4
 
 import httpx2  # huggingface_hub uses this client and passes its exceptions on.
 from huggingface_hub import (
@@ -40,6 +39,7 @@ from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import tqdm, validate_repo_id
 
 from ..errors import InvalidInput, UnreadableInput
+from ..runtime.atomic import atomic_file
 from .record import TEXT_ENCODER
 from .sources import CONFIG, SINGLE, TOOLKIT_BIN, TORCH_BIN
 
@@ -255,9 +255,8 @@ def _write_ref(snapshot: Snapshot, revision: str | None) -> None:
         if ref.is_file() and ref.read_text() == snapshot.revision:
             return
         ref.parent.mkdir(parents=True, exist_ok=True)
-        part = ref.with_name(f"{ref.name}.{uuid4().hex}")
-        part.write_text(snapshot.revision)
-        part.replace(ref)
+        with atomic_file(ref) as file:
+            file.write(snapshot.revision.encode())
 
 
 class _HubUnreachableError(Exception):

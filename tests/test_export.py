@@ -179,7 +179,7 @@ def test_a_recording_has_to_fit(emotions: Emotions):
     with pytest.raises(ValueError, match="a recording has 559 samples, and 560 are needed"):
         emotions.audio_vectors([noise(1.0), noise(1.0)[:559]])
     for broken in (np.full(8000, 0.5, np.float32), np.append(noise(1.0), np.nan)):
-        with pytest.raises(ValueError, match="a recording is digital silence, or has samples that are no numbers"):
+        with pytest.raises(ValueError, match="a recording is digital silence, or has samples that are not numbers"):
             emotions.audio_vectors([noise(1.0), broken])
 
 
@@ -219,7 +219,7 @@ def test_sizes_and_times_are_told(published, tmp_path: Path, capsys: pytest.Capt
         (["--seconds=0"], "no program takes recordings of 0 s"),
         (["--seconds=nan"], "no program takes recordings of nan s"),
         (["--precision=int8"], "unknown precision 'int8'"),
-        (["--output=gs://bucket/folder"], "gs://bucket/folder is no folder on a disk"),
+        (["--output=gs://bucket/folder"], "gs://bucket/folder is not on a disk"),
     ],
 )
 def test_what_can_not_be_exported_is_refused(

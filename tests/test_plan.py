@@ -235,7 +235,7 @@ def test_an_output_in_the_way_is_refused_before_anything_is_compiled(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
     (tmp_path / "file").touch()
-    monkeypatch.setattr("speech_emotion_jax.planning.run.compiled", None)
+    monkeypatch.setattr("speech_emotion_jax.planning.run.compile_for_chips", None)
     assert main(["plan", "--topology", "v5e:2x4", "--output", str(tmp_path / "file")]) == 2
     assert "is a file" in capsys.readouterr().err
 

@@ -15,7 +15,7 @@ import soundfile
 
 from speech_emotion_jax.checkpoints import Request
 from speech_emotion_jax.inference.warmup import render_warmup, warm_up
-from speech_emotion_jax.runtime.compile_cache import kept_programs
+from speech_emotion_jax.runtime.compile_cache import cached_programs
 
 from .support.folders import refusal
 
@@ -79,7 +79,7 @@ def test_after_a_warm_up_nothing_is_compiled(published, recordings: Path, tmp_pa
     models = [str(published("concat", "es")), str(published("text_encoder", "es"))]
     simulated = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
     warm = run(WARM, tmp_path / "cache", models, simulated)
-    assert warm["compiled"] == warm["misses"] == len(kept_programs(str(tmp_path / "cache/compiled")))
+    assert warm["compiled"] == warm["misses"] == len(cached_programs(str(tmp_path / "cache/compiled")))
     assert re.match(r"compiled \d+ programs in \d+ s, for clips of up to 1.2 s; \d+ programs in ", warm["said"])
     used = run(USE, tmp_path / "cache", [*models, str(recordings)], simulated)
     assert used["misses"] == 0
@@ -111,14 +111,14 @@ report()
 @pytest.mark.process
 def test_what_the_user_says_to_jax_goes_first(tmp_path: Path):
     code = """
-from speech_emotion_jax.runtime.compile_cache import keep_programs
-keep_programs()
+from speech_emotion_jax.runtime.compile_cache import enable_compile_cache
+enable_compile_cache()
 jax.jit(lambda x: x + 1)(1.0)
 report(seconds=jax.config.jax_persistent_cache_min_compile_time_secs)
 """
     ours = run(code, tmp_path / "ours")
     assert (ours["misses"] > 0, ours["seconds"]) == (True, 0)
-    assert kept_programs(str(tmp_path / "ours/compiled"))
+    assert cached_programs(str(tmp_path / "ours/compiled"))
 
     theirs = {
         "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "theirs"),

@@ -9,9 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import speech_emotion_jax
 from speech_emotion_jax import InvalidInput
 from speech_emotion_jax.errors import UnreadableInput
 from speech_emotion_jax.registry import LANGUAGES, MODES
+from speech_emotion_jax.training import find_recipe
 from speech_emotion_jax.training.recipe import (
     AugmentConfig,
     DataConfig,
@@ -225,3 +227,16 @@ def test_a_published_recipe_reads_and_says_how_to_run_it(path: Path) -> None:
 
 def test_there_is_a_recipe_of_every_published_system() -> None:
     assert {path.stem for path in CONFIGS.glob("*.toml")} == {f"{lang}-{mode}" for lang in LANGUAGES for mode in MODES}
+
+
+def test_recipes_are_found_by_name_or_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    configs = Path(speech_emotion_jax.__file__).parent / "configs"
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "es-text").mkdir()  # an output folder of that name is no recipe
+    for name in ("es-text", "es-text.toml", "demo/concat"):
+        assert find_recipe(name) == configs / f"{name.removesuffix('.toml')}.toml"
+    (tmp_path / "es-text.toml").write_text("")
+    assert find_recipe("es-text.toml") == Path("es-text.toml")
+    assert find_recipe("absent.toml") == Path("absent.toml")  # reading it says that it is absent
+    with pytest.raises(InvalidInput, match=r"no recipe 'es-txt'; name a TOML file or one of demo/audio, .*es-text$"):
+        find_recipe("es-txt")

@@ -22,7 +22,7 @@ from speech_emotion_jax.evaluation.report.clips import ReportClips, wilson_inter
 from speech_emotion_jax.evaluation.report.lines import summary
 from speech_emotion_jax.evaluation.report.page import write_report
 from speech_emotion_jax.evaluation.results import EvaluationRun
-from speech_emotion_jax.runtime.plots import shown
+from speech_emotion_jax.runtime.plots import shorten
 from speech_emotion_jax.runtime.storage import Folder
 
 from .support.examples import examples
@@ -231,7 +231,7 @@ def test_what_users_write_is_inert(tmp_path: Path, labels: list[str], clip: str,
     pictures = [attributes["src"] for tag, attributes in page.tags if tag == "img"]
     assert len(pictures) == len(MEASURED) + 1
     assert all((source or "").startswith("data:image/png;base64,") for source in pictures)
-    assert shown(text, 160).split() == [] or " ".join(shown(text, 160).split()) in page.words
+    assert shorten(text, 160).split() == [] or " ".join(shorten(text, 160).split()) in page.words
 
 
 def test_the_page_needs_nothing_else_and_holds_the_figures_in_words(tmp_path: Path):

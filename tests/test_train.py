@@ -274,7 +274,7 @@ def test_a_full_disk_leaves_the_last_good_state(
     command = ["train", str(path), "--manifest", str(corpus)]
     assert main([*command, "--output", str(tmp_path / "whole")]) == 0
     with monkeypatch.context() as patched:
-        patched.setattr(saving, "ask_for_room", no_room_the_second_time)
+        patched.setattr(saving, "check_disk_space", no_room_the_second_time)
         assert main([*command, "--output", str(tmp_path / "full")]) == 2
     assert "No space left" in capsys.readouterr().err
     assert [path.name for path in (tmp_path / "full" / "states").glob("*")] == ["2"]

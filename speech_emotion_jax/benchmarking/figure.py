@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..runtime.plots import BLUE, GREEN, GREY, INK, ORANGE, SKY, WIDTH, drawn, make_figure
+from ..runtime.plots import BLUE, GREEN, GREY, INK, ORANGE, SKY, WIDTH, as_png, make_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -14,7 +14,7 @@ COLORS = (BLUE, ORANGE, GREEN, SKY, GREY)
 LINE = 0.34  # height of one case in inches
 
 
-@drawn
+@as_png
 def draw_ratios(cases: Sequence[Mapping[str, Any]]) -> Figure:
     """Plot how many times faster ours is than each other side, with the range over all turns.
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
-from ..runtime.console import aligned
+from ..runtime.console import align_columns
 
 Report = Mapping[str, Any]
 CaseResult = Mapping[str, Any]
@@ -29,7 +29,7 @@ def render_table(report: Report) -> str:
         lines += ["", title]
         for case in cases:
             rows = [[f"  {case['case']}, {case['precision']}", *HEADINGS[1:]], *_rows(case)]
-            lines += aligned(rows)
+            lines += align_columns(rows)
             lines += [f"    {remark}" for remark in _remarks(case)]
     return "\n".join(lines)
 

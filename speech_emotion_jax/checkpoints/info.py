@@ -24,7 +24,7 @@ from ..errors import InvalidInput, UnreadableInput
 from ..models import abstract_model, parameter_shapes, parameters_of, table
 from ..models.kernels.pallas import SWITCH, kernels_enabled
 from ..runtime.cache_folder import cache_folder
-from ..runtime.compile_cache import kept_programs, programs_folder
+from ..runtime.compile_cache import cached_programs, compile_cache_folder
 from ..runtime.devices import present_devices
 from ..runtime.parameter_tree import nest
 from ..runtime.versions import versions
@@ -57,10 +57,10 @@ def describe_installation() -> Report:
 
 
 def _programs() -> str:
-    folder = programs_folder()
+    folder = compile_cache_folder()
     if folder is None:
         return "not kept, as JAX_ENABLE_COMPILATION_CACHE is false"
-    sizes = kept_programs(folder)
+    sizes = cached_programs(folder)
     return f"{folder} ({len(sizes)} program{'s' * (len(sizes) != 1)}, {sum(sizes.values()) / 1e6:.1f} MB)"
 
 

@@ -10,7 +10,7 @@ from ..convert import CONFIG, Origin, hub, is_whisper, read_json
 from ..errors import UnreadableInput
 from ..registry import PUBLISHED, Registry, declared_mode
 from ..runtime.cache_folder import cache_folder
-from ..runtime.storage import fetched, is_remote
+from ..runtime.storage import fetch_folder, is_remote
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def local_folder(request: Request) -> Path | None:
 
 def local_path(name: str) -> Path:
     """Return the path of that name. A folder on a bucket is copied to the cache first."""
-    return fetched(name, cache_folder() / "fetched") if is_remote(name) else Path(name)
+    return fetch_folder(name, cache_folder() / "fetched") if is_remote(name) else Path(name)
 
 
 def locate(name: str, revision: str | None = None, weights: str | None = None) -> Origin:

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from pyarrow import csv as arrow_csv
 
 from ..errors import InvalidInput, UnreadableInput
-from ..runtime.storage import in_arrow_memory, is_remote
+from ..runtime.storage import arrow_buffer, is_remote
 from .manifest import CHUNK_ROWS
 
 BLOCK = 1 << 20  # bytes of CSV that are read at a time; no row may be longer
@@ -45,7 +45,7 @@ def open_bytes(path: str) -> Any:
 
 
 def _open_to_arrow(path: str) -> Any:
-    return in_arrow_memory(open_bytes(path)) if is_remote(path) else path
+    return arrow_buffer(open_bytes(path)) if is_remote(path) else path
 
 
 def _read_csv(path: str, delimiter: str = ",") -> Iterator[pa.Table]:

@@ -23,7 +23,7 @@ from jaxtyping import Float, Int
 
 from ..audio import decode_audio, describe, stated_seconds
 from ..errors import InvalidInput, SpeechEmotionError, UnreadableInput
-from ..runtime.atomic import whole_folder
+from ..runtime.atomic import atomic_folder
 from ..runtime.progress import progress
 from .manifest import TIME_UNITS, Manifest, locate
 from .manifest_files import read_manifest
@@ -105,7 +105,7 @@ def pack(
     seconds = np.full(len(sizes), np.nan)
 
     with (
-        whole_folder(Path(output_folder)) as folder,
+        atomic_folder(Path(output_folder)) as folder,
         progress(f"Packing {len(sizes)} recordings", int(sizes.sum())) as advance,
     ):
         for shard, name in enumerate(names):

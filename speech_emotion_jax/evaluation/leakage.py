@@ -20,7 +20,7 @@ from sklearn.metrics import accuracy_score, adjusted_mutual_info_score, f1_score
 
 from ..corpus import Manifest, read_manifest, write_manifest
 from ..errors import InvalidInput
-from ..runtime.console import aligned
+from ..runtime.console import align_columns
 from .metrics import group_codes
 from .results import EvaluationRun
 
@@ -429,7 +429,7 @@ def render_audit(found: Audit) -> str:
         f"{100 * max(found.told, 0):.1f} % of what there is to know of the label is told by the group, beyond chance"
         " (adjusted mutual information / entropy of the labels)",
         "",
-        *aligned(
+        *align_columns(
             [
                 ("label", "clips", "groups", "in the largest", "even groups", ""),
                 *(
@@ -461,7 +461,7 @@ def render_split(split: NewSplit) -> str:
             clips = sum(row.values())
             shares = (_percent(row[label], clips) for label in labels)
             rows.append((name or "(none)", f"{clips:,}", _percent(clips, total), *shares))
-        lines += [f"Labels {title}", *aligned(rows), ""]
+        lines += [f"Labels {title}", *align_columns(rows), ""]
     return "\n".join([*lines, "No group is in two of the new splits."])
 
 
@@ -473,7 +473,7 @@ def _scores_lines(by_name: Mapping[str, Mapping[str, SubsetScores]]) -> list[str
             found = [scores[key] for scores in by_name.values()]
             values = [text for each in found for text in (f"{100 * each.accuracy:.1f} %", f"{100 * each.macro_f1:.1f}")]
             rows.append((title, f"{found[0].clips:,}", *values))
-    return aligned(rows)
+    return align_columns(rows)
 
 
 def _percent(part: float | int, whole: int) -> str:

@@ -30,7 +30,7 @@ from ..corpus import Manifest, read_manifest, validate
 from ..errors import InvalidInput, SpeechEmotionError
 from ..inference import Scorer, default_batch_size
 from ..runtime.devices import select_mesh
-from ..runtime.hosts import share
+from ..runtime.hosts import is_shared_folder
 from ..runtime.progress import progress
 from ..runtime.storage import Folder, is_remote
 from ..runtime.versions import versions
@@ -138,7 +138,7 @@ def evaluate(job: EvaluateConfig) -> EvaluateResult:
         "settings": _settings(job, batch_size, manifest, checkpoint, mesh.devices.flat[0]),
     }
     claim_folder(folder, RECORD, record)
-    shared = share(folder)
+    shared = is_shared_folder(folder)
     if _finished(folder, job):
         return _outcome(folder)
 

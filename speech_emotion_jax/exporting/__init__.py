@@ -1,4 +1,4 @@
-"""Checkpoints as programs that run without this package."""
+"""Export a checkpoint as programs that run without this package."""
 
 from .run import ExportConfig, export, render_export
 

@@ -1,17 +1,18 @@
-"""`speech-emotion-jax export`: a checkpoint as programs that run without this package.
+"""`speech-emotion-jax export`: write a checkpoint as programs that run without this package.
 
-The folder holds JAX's exported programs, lowered for all platforms asked for at once and for a batch of any size, the
-parameters they all take, once, and a small script that runs them:
+The folder contains JAX's exported programs, each for several platforms and any batch size, the parameters that they
+share, and a script that runs them:
 
     programs/audio-512.jax ...   (parameters, waveforms (batch, samples), lengths (batch,)) to vectors (batch, width)
     programs/text-64.jax ...     (parameters, ids (batch, tokens), mask (batch, tokens)) to vectors (batch, width)
     programs/head.jax            (parameters, audio vectors, text vectors) to probabilities (batch, labels)
     parameters.safetensors       {path: array}, as `models.parameters` names them
-    export.json                  labels, lengths, and what else is needed to call the programs
-    tokenizer.json, run.py       of the modes that read; `standalone`
+    export.json                  labels, padded lengths and other settings for calling the programs
+    tokenizer.json               only of the modes that take text
+    run.py                       a copy of `standalone`
 
-A recording or text is padded to the next length there is a program for, which changes no result. What a mode has no
-program for is None in a call of the head.
+A recording or a text is padded to the length of the next larger program, which does not change the result. In a mode
+without audio or without text, the head takes None for those vectors.
 """
 
 from __future__ import annotations
@@ -36,8 +37,8 @@ from ..config import BertConfig, EmotionConfig
 from ..errors import InvalidInput
 from ..inference import FRAME_BUCKETS, TOKEN_BUCKETS
 from ..models import parameters_of, with_parameters
-from ..runtime.atomic import ask_for_room, whole_folder
-from ..runtime.console import aligned
+from ..runtime.atomic import atomic_folder, check_disk_space
+from ..runtime.console import align_columns
 from ..runtime.devices import select_device
 from ..runtime.precision import check_precision
 from ..runtime.progress import progress
@@ -52,10 +53,14 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class ExportConfig:
-    """What to export, and where to: a new folder.
+    """Settings of an export.
 
-    platforms: "tpu", "cuda", "rocm", "cpu"; JAX calls a GPU by its maker's platform
-    seconds: lengths of recordings that there is to be a program for, each rounded up to the next of FRAME_BUCKETS
+    Attributes:
+        request: the checkpoint.
+        output: the folder to make.
+        platforms: some of KNOWN_PLATFORMS. A GPU is "cuda" or "rocm".
+        seconds: lengths of recordings to write a program for, each rounded up to the next of FRAME_BUCKETS.
+        precision: "float32" or "bfloat16".
     """
 
     request: Request
@@ -65,6 +70,11 @@ class ExportConfig:
     precision: str = "float32"
 
     def __post_init__(self) -> None:
+        """Check the settings.
+
+        Raises:
+            InvalidInput: if one of them can't be used.
+        """
         check_precision(self.precision)
         if odd := [name for name in self.platforms if name not in KNOWN_PLATFORMS]:
             raise InvalidInput(f"the platform {odd[0]!r} is unknown; choose some of {', '.join(KNOWN_PLATFORMS)}")
@@ -74,13 +84,20 @@ class ExportConfig:
                 "where the models cut longer ones"
             )
         if is_remote(self.output):
-            raise InvalidInput(f"{self.output} is no folder on a disk; export to one, and copy it there")
-        if Path(self.output).exists():  # said here, before a download
+            raise InvalidInput(f"{self.output} is not on a disk; export to a local folder and copy it there")
+        if Path(self.output).exists():  # checked here, before a download
             raise InvalidInput(f"{self.output} exists already; name another folder or remove it")
 
 
 class Cost(NamedTuple):
-    """A file, its bytes, the seconds that it takes to load, and those that the package takes for what is in it."""
+    """The size of an exported file, and the time that it saves.
+
+    Attributes:
+        file: its name in the folder.
+        bytes: its size.
+        load: seconds to load it.
+        package: seconds that this package takes to make its content from the checkpoint.
+    """
 
     file: str
     bytes: int
@@ -89,18 +106,19 @@ class Cost(NamedTuple):
 
 
 class Report(NamedTuple):
-    """What was written, and what loading it costs."""
+    """The result of an export: the folder, its platforms, and the cost of each file."""
 
     folder: str
     platforms: tuple[str, ...]
     costs: list[Cost]
 
     def as_dict(self) -> dict[str, Any]:
+        """Return the report as JSON values."""
         return self._asdict() | {"costs": [cost._asdict() for cost in self.costs]}
 
 
 class _Program(NamedTuple):
-    """A function of the parameters and of arrays of these shapes and dtypes, a batch's first axis being symbolic."""
+    """A function to export: it takes the parameters and arrays whose first axis, the batch, is symbolic."""
 
     name: str
     function: Callable[..., jax.Array]
@@ -108,18 +126,28 @@ class _Program(NamedTuple):
 
 
 def export(job: ExportConfig) -> Report:
-    """Write the folder, and load it again for what that costs.
+    """Export a checkpoint, then load the files again to measure the time.
 
-    The package's seconds are those of reading the checkpoint (a converted one is mapped, and read at its first use),
-    and of tracing and lowering a program, which it does anew in each process. Compiling comes after, for both. Raises
-    InvalidInput or UnreadableInput; nothing is left behind then.
+    The time of this package, with which loading is compared, is for reading the checkpoint (a converted one is
+    memory-mapped and read on first use) and for tracing and lowering each program. Compiling follows in both cases and
+    is not counted.
+
+    Args:
+        job: the settings.
+
+    Returns:
+        The folder and the cost of each file.
+
+    Raises:
+        InvalidInput: if the checkpoint can't be exported.
+        UnreadableInput: if the checkpoint can't be read or the folder can't be written. Nothing is left behind.
     """
     info = resolve_emotion(job.request)
     started = time.perf_counter()
     checkpoint = load_resolved(info, select_device("cpu"), job.precision)
     parameters = {path: np.asarray(array) for path, array in parameters_of(checkpoint.model).items()}
     package = {"parameters.safetensors": time.perf_counter() - started}
-    with whole_folder(Path(job.output)) as folder:
+    with atomic_folder(Path(job.output)) as folder:
         _write_parameters(folder / "parameters.safetensors", parameters)
         _write_programs(folder / "programs", checkpoint, parameters, job, package)
         if checkpoint.config.text is not None:
@@ -130,13 +158,13 @@ def export(job: ExportConfig) -> Report:
         content = json.dumps(settings, indent=1, ensure_ascii=False) + "\n"
         (folder / "export.json").write_text(content, encoding="utf-8")
         shutil.copyfile(standalone.__file__, folder / "run.py")
-        del checkpoint, parameters  # there may not be room for them twice
+        del checkpoint, parameters  # they are loaded again below, and memory may not hold them twice
         costs = [_cost(folder, file, seconds) for file, seconds in package.items()]
     return Report(job.output, job.platforms, costs)
 
 
 def render_export(report: Report) -> str:
-    """A table for the terminal."""
+    """Render an export as a table for the terminal."""
     rows = [("", "MB", "loads in", "package"), *(_row(*cost) for cost in report.costs)]
     if len(report.costs) > 1:
         _, sizes, *seconds = zip(*report.costs, strict=True)
@@ -144,7 +172,7 @@ def render_export(report: Report) -> str:
     return "\n".join(
         [
             f"wrote {report.folder}, which runs on {', '.join(report.platforms)}",
-            *aligned(rows),
+            *align_columns(rows),
             "(package: reading the checkpoint, tracing and lowering; compiling comes after, for both)",
             f"try it: python {report.folder}/run.py --help",
         ]
@@ -156,7 +184,7 @@ def _row(name: str, size: int, load: float, package: float) -> tuple[str, str, s
 
 
 def _write_parameters(file: Path, parameters: dict[str, np.ndarray]) -> None:
-    ask_for_room(file.parent, sum(array.nbytes for array in parameters.values()))
+    check_disk_space(file.parent, sum(array.nbytes for array in parameters.values()))
     file.touch()
     permissions = file.stat().st_mode
     with progress("Writing the parameters"):
@@ -171,7 +199,7 @@ def _write_programs(
     job: ExportConfig,
     seconds: dict[str, float],
 ) -> None:
-    """Trace, lower and write each program; what that took is added to `seconds`."""
+    """Trace, lower and write each program, and add the time of each to `seconds`."""
     folder.mkdir()
     shapes = {path: jax.ShapeDtypeStruct(array.shape, array.dtype) for path, array in parameters.items()}
     programs = list(_programs(checkpoint, job.seconds))
@@ -186,7 +214,7 @@ def _write_programs(
 
 @contextmanager
 def _bare_file_names() -> Iterator[None]:
-    """A program says which line each operation comes from: not in which folder of this machine its file lies."""
+    """Record only the file name of each operation's source line, not its folder on this machine."""
     setting = "jax_hlo_source_file_canonicalization_regex"
     before = getattr(jax.config, setting)
     jax.config.update(setting, ".*/")
@@ -204,8 +232,8 @@ def _programs(checkpoint: Checkpoint, seconds: tuple[float, ...]) -> Iterator[_P
         return jax.ShapeDtypeStruct((batch, *shape), dtype)
 
     def audio(parameters: dict[str, jax.Array], waveforms: jax.Array, lengths: jax.Array) -> jax.Array:
-        heard = features(waveforms, lengths)
-        return with_parameters(config, parameters).encode_audio(*heard)
+        frames, mask = features(waveforms, lengths)
+        return with_parameters(config, parameters).encode_audio(frames, mask)
 
     def text(parameters: dict[str, jax.Array], ids: jax.Array, mask: jax.Array) -> jax.Array:
         return with_parameters(config, parameters).encode_text(ids, mask)
@@ -227,13 +255,13 @@ def _programs(checkpoint: Checkpoint, seconds: tuple[float, ...]) -> Iterator[_P
 
 
 def _audio_programs(seconds: tuple[float, ...]) -> dict[str, int]:
-    """{name: samples} of the programs that take recordings of these lengths, the shortest first."""
+    """Return {name: samples} of the programs for recordings of these seconds, the shortest first."""
     needed = {next(each for each in FRAME_BUCKETS if samples_for(each) >= length * SAMPLE_RATE) for length in seconds}
     return {f"audio-{frames}": samples_for(frames) for frames in sorted(needed)}
 
 
 def _text_programs(config: BertConfig) -> dict[str, int]:
-    """{name: tokens}, the shortest first."""
+    """Return {name: tokens} of the programs for texts, the shortest first."""
     lengths = sorted({min(each, config.max_tokens) for each in TOKEN_BUCKETS})
     return {f"text-{tokens}": tokens for tokens in lengths}
 
@@ -248,14 +276,14 @@ def _write_tokenizer(file: Path, folder: Path, max_tokens: int) -> None:
 
 
 def _settings(checkpoint: Checkpoint, job: ExportConfig) -> dict[str, Any]:
-    """export.json: what `standalone` goes by, and what a person may want to know."""
+    """Return the content of export.json: settings for `standalone`, and facts for a person."""
     config: EmotionConfig = checkpoint.config
     audio = text = None
     if config.audio is not None:
         audio = {
             "sample_rate": SAMPLE_RATE,  # hertz, mono, full scale 1
             "least_samples": MIN_SAMPLES,
-            "programs": _audio_programs(job.seconds),  # {name: samples}, padded with zeros behind
+            "programs": _audio_programs(job.seconds),  # {name: samples}; pad a recording at its end
         }
     if config.text is not None:
         text = {"pad_token": config.text.pad_token_id, "programs": _text_programs(config.text)}

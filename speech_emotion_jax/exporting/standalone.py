@@ -1,4 +1,6 @@
-"""The emotion of a recording and a text, by the programs in this folder: JAX runs them, and no model code is needed.
+"""Predict the emotion of a recording and a text with the exported programs in this folder.
+
+JAX runs the programs; no model code is needed.
 
     python run.py --audio clip.wav --text "No me lo puedo creer"
 
@@ -7,7 +9,7 @@ Needs jax, flatbuffers, numpy, safetensors, tokenizers, soundfile and soxr. In P
     emotions = Emotions("FOLDER")
     emotions.probabilities([recording("a.wav"), recording("b.wav")], ["...", "..."])  # (2, labels)
 
-export.json says what goes in and comes out; a program takes a batch of any size.
+export.json describes the inputs and outputs. A program takes a batch of any size.
 """
 
 from __future__ import annotations
@@ -27,12 +29,19 @@ from tokenizers import Tokenizer
 
 
 class Emotions:
-    """The exported model: its `settings` from export.json, its parameters and its programs on JAX's default device.
+    """The exported model on JAX's default device.
 
-    A program is compiled for each size of a batch, when it is first called.
+    A program is compiled once for each batch size, when it is first called.
+
+    Attributes:
+        settings: the content of export.json.
+        parameters: {path: array}.
+        tokenizer: the tokenizer; None if the mode takes no text.
+        programs: {name: function of the parameters and a batch}.
     """
 
     def __init__(self, folder: str | Path):
+        """Load the parameters and the programs of an exported folder."""
         folder = Path(folder)
         self.settings = json.loads((folder / "export.json").read_text(encoding="utf-8"))
         self.parameters = jax.device_put(load_file(folder / "parameters.safetensors"))
@@ -40,12 +49,22 @@ class Emotions:
         self.programs = {path.stem: load_program(path) for path in (folder / "programs").glob("*.jax")}
 
     def audio_vectors(self, recordings: Sequence[np.ndarray]) -> jax.Array:
-        """(batch, width) of recordings (samples,): mono, at 16 kHz, full scale 1."""
+        """Encode recordings.
+
+        Args:
+            recordings: arrays (samples,), mono, 16 kHz, full scale 1.
+
+        Returns:
+            Vectors (batch, width).
+
+        Raises:
+            ValueError: if a recording is too short, too long, silent, or has samples that are not numbers.
+        """
         audio, lengths = self.settings["audio"], [len(each) for each in recordings]
         if min(lengths) < audio["least_samples"]:
             raise ValueError(f"a recording has {min(lengths)} samples, and {audio['least_samples']} are needed")
         if not all(np.ptp(each) > 0 for each in recordings):
-            raise ValueError("a recording is digital silence, or has samples that are no numbers")
+            raise ValueError("a recording is digital silence, or has samples that are not numbers")
         program, samples = fitting(audio["programs"], max(lengths))
         if samples < max(lengths):
             longest, most = max(lengths) / audio["sample_rate"], samples / audio["sample_rate"]
@@ -56,7 +75,17 @@ class Emotions:
         return self.programs[program](self.parameters, waveforms, np.array(lengths, np.int32))
 
     def text_vectors(self, texts: Sequence[str]) -> jax.Array:
-        """(batch, width) of texts; of one with more tokens than the largest program takes, the first ones count."""
+        """Encode texts. The tokenizer cuts a text that is longer than the largest program takes.
+
+        Args:
+            texts: the texts.
+
+        Returns:
+            Vectors (batch, width).
+
+        Raises:
+            ValueError: if a text is blank, or the mode takes no text.
+        """
         if self.tokenizer is None:
             raise ValueError(f"mode {self.settings['mode']} reads no text")
         if not all(text.strip() for text in texts):
@@ -70,31 +99,52 @@ class Emotions:
         return self.programs[program](self.parameters, padded, mask)
 
     def probabilities(self, recordings: Sequence[np.ndarray] = (), texts: Sequence[str] = ()) -> np.ndarray:
-        """(batch, labels) of recordings, texts or both, as the mode has it; what it does not take is left aside."""
+        """Predict the probabilities of the labels.
+
+        Args:
+            recordings: arrays (samples,), mono, 16 kHz, full scale 1; ignored if the mode takes no audio.
+            texts: their texts; ignored if the mode takes no text.
+
+        Returns:
+            Probabilities (batch, labels), float32.
+
+        Raises:
+            ValueError: if a recording or a text can't be used.
+        """
         audio = self.audio_vectors(recordings) if self.settings["audio"] else None
         text = self.text_vectors(texts) if self.settings["text"] else None
         return np.asarray(self.programs["head"](self.parameters, audio, text))
 
 
 def load_program(path: Path) -> Callable[..., jax.Array]:
+    """Load an exported program. It is compiled when it is first called."""
     return jax.jit(export.deserialize(bytearray(path.read_bytes())).call)
 
 
 def fitting(programs: Mapping[str, int], length: int) -> tuple[str, int]:
-    """The smallest program that holds so much, else the largest, and how much it holds."""
+    """Return the name and length of the smallest program for `length` samples or tokens; else of the largest."""
     return next((each for each in programs.items() if each[1] >= length), list(programs.items())[-1])
 
 
 def recording(path: str, sample_rate: int = 16_000) -> np.ndarray:
-    """A file as the model hears it: mono, at 16 kHz."""
+    """Read an audio file, mix it to mono and resample it.
+
+    Args:
+        path: a file that libsndfile reads: wav, flac, ogg, mp3.
+        sample_rate: in hertz.
+
+    Returns:
+        Samples (samples,), float32, full scale 1.
+    """
     samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
     return soxr.resample(samples.mean(axis=1), rate, sample_rate, "HQ")
 
 
 def main() -> None:
+    """Predict the emotion of the recording and the text on the command line, and print it."""
     parser = argparse.ArgumentParser(description="Emotion of a recording and a text, by exported programs.")
-    parser.add_argument("--audio", metavar="FILE", help="what libsndfile reads: wav, flac, ogg, mp3")
-    parser.add_argument("--text", help="the words that are said")
+    parser.add_argument("--audio", metavar="FILE", help="recording: wav, flac, ogg, mp3")
+    parser.add_argument("--text", help="the words said")
     options = parser.parse_args()
     emotions = Emotions(Path(__file__).parent)
     needed = [name for name in ("audio", "text") if emotions.settings[name]]

@@ -13,7 +13,7 @@ import jax
 from ..audio import AudioSource, describe, read_clip
 from ..errors import InvalidInput, UnreadableInput
 from ..registry import FUSION_MODES, check_language, check_mode, read_registry
-from ..runtime.compile_cache import disable_compile_cache, keep_programs
+from ..runtime.compile_cache import disable_compile_cache, enable_compile_cache
 from ..runtime.devices import select_device
 from ..text import check_text
 from ..whisper import Transcript, TranscriptionOptions, WhisperPipeline, cached_transcripts
@@ -78,7 +78,7 @@ def predict_emotion(
         InvalidInput: An argument can't be used. It is a ValueError.
         UnreadableInput: A file or download is missing or broken. It is an OSError.
     """
-    keep_programs()
+    enable_compile_cache()
     mode, language = check_mode(mode), check_language(language)
     registry = read_registry(model_config_path)
     settings = {

@@ -20,7 +20,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from ..audio import FRAME_SAMPLES, MAX_SAMPLES, MAX_SECONDS, SAMPLE_RATE, fbank_energies, feature_frames
 from ..checkpoints import Request, abstract_checkpoint, resolve_emotion
 from ..errors import InvalidInput
-from ..runtime.compile_cache import keep_programs, kept_programs, programs_folder
+from ..runtime.compile_cache import cached_programs, compile_cache_folder, enable_compile_cache
 from ..runtime.devices import select_device, select_mesh
 from ..runtime.progress import progress
 from ..whisper import TranscriptionOptions, WhisperPipeline
@@ -78,12 +78,12 @@ def warm_up(
         raise InvalidInput(f"the batch size is {batch_size}; it must be at least 1")
     if not 0 < seconds < float("inf"):
         raise InvalidInput(f"{seconds:g} seconds is not a valid clip length; name one above 0")
-    folder = programs_folder()
+    folder = compile_cache_folder()
     if folder is None:
         raise InvalidInput("JAX_ENABLE_COMPILATION_CACHE is false, so that no program would be kept; unset it")
-    if not keep_programs():
+    if not enable_compile_cache():
         raise InvalidInput(f"no program can be kept in {folder}; let SPEECH_EMOTION_JAX_CACHE name another folder")
-    started, before = time.perf_counter(), kept_programs(folder)
+    started, before = time.perf_counter(), cached_programs(folder)
     info = resolve_emotion(request)
     meshes = {select_mesh(select_device(device)), select_mesh(device)}
     scorers = [
@@ -102,7 +102,7 @@ def warm_up(
         for place in [select_device(device), device][: len(meshes)]:
             _transcribe_silence(WhisperPipeline.from_pretrained(whisper, precision=precision, device=place), batch_size)
     longest = None if scorers[0].config.audio is None else min(seconds, MAX_SECONDS)
-    after = kept_programs(folder)
+    after = cached_programs(folder)
     elapsed = time.perf_counter() - started
     compiled = len(after.keys() - before.keys())
     return WarmupResult(len(after), compiled, elapsed, longest, folder)

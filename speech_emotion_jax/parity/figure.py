@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from ..runtime.plots import BLUE, GREY, INK, ORANGE, WIDTH, drawn, make_figure
+from ..runtime.plots import BLUE, GREY, INK, ORANGE, WIDTH, as_png, make_figure
 from .difference import budget
 from .stages import ENCODERS, layers
 from .verdict import Verdict
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-@drawn
+@as_png
 def draw_parity(verdicts: Sequence[Verdict], precision: str) -> Figure:
     """Plot the largest difference at each stage, with one line for each recording.
 

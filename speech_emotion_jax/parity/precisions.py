@@ -17,9 +17,9 @@ from jaxtyping import Float
 from scipy.special import kl_div
 
 from ..checkpoints import Request, load_resolved, resolve_emotion
-from ..runtime.console import aligned
+from ..runtime.console import align_columns
 from ..runtime.devices import select_device, select_mesh
-from ..runtime.plots import BLUE, GREEN, GREY, ORANGE, SKY, drawn
+from ..runtime.plots import BLUE, GREEN, GREY, ORANGE, SKY, as_png
 from ..runtime.progress import progress
 from ..runtime.storage import Folder
 from .difference import difference, scale_of
@@ -215,7 +215,7 @@ def render_precisions(result: PrecisionsResult) -> str:
         [
             f"{result.checkpoint}, on {result.device}, {result.recordings} example{'s' * (result.recordings > 1)}",
             "",
-            *aligned(rows),
+            *align_columns(rows),
             "",
             "Differences from the first row: the largest of each stage, divided by the stage's largest value, and the "
             "largest and mean of a probability.",
@@ -242,7 +242,7 @@ def _largest(values: Iterable[float]) -> str:
     return f"{max(differences):.1e}" if differences else ""
 
 
-@drawn
+@as_png
 def draw_precisions(result: PrecisionsResult) -> Figure:
     """Plot the drift at each stage, with one line for each precision."""
     figure, axes = make_stage_axes(list(result.variants[0].drift))

@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..runtime.console import aligned
-from ..runtime.pages import page
+from ..runtime.console import align_columns
+from ..runtime.pages import render_page
 from ..runtime.storage import Folder
 from .difference import Budget, Difference, budget
 from .figure import draw_parity
@@ -121,7 +121,7 @@ def _row_as_data(row: StageVerdict, precision: str) -> dict[str, Any]:
 def render_parity(result: ParityResult) -> str:
     """Render the report for a terminal, with one row for each stage: the recording that uses most of its budget."""
     rows = [_cells(row) for row, _ in worst_rows(result.verdicts)]
-    return "\n".join([*_facts(result), "", *aligned([HEAD, *rows]), "", _conclusion(result)])
+    return "\n".join([*_facts(result), "", *align_columns([HEAD, *rows]), "", _conclusion(result)])
 
 
 def _facts(result: ParityResult) -> list[str]:
@@ -196,7 +196,7 @@ def write_report(folder: Folder, result: ParityResult) -> None:
         result: the result of the check.
     """
     figure = draw_parity(result.verdicts, result.precision)
-    content = page(
+    content = render_page(
         __name__.rpartition(".")[0],
         title=f"Parity of {result.checkpoint}",
         passed=result.passed,

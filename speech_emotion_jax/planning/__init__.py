@@ -1,4 +1,4 @@
-"""Memory and time of a run on chips that are not there."""
+"""Estimate the memory and time of a run on chips that this machine does not have."""
 
 from .run import PlanConfig, plan, render_plan
 

@@ -1,7 +1,7 @@
-"""The chips that can be planned for, and the names of what is made of them.
+"""The chips that can be planned for, and their topologies.
 
-Peaks and bandwidths are those that the makers publish: Google Cloud's pages of TPU v4, v5e, v5p and v6e ("system
-architecture"), and NVIDIA's data sheet of the H100 SXM, without sparsity.
+Peaks and bandwidths are the published ones: Google Cloud's pages "system architecture" of TPU v4, v5e, v5p and v6e, and
+NVIDIA's data sheet of the H100 SXM, without sparsity.
 """
 
 from __future__ import annotations
@@ -15,9 +15,15 @@ from ..errors import InvalidInput
 
 @dataclass(frozen=True)
 class Chip:
-    """`bfloat16` and `float32` are FLOP/s of products, `memory` bytes, `bandwidth` and `network` bytes a second.
+    """The peaks of one chip.
 
-    float32 at full precision is made of six products of bfloat16 on a TPU. `network` is what one chip can receive.
+    Attributes:
+        name: "v5e", "h100", ...
+        bfloat16: FLOP/s of bfloat16 products.
+        float32: FLOP/s of full float32 products. A TPU makes each of six bfloat16 products.
+        memory: bytes.
+        bandwidth: bytes per second to and from memory.
+        network: bytes per second that the chip can receive from others.
     """
 
     name: str
@@ -47,7 +53,13 @@ CHIPS = {
 
 @dataclass(frozen=True)
 class Topology:
-    """Chips that are wired together: "v5e:2x4", "v4:2x2x1"; "h100" or "h100:8", the GPUs of a machine."""
+    """Chips that are wired together.
+
+    Attributes:
+        name: such as "v5e:2x4" or "v4:2x2x1"; "h100:8" for the GPUs of one machine.
+        chip: the kind of chip.
+        shape: the number of chips along each axis.
+    """
 
     name: str
     chip: Chip
@@ -55,18 +67,23 @@ class Topology:
 
     @property
     def chips(self) -> int:
+        """The number of chips."""
         return math.prod(self.shape)
 
     @classmethod
     def parse(cls, name: str) -> Topology:
-        """Raises InvalidInput for a name that none has."""
-        found = re.fullmatch(r"(\w+?)(?::(\d+(?:x\d+)*))?", name.strip().lower())
-        chip = CHIPS.get(found[1]) if found else None
-        if found is None or chip is None:
+        """Parse a topology's name, such as "v5e:2x4"; "h100" stands for "h100:1".
+
+        Raises:
+            InvalidInput: if the chip is unknown or the shape has the wrong number of axes.
+        """
+        match = re.fullmatch(r"(\w+?)(?::(\d+(?:x\d+)*))?", name.strip().lower())
+        chip = CHIPS.get(match[1]) if match else None
+        if match is None or chip is None:
             raise InvalidInput(f"the topology {name!r} is unknown; name one like {', '.join(_EXAMPLES.values())}")
-        shape = tuple(int(each) for each in (found[2] or "1").split("x"))
-        wanted = {"v4": 3, "v5p": 3, "h100": 1}.get(chip.name, 2)
-        if len(shape) != wanted or not all(shape):
+        shape = tuple(int(each) for each in (match[2] or "1").split("x"))
+        axes = {"v4": 3, "v5p": 3, "h100": 1}.get(chip.name, 2)
+        if len(shape) != axes or not all(shape):
             raise InvalidInput(f"{name!r} is no shape of {chip.name}; name one like {_EXAMPLES[chip.name]}")
         return cls(f"{chip.name}:{'x'.join(map(str, shape))}", chip, shape)
 

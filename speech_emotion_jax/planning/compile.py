@@ -1,7 +1,7 @@
-"""Compile one program for chips that are not there, and say what it does: a process of its own for each.
+"""Compile one program for chips that this machine does not have, in a process of its own, and count what it does.
 
-JAX reads what it is to compile for from the environment while it is imported, so `compiled` starts a child. Its stdin
-is a job, a line of JSON; its stdout the answer.
+JAX reads the target from environment variables when it is imported, so `compile_for_chips` starts a child process. The
+child reads a job from stdin and prints its answer, each as one line of JSON.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ TPU = {
     "TF_CPP_MIN_LOG_LEVEL": "3",
 }
 GPU = {"JAX_PLATFORMS": "cpu", "JAX_SKIP_CUDA_CONSTRAINTS_CHECK": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}
-# What XLA is to know of a GPU that is not there, as its own protocol buffer of text: an H100 SXM.
+# XLA asks the driver for a GPU's properties. Without a GPU it takes them from this text protocol buffer: an H100 SXM.
 H100 = """
 gpu_device_info {
   cuda_compute_capability { major: 9 minor: 0 }
@@ -50,21 +50,27 @@ device_description_str: "NVIDIA H100 80GB HBM3"
 Answer = dict[str, Any]
 
 
-def compiled(job: Mapping[str, Any]) -> Answer:
-    """What a chip does: {"seconds", "memory": {...}, "flops", "bytes", ...}, or {"refused": why} where it does not fit.
+def compile_for_chips(job: Mapping[str, Any]) -> Answer:
+    """Compile a program for chips and count what it does on one of them.
 
-    The job has topology, mode, language, clips (of all chips), seconds, tokens, precision and train; for tests, tiny.
-    Raises InvalidInput where the compiler for these chips is not installed.
+    Args:
+        job: topology, mode, language, clips (of all chips together), seconds, tokens, precision, train.
+
+    Returns:
+        {"seconds", "memory": {...}, "flops", "bytes", ...}; or {"refused": reason} if the program does not fit.
+
+    Raises:
+        InvalidInput: if the compiler for these chips is not installed, or the chips are not wired in that shape.
     """
     topology = Topology.parse(job["topology"])
     gpu = topology.chip.name == "h100"
     needed = "jax_plugins.xla_cuda12" if gpu else "libtpu"
     if not _is_installed(needed):
-        jax = version("jax")  # of which they have to be
+        jax = version("jax")  # the compiler's version must match
         package = f"jax-cuda12-plugin=={jax} jax-cuda12-pjrt=={jax}" if gpu else f"'jax[tpu]=={jax}'"
         raise InvalidInput(
-            f"the compiler for {topology.chip.name} is not installed (it needs no such chip): in an environment of its"
-            f" own, pip install {package}, or this package with its extra chips"
+            f"the compiler for {topology.chip.name} is not installed (it needs no such chip); in a separate "
+            f"environment, pip install {package}, or this package with its extra chips"
         )
     done = subprocess.run(
         [sys.executable, "-m", __name__],
@@ -75,10 +81,10 @@ def compiled(job: Mapping[str, Any]) -> Answer:
     )
     lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
     if done.returncode or not lines:
-        said = [line for line in done.stderr.splitlines() if line.strip()] or ["it said nothing"]
-        if "Topology layout" in said[-1]:
+        messages = [line for line in done.stderr.splitlines() if line.strip()] or ["the compiler gave no message"]
+        if "Topology layout" in messages[-1]:
             raise InvalidInput(f"there is no {topology.name}: these chips are not wired in that shape; name another")
-        raise InvalidInput(f"{topology.name} could not be compiled for: {said[-1][:300]}")
+        raise InvalidInput(f"{topology.name} could not be compiled for: {messages[-1][:300]}")
     return json.loads(lines[-1])
 
 
@@ -90,7 +96,7 @@ def _is_installed(module: str) -> bool:
 
 
 def _compile(job: Mapping[str, Any]) -> Answer:
-    """In the child."""
+    """Answer a job; runs in the child process."""
     import jax
     import numpy as np
     from jax.experimental import topologies
@@ -104,13 +110,12 @@ def _compile(job: Mapping[str, Any]) -> Answer:
 
     topology = Topology.parse(job["topology"])
     if topology.chip.name == "h100":
-        machine = {"topology": f"1x1x{topology.chips}", "target_config": H100}  # slices, hosts, GPUs of each
+        machine = {"topology": f"1x1x{topology.chips}", "target_config": H100}  # slices x hosts x GPUs per host
         described = topologies.get_topology_desc(platform="cuda", topology_name=topology.name, **machine)
     else:
         alone = {"chips_per_host_bounds": [1, 1, 1]} if topology.chips == 1 else {}
         described = topologies.get_topology_desc(platform="tpu", topology_name=topology.name, **alone)
-    make = EmotionConfig.tiny if job.get("tiny") else EmotionConfig.published
-    config = make(job["language"], job["mode"])
+    config = EmotionConfig.published(job["language"], job["mode"])
     mesh = Mesh(np.array(described.devices).reshape(1, -1), BATCH)
     build = training if job["train"] else inference
     program, inputs = build(config, mesh, job["clips"], job["seconds"], job["tokens"], job["precision"])
@@ -125,7 +130,7 @@ def _compile(job: Mapping[str, Any]) -> Answer:
         return {"refused": f"needs {used[1]} {used[2]}iB of {used[3]} {used[4]}iB" if used else "does not fit"}
     memory = done.memory_analysis()
     counted = Costs()
-    cores = mesh.size // topology.chips  # of a v4 each is a device of its own here
+    cores = mesh.size // topology.chips  # a v4 has two cores, and each counts as a device here
     counted.add(costs(done.as_text(), KERNELS), cores)
     weights = sum(
         int(np.prod(leaf.sharding.shard_shape(leaf.shape))) * leaf.dtype.itemsize for leaf in jax.tree.leaves(inputs[0])

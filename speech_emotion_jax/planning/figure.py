@@ -5,20 +5,28 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..runtime.plots import BLUE, GREEN, GREY, INK, ORANGE, WIDTH, drawn, make_figure
+from ..runtime.plots import BLUE, GREEN, GREY, INK, ORANGE, WIDTH, as_png, make_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLORS = {"compute": BLUE, "memory": ORANGE, "network": GREEN}
-LINE = 0.42  # inches of a case
+CASE_HEIGHT = 0.42  # inches
 
 
-@drawn
+@as_png
 def draw(cases: Sequence[Mapping[str, Any]], title: str) -> Figure:
-    """A row a case: the three times at the chip's peaks, and the share of its memory that is taken."""
+    """Draw the times and the memory of each case, one case per row.
+
+    Args:
+        cases: the cases of a plan, see `run.plan`.
+        title: what the cases have in common.
+
+    Returns:
+        A PNG.
+    """
     labels = [f"{case['topology']}, {case['batch_size']}{', largest' * case['largest']}" for case in cases]
-    figure = make_figure(1.3 + LINE * len(cases), WIDTH * 1.7)
+    figure = make_figure(1.3 + CASE_HEIGHT * len(cases), WIDTH * 1.7)
     times, memory = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
     height = 0.8 / len(COLORS)
     for number, (name, color) in enumerate(COLORS.items()):

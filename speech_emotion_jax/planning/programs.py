@@ -1,4 +1,4 @@
-"""The programs that are planned: what `evaluate` and `train` run, for shapes alone."""
+"""Build the programs of `evaluate` and `train` for shapes alone, without parameters or data."""
 
 from __future__ import annotations
 
@@ -21,7 +21,19 @@ Program = tuple[Any, tuple[Any, ...]]  # a jitted function, and its inputs as ja
 
 
 def inference(config: EmotionConfig, mesh: Mesh, clips: int, seconds: float, tokens: int, precision: str) -> Program:
-    """From waveforms and token ids to probabilities, as `scoring.Scorer` does it: clips divided over the devices."""
+    """Build the program of `inference.Scorer`: from waveforms and token ids to probabilities.
+
+    Args:
+        config: the model.
+        mesh: the devices. The clips are divided over them, the parameters are on each.
+        clips: clips of all devices together.
+        seconds: length of the clips; they are padded to the next bucket.
+        tokens: length of the texts; they are padded to the next bucket.
+        precision: "float32" or "bfloat16".
+
+    Returns:
+        The jitted function, and its inputs as shapes.
+    """
     everywhere, divided = (NamedSharding(mesh, spec) for spec in (PartitionSpec(), PartitionSpec(mesh.axis_names)))
     graph, state = nnx.split(abstract_model(config))
     parameters = {
@@ -36,26 +48,40 @@ def inference(config: EmotionConfig, mesh: Mesh, clips: int, seconds: float, tok
     def rows(*shape: int, dtype: Any) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((clips, *shape), dtype, sharding=divided)
 
-    def predict(parameters: Any, heard: Any, read: Any) -> jax.Array:
+    def predict(parameters: Any, audio_inputs: Any, text_inputs: Any) -> jax.Array:
         model: EmotionModel = nnx.merge(graph, parameters)
-        audio = None if heard is None else model.encode_audio(*features(*heard))
-        text = None if read is None else model.encode_text(*read)
+        audio = None if audio_inputs is None else model.encode_audio(*features(*audio_inputs))
+        text = None if text_inputs is None else model.encode_text(*text_inputs)
         return model.probabilities(model.classify(audio, text))
 
-    heard = read = None
+    audio_inputs = text_inputs = None
     if config.audio is not None:
-        heard = rows(samples_for(bucketed_frames(seconds)), dtype=jnp.float32), rows(dtype=jnp.int32)
+        audio_inputs = rows(samples_for(bucketed_frames(seconds)), dtype=jnp.float32), rows(dtype=jnp.int32)
     if config.text is not None:
         padded = bucketed_tokens(tokens)
-        read = rows(padded, dtype=jnp.int32), rows(padded, dtype=jnp.bool_)
-    own = PartitionSpec(mesh.axis_names)
-    by_itself = jax.shard_map(predict, mesh=mesh, in_specs=(PartitionSpec(), own, own), out_specs=own, check_vma=False)
-    return jax.jit(by_itself), (nnx.from_flat_state(parameters), heard, read)
+        text_inputs = rows(padded, dtype=jnp.int32), rows(padded, dtype=jnp.bool_)
+    rows_of = PartitionSpec(mesh.axis_names)
+    in_specs = (PartitionSpec(), rows_of, rows_of)
+    on_each = jax.shard_map(predict, mesh=mesh, in_specs=in_specs, out_specs=rows_of, check_vma=False)
+    return jax.jit(on_each), (nnx.from_flat_state(parameters), audio_inputs, text_inputs)
 
 
 def training(config: EmotionConfig, mesh: Mesh, clips: int, seconds: float, tokens: int, precision: str) -> Program:
-    """A step: parameters, gradients and AdamW's state in float32 divided over all devices (FSDP), the text encoder of a
-    fusion mode frozen, each layer computed anew on the way back.
+    """Build a training step of `train` with FSDP.
+
+    Parameters, gradients and AdamW's state are float32 and divided over all devices. The text encoder of a fusion mode
+    is frozen. Each layer is computed again in the backward pass (rematerialization).
+
+    Args:
+        config: the model.
+        mesh: the devices.
+        clips: clips of all devices together.
+        seconds: length of the clips; they are padded to the next bucket.
+        tokens: length of the texts; they are padded to the next bucket.
+        precision: "float32" or "bfloat16".
+
+    Returns:
+        The jitted function, and its inputs as shapes.
     """
     shapes = parameter_shapes(config)
     settings = OptimizerConfig(freeze=("text_encoder",) if config.audio is not None and config.text is not None else ())
@@ -95,9 +121,15 @@ def training(config: EmotionConfig, mesh: Mesh, clips: int, seconds: float, toke
 
 
 def model_flops(config: EmotionConfig, seconds: float, tokens: int, *, train: bool) -> float:
-    """What the model itself takes for a clip, without padding and without computing anything twice.
+    """Return the FLOPs that the model needs for one clip, without padding and without rematerialization.
 
-    The way back takes twice what the way there does, of all that learns.
+    The backward pass takes twice the FLOPs of the forward pass, for all parts that are trained.
+
+    Args:
+        config: the model.
+        seconds: length of the clip.
+        tokens: length of its text.
+        train: count the backward pass, too.
     """
     audio = text = 0.0
     if config.audio is not None and config.projection_width is not None:
@@ -112,10 +144,10 @@ def model_flops(config: EmotionConfig, seconds: float, tokens: int, *, train: bo
 
 
 def bucketed_frames(seconds: float) -> int:
-    """The frames to which clips of that length are padded."""
+    """Return the number of frames that clips of that length are padded to."""
     return bucket(feature_frames(round(seconds * SAMPLE_RATE)), FRAME_BUCKETS)
 
 
 def bucketed_tokens(tokens: int) -> int:
-    """The tokens to which texts of that length are padded."""
+    """Return the number of tokens that texts of that length are padded to."""
     return bucket(tokens, TOKEN_BUCKETS)

@@ -1,8 +1,8 @@
-"""`speech-emotion-jax plan`: what a run will take on chips that are not there: memory, time's lower bound, what binds.
+"""`speech-emotion-jax plan`: estimate memory and time of a run on chips that this machine does not have.
 
-The real program is compiled for the chips by their own compiler and counted (`planning.hlo`). The roofline is the time
-that the slowest of three would take at its peak alone: products, bytes to and from memory, bytes between chips. It is a
-compiled estimate; nothing has run.
+The real program is compiled for the chips by their own compiler, and its work is counted (`planning.hlo`). Products,
+bytes to and from memory, and bytes between chips each take some time at the chip's peak. The longest of the three is
+the roofline, a lower bound of the time. It is an estimate; nothing has run.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from ..errors import InvalidInput
 from ..inference import TOKEN_BUCKETS
 from ..models.kernels.pallas import kernels_enabled
 from ..registry import check_language, check_mode
-from ..runtime.console import aligned
+from ..runtime.console import align_columns
 from ..runtime.precision import check_precision
 from ..runtime.progress import progress
 from ..runtime.storage import Folder
 from .chips import Topology
-from .compile import compiled
+from .compile import compile_for_chips
 from .figure import draw
 from .programs import bucketed_tokens, model_flops
 
@@ -34,11 +34,20 @@ Case = dict[str, Any]
 
 @dataclass(frozen=True)
 class PlanConfig:
-    """What to plan: each topology with each batch size, of clips of `seconds` and, where the mode reads, of `tokens`.
+    """Settings of a plan: each topology is planned with each batch size.
 
-    batch_sizes: of all chips together, or (`per_chip`) of each
-    largest: look for the largest batch that fits, to an eighth, too
-    output: folder for plan.json and plan.png; None: nothing is written
+    Attributes:
+        topologies: names such as "v5e:2x4".
+        mode: the mode of the model.
+        language: the language of the model.
+        batch_sizes: clips, or texts in mode "text", of all chips together.
+        per_chip: batch sizes count for each chip.
+        seconds: length of each clip.
+        tokens: length of each text.
+        precision: "float32" or "bfloat16".
+        train: plan a training step, not a prediction.
+        largest: also search the largest batch that fits, in steps of at most an eighth.
+        output: folder for plan.json and plan.png; None: nothing is written.
     """
 
     topologies: tuple[str, ...]
@@ -54,6 +63,11 @@ class PlanConfig:
     output: str | None = None
 
     def __post_init__(self) -> None:
+        """Check the settings.
+
+        Raises:
+            InvalidInput: if one of them can't be planned.
+        """
         check_mode(self.mode)
         check_language(self.language)
         check_precision(self.precision)
@@ -65,7 +79,7 @@ class PlanConfig:
             raise InvalidInput("there is no batch size to plan; name one, or look for the largest")
         if min(self.batch_sizes, default=1) < 1:
             raise InvalidInput(f"a batch of {min(self.batch_sizes)} can't be planned; it must be at least 1")
-        for topology in self.parsed():
+        for topology in self.parse_topologies():
             for size in self.batch_sizes:
                 if not self.per_chip and size % topology.chips:
                     raise InvalidInput(
@@ -73,36 +87,57 @@ class PlanConfig:
                         "choose a multiple"
                     )
 
-    def parsed(self) -> list[Topology]:
+    def parse_topologies(self) -> list[Topology]:
+        """Return the topologies of the names.
+
+        Raises:
+            InvalidInput: if a name is unknown.
+        """
         return [Topology.parse(name) for name in self.topologies]
 
 
 def plan(job: PlanConfig) -> list[Case]:
-    """A case for each topology and batch size, in that order; the largest batch that fits is one more.
+    """Compile the programs of a plan and estimate their memory and time.
 
-    topology, chip, chips, mode, language, precision, train, seconds, frames, tokens; None: no sound or text
-    kernels         whether attention was a kernel's, where one fits
-    padded_tokens   to which texts of so many are padded, as `frames` are with padding
-    batch_size      of all chips
-    fits, refusal   whether it fits into the chips' memory, and the compiler's words where it does not; then no more
-    memory          {part: bytes} of a chip
-    share           of the chip's memory that these parts take
-    flops, bytes    of a chip: products, and what passes between its memory and its core
-    of_model        flops over the model's own count, which knows no padding and computes nothing twice
-    collectives     {kind: {"count", "bytes"}}; the bytes are those a chip receives
-    times           {"compute", "memory", "network"}: seconds at the chip's peak, each alone
-    bound, roofline the longest of the three, seconds
-    per_second      clips or texts of one chip, at most
-    audio_hours     of sound in an hour of one chip, at most; None: no sound
-    largest         whether this is the largest batch that fits
+    Args:
+        job: the settings.
 
-    Raises InvalidInput where the chips' compiler is not installed.
+    Returns:
+        A case for each topology and batch size, in that order, then the largest batch of each topology. A case that
+        does not fit has nothing after "fits" and "refusal". Its items are
+
+            topology, chip, chips, mode, language, precision, train
+            seconds         length of a clip; None: the mode takes no audio
+            frames          the same in frames, with padding
+            tokens          length of a text; None: the mode takes no text
+            padded_tokens   the same with padding
+            kernels         whether attention runs in a kernel, if one fits
+            batch_size      of all chips
+            fits, refusal   whether it fits into memory; if not, the reason
+            memory          {part: bytes} of a chip
+            share           fraction of the chip's memory that these parts take
+            flops           of the products of a chip
+            bytes           to and from a chip's memory
+            bytes_by_kind   {operation: bytes}, which add up to `bytes`
+            of_model        flops divided by those the model needs without padding and rematerialization
+            collectives     {kind: {"count", "bytes"}}; the bytes are received by a chip
+            times           {"compute", "memory", "network"}: seconds at the chip's peak
+            bound           the longest of the three
+            roofline        its seconds
+            per_second      clips or texts per second of one chip, at most
+            audio_hours     hours of audio per hour of one chip, at most; None: no audio
+            compile_seconds what compiling took on this machine
+            largest         whether this is the largest batch that fits
+
+    Raises:
+        InvalidInput: if the compiler for the chips is not installed, or the output is in the way.
     """
     cases: list[Case] = []
-    folder = None if job.output is None else Folder.open(job.output)  # compiling takes minutes: refused before
+    # Compiling takes minutes, so a wrong output is refused first.
+    folder = None if job.output is None else Folder.open(job.output)
     planned = [
         (topology, size * topology.chips if job.per_chip else size)
-        for topology in job.parsed()
+        for topology in job.parse_topologies()
         for size in job.batch_sizes
     ]
     if planned:
@@ -111,29 +146,29 @@ def plan(job: PlanConfig) -> list[Case]:
                 cases.append(_case(job, topology, clips))
                 advance(1)
     if job.largest:
-        for topology in job.parsed():
+        for topology in job.parse_topologies():
             with progress(f"Looking for the largest batch on {topology.name}"):
                 cases.append(_largest(job, topology))
     if folder is not None:
         folder.make()
         folder.write(JSON, (json.dumps(cases, indent=1) + "\n").encode())
-        folder.write(FIGURE, draw(cases, _what(cases[0])))
+        folder.write(FIGURE, draw(cases, _title(cases[0])))
     return cases
 
 
 def render_plan(cases: Sequence[Case]) -> str:
-    """Tables for a terminal: a case in full, or several, one a line."""
+    """Render a plan for a terminal: one case in full, or several as a table."""
     first = cases[0]
     lines = [
-        _what(first),
+        _title(first),
         "compiled for the chips and counted: an estimate, nothing has run",
         "",
     ]
     return "\n".join([*lines, *(_in_full(first) if len(cases) == 1 else _table(cases))])
 
 
-def _what(case: Case) -> str:
-    """What all cases of a plan have in common."""
+def _title(case: Case) -> str:
+    """Describe what all cases of a plan have in common."""
     return (
         f"{'training step' if case['train'] else 'prediction'}, {case['mode']}, {case['language']}, "
         f"{case['precision']}"
@@ -145,12 +180,12 @@ def _what(case: Case) -> str:
 
 
 def _of_batch(case: Case) -> str:
-    """How many clips or texts are given at once, in words."""
+    """Return the batch size in words: "64 clips"."""
     return f"{case['batch_size']} {'clips' if case['seconds'] else 'texts'}"
 
 
 def _case(job: PlanConfig, topology: Topology, clips: int) -> Case:
-    hears, reads = job.mode != "text", job.mode != "audio"
+    takes_audio, takes_text = job.mode != "text", job.mode != "audio"
     case: Case = {
         "topology": topology.name,
         "chip": topology.chip.name,
@@ -160,51 +195,51 @@ def _case(job: PlanConfig, topology: Topology, clips: int) -> Case:
         "precision": job.precision,
         "train": job.train,
         "kernels": kernels_enabled(),
-        "seconds": job.seconds if hears else None,
-        "tokens": job.tokens if reads else None,
-        "padded_tokens": bucketed_tokens(job.tokens) if reads else None,
+        "seconds": job.seconds if takes_audio else None,
+        "tokens": job.tokens if takes_text else None,
+        "padded_tokens": bucketed_tokens(job.tokens) if takes_text else None,
         "batch_size": clips,
         "largest": False,
     }
-    asked = {name: case[name] for name in ("topology", "mode", "language", "precision", "train")}
-    found = compiled({**asked, "seconds": job.seconds, "tokens": job.tokens, "clips": clips})
-    if "refused" in found:
-        return case | {"fits": False, "refusal": found["refused"]}
+    shared = {name: case[name] for name in ("topology", "mode", "language", "precision", "train")}
+    counts = compile_for_chips({**shared, "seconds": job.seconds, "tokens": job.tokens, "clips": clips})
+    if "refused" in counts:
+        return case | {"fits": False, "refusal": counts["refused"]}
     chip = topology.chip
     peak = chip.bfloat16 if job.precision == "bfloat16" else chip.float32
-    own = model_flops(EmotionConfig.published(job.language, job.mode), job.seconds, job.tokens, train=job.train)
-    received = sum(each["bytes"] for each in found["collectives"].values())
+    needed = model_flops(EmotionConfig.published(job.language, job.mode), job.seconds, job.tokens, train=job.train)
+    received = sum(each["bytes"] for each in counts["collectives"].values())
     times = {
-        "compute": found["flops"] / peak,
-        "memory": found["bytes"] / chip.bandwidth,
+        "compute": counts["flops"] / peak,
+        "memory": counts["bytes"] / chip.bandwidth,
         "network": received / chip.network,
     }
     bound = max(times, key=lambda name: times[name])
-    total = sum(size for part, size in found["memory"].items() if part not in ("weights", "state"))
+    total = sum(size for part, size in counts["memory"].items() if part not in ("weights", "state"))
     fits = total <= chip.memory
     per_second = clips / topology.chips / times[bound]
     return case | {
         "fits": fits,
         "refusal": None if fits else f"needs {_bytes(total)} of {_bytes(chip.memory)}",
-        "frames": found["frames"],
-        "memory": found["memory"],
+        "frames": counts["frames"],
+        "memory": counts["memory"],
         "share": total / chip.memory,
-        "flops": found["flops"],
-        "of_model": found["flops"] / (own * clips / topology.chips),
-        "bytes": found["bytes"],
-        "bytes_by_kind": found["bytes_by_kind"],
-        "collectives": found["collectives"],
+        "flops": counts["flops"],
+        "of_model": counts["flops"] / (needed * clips / topology.chips),
+        "bytes": counts["bytes"],
+        "bytes_by_kind": counts["bytes_by_kind"],
+        "collectives": counts["collectives"],
         "times": times,
         "bound": bound,
         "roofline": times[bound],
         "per_second": per_second,
-        "audio_hours": per_second * job.seconds if hears else None,
-        "compile_seconds": found["seconds"],
+        "audio_hours": per_second * job.seconds if takes_audio else None,
+        "compile_seconds": counts["seconds"],
     }
 
 
 def _largest(job: PlanConfig, topology: Topology) -> Case:
-    """Of 1, 2, ... 16, 18, 20, ... 32, 36, ... clips a chip, the most that fit."""
+    """Search the largest batch that fits, among 1, 2, ... 16, 18, 20, ... 32, 36, ... clips on each chip."""
     best = case = _case(job, topology, topology.chips)
     low, high = 1, len(_SIZES) if case["fits"] else 1
     while low < high:
@@ -266,11 +301,11 @@ def _table(cases: Sequence[Case]) -> list[str]:
             row += ["does not fit", *[""] * (len(rows[0]) - len(row) - 1)]
             refusals.append(f"{case['topology']}, {_of_batch(case)}: {case['refusal']}")
         rows.append(row)
-    return [*aligned(rows), *refusals]
+    return [*align_columns(rows), *refusals]
 
 
 def _parts(case: Mapping[str, Any]) -> dict[str, int]:
-    """The parts of the memory that add up."""
+    """Return the parts of the memory that add up: "weights" and "state" are within "arguments"."""
     return {part: size for part, size in case["memory"].items() if part not in ("weights", "state")}
 
 

@@ -1,0 +1,1 @@
+"""Devices, hosts, storage, caches and output: what every wing may use. All modules are public."""

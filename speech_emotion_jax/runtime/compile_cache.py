@@ -1,10 +1,10 @@
-"""Compiled programs on disk, by JAX's own persistent cache, so that the next process compiles nothing again.
+"""JAX's persistent compilation cache, so that a second process loads compiled programs from disk.
 
-JAX has one cache a process, and so only what owns its process turns it on: the command line, and `predict_emotion`.
-Pipelines leave a host program's settings alone; JAX_COMPILATION_CACHE_DIR turns the cache on for them.
+JAX has one cache per process. The command line and `predict_emotion` enable it. Pipelines don't, because they may run
+in a program with its own settings; set JAX_COMPILATION_CACHE_DIR to enable the cache for them.
 
-A program is found again by its code, its shapes, the versions of JAX and XLA, XLA's flags, and the kind of device; of a
-CPU its instruction set, too. Machines of several kinds may share a folder.
+JAX finds a program by its code and shapes, the versions of JAX and XLA, XLA's flags, the kind of device and, on a CPU,
+the instruction set. So different machines may share a cache folder.
 """
 
 from __future__ import annotations
@@ -23,34 +23,36 @@ from .cache_folder import cache_folder
 logger = logging.getLogger("speech_emotion_jax")
 
 SETTINGS = {
-    "jax_compilation_cache_max_size": 1 << 30,  # bytes, beyond which what was used least recently goes
-    "jax_persistent_cache_min_compile_time_secs": 0,  # the small programs together take longer than a large one
+    # Bytes. Above it, JAX removes the least recently used programs.
+    "jax_compilation_cache_max_size": 1 << 30,
+    # Small programs are cached, too: together they take longer to compile than a large one.
+    "jax_persistent_cache_min_compile_time_secs": 0,
 }
 
 
-_previous: dict[str, Any] = {}  # The settings of JAX that `keep_programs` changed, with their values before.
+_previous: dict[str, Any] = {}  # The settings of JAX that `enable_compile_cache` changed, with their values before.
 
 
-def programs_folder() -> str | None:
-    """Where compiled programs are kept; None where JAX_ENABLE_COMPILATION_CACHE is false."""
-    if not _set("jax_enable_compilation_cache"):
+def compile_cache_folder() -> str | None:
+    """Return the folder or URL of compiled programs, or None if JAX_ENABLE_COMPILATION_CACHE is false."""
+    if not _setting("jax_enable_compilation_cache"):
         return None
-    return _set("jax_compilation_cache_dir") or str(cache_folder() / "compiled")
+    return _setting("jax_compilation_cache_dir") or str(cache_folder() / "compiled")
 
 
-def kept_programs(folder: str) -> dict[str, int]:
-    """{file: bytes} of the programs that are kept there; none of a bucket's."""
+def cached_programs(folder: str) -> dict[str, int]:
+    """Return {file name: bytes} of the compiled programs in a folder on a disk. Programs on a bucket are not listed."""
     return {path.name: path.stat().st_size for path in Path(folder).glob("*-cache")}
 
 
-def keep_programs() -> bool:
-    """Keep what is compiled from now on in `programs_folder`, and take from there what was compiled before.
+def enable_compile_cache() -> bool:
+    """Enable JAX's persistent compilation cache in `compile_cache_folder`. The user's settings of JAX take precedence.
 
-    What the user has set of JAX's cache is left as it is. False where nothing is kept: the user has it so, or our
-    folder can't be written, which a line in the log says.
+    Returns:
+        False if the user has disabled the cache, or if the folder can't be written, which is logged.
     """
-    folder = programs_folder()
-    if folder is None or folder == _set("jax_compilation_cache_dir"):
+    folder = compile_cache_folder()
+    if folder is None or folder == _setting("jax_compilation_cache_dir"):
         return folder is not None
     if not _is_writable(folder):
         return False
@@ -58,13 +60,13 @@ def keep_programs() -> bool:
     _previous.setdefault("jax_compilation_cache_dir", None)
     for name, value in SETTINGS.items():
         if name.upper() not in os.environ:
-            _previous.setdefault(name, _set(name))
+            _previous.setdefault(name, _setting(name))
             jax.config.update(name, value)
     return True
 
 
 def disable_compile_cache() -> None:
-    """Undo `keep_programs`: restore the settings of JAX that it changed."""
+    """Undo `enable_compile_cache`: restore the settings of JAX that it changed."""
     if _previous:
         for name, value in _previous.items():
             jax.config.update(name, value)
@@ -72,20 +74,20 @@ def disable_compile_cache() -> None:
         compilation_cache.reset_cache()
 
 
-def _set(name: str) -> Any:
-    """What JAX has for a setting, which its types don't tell."""
+def _setting(name: str) -> Any:
+    """Return a setting of JAX by its name. jax.config declares no types for its attributes."""
     return getattr(jax.config, name)
 
 
 @cache
 def _is_writable(folder: str) -> bool:
-    """Whether JAX can make that folder, or write into it. Nothing is made yet: a command may still be refused."""
+    """Return whether JAX can make the folder or write into it. It is not made: the command may still be refused."""
     nearest = next(path for path in (Path(folder), *Path(folder).parents) if path.exists())
     if nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK):
         return True
     logger.warning(
-        "%s can't be written, so that programs are compiled anew each time; give access there, or let "
-        "SPEECH_EMOTION_JAX_CACHE name another folder",
+        "%s can't be written, so programs are compiled again in each process; give access to it, or set "
+        "SPEECH_EMOTION_JAX_CACHE to another folder",
         folder,
     )
     return False

@@ -1,45 +1,30 @@
-"""What the command line says and reads: results on stdout, messages on stderr, flags."""
+"""Output of the command line: results on stdout, messages on stderr."""
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Sequence
-from typing import Any, NoReturn
-
-from ..errors import InvalidInput, SpeechEmotionError
+from typing import Any
 
 PROGRAM = "speech-emotion-jax"
 
 
-class PartlyFailed(SpeechEmotionError):
-    """Some inputs of many could not be used; the others were."""
-
-
-class Differing(SpeechEmotionError):
-    """A comparison was made, and it failed."""
-
-
-class Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, without the usage."""
-
-    def error(self, message: str) -> NoReturn:
-        raise InvalidInput(f"{message}; see {self.prog} --help")
-
-
-def names(value: str) -> tuple[str, ...]:
-    """A,B,... as a flag's value."""
-    return tuple(label.strip() for label in value.split(","))
-
-
 def as_json(value: Any) -> str:
-    """In plain letters where stdout takes them: é, and not \\u00e9."""
+    r"""Encode a value as JSON, with é as it is if stdout is UTF-8, and as \u00e9 if it is not."""
     return json.dumps(value, ensure_ascii=(sys.stdout.encoding or "").lower().replace("-", "") != "utf8")
 
 
-def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """A line a row: the first column to the left, the others to the right."""
+def align_columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Align a table for a terminal.
+
+    Args:
+        rows: the cells, the same number in each row.
+
+    Returns:
+        A line for each row. The first column is aligned to the left, the others to the right. Nothing wraps, whatever
+        the terminal's width, so that a line of a log or a pipe is a row.
+    """
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []
     for first, *others in rows:
@@ -49,12 +34,16 @@ def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def show(result: str) -> None:
-    """To stdout, in whatever encoding it has."""
+    """Print a result to stdout, with ? for letters that its encoding lacks."""
     encoding = sys.stdout.encoding or "utf-8"
     print(result.encode(encoding, "replace").decode(encoding))
 
 
 def say(message: str) -> None:
-    """To stderr: a sentence in one line, whatever it quotes; the indented lines of a list in lines of their own."""
+    """Print a message to stderr as one line.
+
+    Line breaks in the message, such as those of a file name, become spaces. Only a line break before an indented line
+    stays: it begins an entry of a list.
+    """
     lines = [" ".join(line.split()) for line in message.split("\n  ")]
     print(f"{PROGRAM}: " + "\n  ".join(lines), file=sys.stderr)

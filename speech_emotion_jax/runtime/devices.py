@@ -1,4 +1,4 @@
-"""The device a user names, as the original toolkit has it: None, "cpu", "cuda", "cuda:1", "gpu", "tpu"."""
+"""Devices by the names of the original toolkit: None, "cpu", "cuda", "cuda:1", "gpu", "tpu"."""
 
 from __future__ import annotations
 
@@ -12,9 +12,14 @@ from ..errors import InvalidInput
 
 
 def select_device(name: object = None) -> jax.Device:
-    """The JAX device of that name; None is JAX's default. A jax.Device is taken as it is, a torch.device by its name.
+    """Return the JAX device of a name.
 
-    Raises InvalidInput, listing the devices there are, for hardware that is absent.
+    Args:
+        name: "cpu", "gpu", "cuda", "rocm" or "tpu", with ":1" for the second one; a torch.device; a jax.Device, which
+            is returned as it is; None for JAX's default device.
+
+    Raises:
+        InvalidInput: if there is no such device. The message lists the devices of this machine.
     """
     present = present_devices()
     if name is None:
@@ -32,22 +37,33 @@ def select_device(name: object = None) -> jax.Device:
 
 
 def select_mesh(name: object = None) -> Mesh:
-    """A mesh with the one axis "data": the device of that name, or with None all of this process's default ones."""
-    present_devices()  # says what is wrong where there is none
+    """Make a mesh with one axis, "data".
+
+    Args:
+        name: see `select_device`. None takes all devices of this process that are of JAX's default kind.
+
+    Raises:
+        InvalidInput: if there is no such device.
+    """
+    present_devices()  # for its error message if JAX finds no device
     devices = jax.local_devices() if name is None else [select_device(name)]
     return Mesh(np.array(devices), ("data",))
 
 
 def present_devices() -> list[jax.Device]:
-    """All devices there are, JAX's default first. Raises InvalidInput where JAX finds none."""
+    """Return all devices, those of JAX's default kind first, then the CPUs.
+
+    Raises:
+        InvalidInput: if JAX finds no device.
+    """
     try:
         devices = jax.devices()
-    except (RuntimeError, AssertionError) as error:  # the latter for a platform whose plugin is not installed
+    except (RuntimeError, AssertionError) as error:  # AssertionError: the plugin is not installed
         reason = str(error).partition(" (")[0].rstrip(".")
         raise InvalidInput(
             f"JAX finds no device ({reason or 'no plugin for the platform'}); unset JAX_PLATFORMS or name cpu in it"
         ) from error
     try:
         return devices + [device for device in jax.devices("cpu") if device not in devices]
-    except RuntimeError:  # JAX_PLATFORMS may leave the CPU out
+    except RuntimeError:  # JAX_PLATFORMS excludes the CPU
         return devices

@@ -1,4 +1,4 @@
-"""HTML pages that need no other file, rendered from a wing's `page.html.jinja`."""
+"""HTML pages, rendered from the template `page.html.jinja` of a wing. A page needs no other file."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from importlib.resources import files
 from typing import Any
 
 
-def page(wing: str, **content: Any) -> bytes:
+def render_page(wing: str, **content: Any) -> bytes:
     """Render `page.html.jinja` of a wing.
 
     Args:
@@ -21,6 +21,7 @@ def page(wing: str, **content: Any) -> bytes:
     """
     from jinja2 import Environment, StrictUndefined
 
-    world = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     source = files(wing).joinpath("page.html.jinja").read_text(encoding="utf-8")
-    return world.from_string(source).render(**content).encode("utf-8", "replace")  # an argument may be no text
+    html = environment.from_string(source).render(**content)
+    return html.encode("utf-8", "replace")  # a file name that is not UTF-8 contains lone surrogates

@@ -1,6 +1,6 @@
-"""The figures of a run's report, as PNGs with a white ground, in colours that the colour-blind tell apart.
+"""The figures of a run's report, as PNGs on white in colours for colour-blind readers.
 
-Labels and groups are the user's words: they are drawn as they are ($ starts no formula), shortened where long.
+Labels and groups are the user's words. They are drawn literally ($ starts no formula), and shortened if they are long.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-WIDTH = 4.8  # inches, of every figure: small, so that the letters stay readable on a phone
-LONGEST = 18  # characters of a name in a figure
-SHADED = 40  # the most labels of a confusion matrix whose cells are numbered
-MOST_POINTS = 1000  # of a curve that are drawn one by one
-BANDS = 200  # that more of them are drawn as
+WIDTH = 4.8  # inches of every figure: small, so the text stays readable on a phone
+LONGEST = 18  # characters of a name in a figure; longer ones are shortened
+NUMBERED_LABELS = 40  # with more labels, the cells of a confusion matrix have no numbers
+MOST_POINTS = 1000  # a curve with more points is drawn as bands
+BANDS = 200  # segments of such a curve
 
-# Okabe and Ito's colours.
+# The palette of Okabe and Ito, which colour-blind readers can tell apart.
 BLUE, ORANGE, GREEN, SKY, GREY = "#0072B2", "#E69F00", "#009E73", "#56B4E9", "#8A8A8A"
 INK, PALE = "#262626", "#D9D9D9"
 STYLE: dict[Any, Any] = {
-    "font.family": ["DejaVu Sans"],  # matplotlib brings it along
+    "font.family": ["DejaVu Sans"],  # comes with matplotlib, so figures are the same on every machine
     "font.size": 8.5,
     "axes.titlesize": 8.5,
     "axes.titlelocation": "left",
@@ -54,9 +54,15 @@ P = ParamSpec("P")
 
 @dataclass(frozen=True)
 class Slice:
-    """Some of the clips: how many, and their accuracy or mean top score, a fraction, with the ends of a bar around it.
+    """A metric of some of the clips, with its interval.
 
-    `uar` is their unweighted average recall, None without truth.
+    Attributes:
+        name: the group or bin of these clips.
+        clips: their number.
+        value: their accuracy or mean top score, a fraction.
+        low: the low end of the interval.
+        high: the high end of the interval.
+        uar: their unweighted average recall, a fraction; None if their true labels are unknown.
     """
 
     name: str
@@ -67,21 +73,21 @@ class Slice:
     uar: float | None = None
 
 
-def shown(name: str, longest: int = LONGEST) -> str:
-    """A user's word on one line and without control characters, with … where it is longer."""
+def shorten(name: str, longest: int = LONGEST) -> str:
+    """Put a user's word on one line without control characters, ended by … if it has over `longest` characters."""
     name = " ".join("".join(letter if letter.isprintable() else " " for letter in name).split())
     return name if len(name) <= longest else name[: longest - 1].rstrip() + "…"
 
 
-def drawn(draw: Callable[P, Figure]) -> Callable[P, bytes]:
-    """Make a function that draws give a PNG's bytes: the same ones for the same figure."""
+def as_png(draw: Callable[P, Figure]) -> Callable[P, bytes]:
+    """Decorate a function that draws a figure to return a PNG. The same figure gives the same bytes."""
 
     @wraps(draw)
     def png(*inputs: P.args, **named: P.kwargs) -> bytes:
         import matplotlib
 
         with matplotlib.rc_context(STYLE), warnings.catch_warnings():
-            # A letter that the font lacks is drawn as a box; the page beside the figure has it.
+            # A letter that the font lacks is drawn as a box. That is no loss, because the page repeats the names.
             warnings.filterwarnings("ignore", message=r"(?s)(Glyph .* missing|Matplotlib currently does not support)")
             content = io.BytesIO()
             draw(*inputs, **named).savefig(content, format="png", metadata={"Software": None})
@@ -97,28 +103,33 @@ def make_figure(height: float, width: float = WIDTH) -> Figure:
     return Figure(figsize=(width, height), layout="constrained")
 
 
-@drawn
+@as_png
 def confusion(labels: Sequence[str], counts: Int[np.ndarray, "labels labels"]) -> Figure:
-    """A row a true label, a column a predicted one; shaded by the share of the row."""
+    """Draw a confusion matrix, shaded by the fraction of each row.
+
+    Args:
+        labels: the names of the labels.
+        counts: clips by true label (rows) and predicted label (columns).
+    """
     size = len(labels)
     figure = make_figure(min(1.2 + 0.5 * size, 12.0))
     axes = figure.add_subplot()
     totals = counts.sum(axis=1, keepdims=True)
-    shares = counts / np.maximum(totals, 1)
-    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
-    if size <= SHADED:
+    fractions = counts / np.maximum(totals, 1)
+    image = axes.imshow(fractions, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    if size <= NUMBERED_LABELS:
         letters = 8.5 if size <= 8 else max(3.0, 62 / size)
         for row in range(size):
             for column in range(size):
                 words = f"{counts[row, column]:,}"
                 if size <= 8 and totals[row, 0]:
-                    words = f"{100 * shares[row, column]:.0f} %\n{words}"
-                color = "white" if shares[row, column] > 0.55 else INK if counts[row, column] else GREY
+                    words = f"{100 * fractions[row, column]:.0f} %\n{words}"
+                color = "white" if fractions[row, column] > 0.55 else INK if counts[row, column] else GREY
                 axes.text(column, row, words, ha="center", va="center", color=color, fontsize=letters)
-    rows = [f"{shown(label)}\n{total:,}" for label, total in zip(labels, totals[:, 0], strict=True)]
-    axes.set_yticks(range(size), rows if size <= 12 else [shown(label) for label in labels], parse_math=False)
+    rows = [f"{shorten(label)}\n{total:,}" for label, total in zip(labels, totals[:, 0], strict=True)]
+    axes.set_yticks(range(size), rows if size <= 12 else [shorten(label) for label in labels], parse_math=False)
     slant = {"rotation": 35, "ha": "right", "rotation_mode": "anchor"} if size > 7 or _long(labels) else {}
-    axes.set_xticks(range(size), [shown(label) for label in labels], parse_math=False, **slant)
+    axes.set_xticks(range(size), [shorten(label) for label in labels], parse_math=False, **slant)
     axes.tick_params(length=0, labelsize=8.5 if size <= 16 else max(4.0, 140 / size))
     axes.set_xlabel("predicted")
     axes.set_ylabel("true, and clips" if size <= 12 else "true")
@@ -127,7 +138,7 @@ def confusion(labels: Sequence[str], counts: Int[np.ndarray, "labels labels"]) -
     axes.set_yticks(np.arange(size + 1) - 0.5, minor=True)
     axes.grid(which="minor", color="white", linewidth=1.2)
     axes.tick_params(which="minor", length=0)
-    if size > 8:  # else the cells say it
+    if size > 8:  # with fewer labels, the cells show the percentages
         bar = figure.colorbar(image, ax=axes, shrink=0.8, pad=0.02, ticks=[0, 0.5, 1])
         bar.ax.set_yticklabels(["0 %", "50 %", "100 %"])
         bar.ax.tick_params(length=0, labelsize=7.5)
@@ -136,9 +147,14 @@ def confusion(labels: Sequence[str], counts: Int[np.ndarray, "labels labels"]) -
     return figure
 
 
-@drawn
+@as_png
 def per_class(labels: Sequence[str], values: dict[str, Float[np.ndarray, " labels"]]) -> Figure:
-    """Bars of up to three metrics, fractions, for each label."""
+    """Draw bars of up to three metrics for each label.
+
+    Args:
+        labels: the names of the labels.
+        values: {metric: its value for each label, a fraction}.
+    """
     figure = make_figure(0.9 + (0.21 * len(values) + 0.14) * min(len(labels), 60))
     axes = figure.add_subplot()
     places, thick = np.arange(len(labels)), 0.8 / len(values)
@@ -147,13 +163,13 @@ def per_class(labels: Sequence[str], values: dict[str, Float[np.ndarray, " label
         axes.barh(middle, 100 * values[name], 0.9 * thick, color=color, label=name)
         for at, value in zip(middle, values[name], strict=True):
             axes.text(100 * value + 1, at, f"{100 * value:.1f}", va="center", fontsize=7)
-    _rows(axes, [shown(label) for label in labels])
+    _rows(axes, [shorten(label) for label in labels])
     _percent(axes, "x", most=108)
     figure.legend(loc="outside upper left", ncols=len(values), fontsize=8)
     return figure
 
 
-@drawn
+@as_png
 def reliability(
     edges: Float[np.ndarray, " edges"],
     counts: Int[np.ndarray, " bins"],
@@ -161,9 +177,14 @@ def reliability(
     accuracy: Float[np.ndarray, " bins"],
     interval: Float[np.ndarray, "2 bins"],
 ) -> Figure:
-    """How often the top label is right against its score, over how many clips have such a score.
+    """Draw a reliability diagram, and below it the number of clips in each bin.
 
-    `interval` is the low and the high end around each accuracy. Empty bins are NaN.
+    Args:
+        edges: the edges of the bins of the top label's score.
+        counts: clips in each bin.
+        confidence: mean score of the top label in each bin; NaN in an empty one.
+        accuracy: fraction of right top labels in each bin; NaN in an empty one.
+        interval: the low and the high ends of the accuracies' intervals.
     """
     figure = make_figure(4.1)
     axes, below = figure.subplots(2, sharex=True, height_ratios=[3.2, 1])
@@ -188,9 +209,14 @@ def reliability(
     return figure
 
 
-@drawn
+@as_png
 def by_length(slices: Sequence[Slice], quantity: str) -> Figure:
-    """A point a bin of durations, named "2.5-4.1", with its bar; squares are the UAR."""
+    """Draw a metric by the clips' durations.
+
+    Args:
+        slices: the bins of durations, each named by its seconds, such as "2.5-4.1". Their UARs are drawn as squares.
+        quantity: the name of the metric.
+    """
     figure = make_figure(3.1)
     axes = figure.add_subplot()
     places = np.arange(len(slices))
@@ -210,9 +236,15 @@ def by_length(slices: Sequence[Slice], quantity: str) -> Figure:
     return figure
 
 
-@drawn
+@as_png
 def by_group(slices: Sequence[Slice], quantity: str, overall: float) -> Figure:
-    """A point a group with its bar, from top to bottom as given; a line at the value of all clips."""
+    """Draw a metric by group, from top to bottom in the given order.
+
+    Args:
+        slices: the groups.
+        quantity: the name of the metric.
+        overall: the metric of all clips, drawn as a line.
+    """
     figure = make_figure(1.0 + 0.2 * max(len(slices), 3))
     axes = figure.add_subplot()
     values, ends = _points(slices)
@@ -221,22 +253,22 @@ def by_group(slices: Sequence[Slice], quantity: str, overall: float) -> Figure:
         values, np.arange(len(slices)), xerr=ends, fmt="o", color=BLUE, markersize=4, linewidth=1, capsize=2,
         label=quantity,
     )  # fmt: skip
-    _rows(axes, [f"{shown(each.name)}   n {each.clips:,}" for each in slices])
+    _rows(axes, [f"{shorten(each.name)}   n {each.clips:,}" for each in slices])
     _percent(axes, "x")
     axes.set_ylim(len(slices) - 0.4, -0.6)
     figure.legend(loc="outside upper left", ncols=2, fontsize=8)
     return figure
 
 
-@drawn
+@as_png
 def predicted(labels: Sequence[str], counts: Int[np.ndarray, " labels"]) -> Figure:
-    """How many clips got each label."""
+    """Draw how many clips were given each label."""
     figure = make_figure(0.8 + 0.34 * min(len(labels), 60))
     axes = figure.add_subplot()
     axes.barh(np.arange(len(labels)), counts, 0.7, color=BLUE)
     for row, count in enumerate(counts):
         axes.text(count, row, f" {count:,} ({100 * count / max(counts.sum(), 1):.1f} %)", va="center", fontsize=7.5)
-    _rows(axes, [shown(label) for label in labels])
+    _rows(axes, [shorten(label) for label in labels])
     axes.set_xlim(0, 1.25 * max(counts.max(), 1))
     axes.xaxis.set_major_locator(_few_whole())
     axes.set_xlabel("clips given the label")
@@ -244,9 +276,9 @@ def predicted(labels: Sequence[str], counts: Int[np.ndarray, " labels"]) -> Figu
     return figure
 
 
-@drawn
+@as_png
 def scores(top: Float[np.ndarray, " clips"]) -> Figure:
-    """How sure the checkpoint was: a histogram of the top labels' scores."""
+    """Draw a histogram of the top labels' scores, which are fractions."""
     figure = make_figure(2.8)
     axes = figure.add_subplot()
     axes.hist(100 * np.clip(top, 0, 1), bins=20, range=(0, 100), color=BLUE, edgecolor="white")
@@ -260,7 +292,7 @@ def scores(top: Float[np.ndarray, " clips"]) -> Figure:
     return figure
 
 
-@drawn
+@as_png
 def curves(
     steps: Int[np.ndarray, " steps"],
     losses: Float[np.ndarray, " steps"],
@@ -268,17 +300,24 @@ def curves(
     valid_losses: Float[np.ndarray, " validations"],
     quality: Mapping[str, Float[np.ndarray, " validations"]],
 ) -> Figure:
-    """A run of training: the loss of its steps and validations and, below, the metrics of the validations, fractions.
+    """Draw the losses of a training run and, below them, the metrics of its validations.
 
-    Of many steps the spread is drawn instead of each. The best validation of each metric, the first of equal ones, is
-    marked. There is at least one step; without validations there is the loss alone.
+    Of more than MOST_POINTS steps, the central 90 % of the losses are drawn as a band. The best value of each metric is
+    marked; of equal ones, the first.
+
+    Args:
+        steps: the numbers of the training steps, at least one.
+        losses: the loss of each step.
+        validated: the steps after which the model was validated; may be empty.
+        valid_losses: the loss of each validation.
+        quality: {metric: its value at each validation, a fraction}.
     """
     figure = make_figure(4.4 if len(validated) else 2.8)
     axes, *below = figure.subplots(2 if len(validated) else 1, sharex=True, squeeze=False)[:, 0]
     mean = _moving_mean(losses, max(len(losses) // 50, 1))
     if len(steps) > MOST_POINTS:
         bins = np.array_split(losses, BANDS)
-        low, high = (np.array([np.quantile(each, share) for each in bins]) for share in (0.05, 0.95))
+        low, high = (np.array([np.quantile(each, level) for each in bins]) for level in (0.05, 0.95))
         middle = [each.mean() for each in np.array_split(steps, BANDS)]
         axes.fill_between(middle, low, high, color=SKY, alpha=0.35, linewidth=0, label="90 % of steps")
     else:
@@ -289,7 +328,7 @@ def curves(
     points = "-" if len(validated) > 50 else "o-"
     if len(validated):
         axes.plot(validated, valid_losses, points, color=ORANGE, markersize=3.5, linewidth=1.2, label="validation")
-    # A few wild steps would press all others flat.
+    # The highest 1 % of the losses may be cut off: a few wild steps would press the curve flat.
     axes.set_ylim(0, 1.05 * float(np.nanmax([np.quantile(losses, 0.99), mean.max(), *valid_losses, 1e-9])))
     axes.set_ylabel("loss")
     axes.grid(axis="y")
@@ -314,7 +353,7 @@ def curves(
 
 
 def _moving_mean(values: Float[np.ndarray, " values"], width: int) -> Float[np.ndarray, " values"]:
-    """The mean of the `width` values around each; of those there are at the ends."""
+    """Return the mean of the `width` values around each value; of fewer at the ends."""
     sums = np.concatenate([[0.0], np.cumsum(values)])
     places = np.arange(len(values))
     first, last = np.maximum(places - width // 2, 0), np.minimum(places + (width + 1) // 2, len(values))
@@ -326,7 +365,7 @@ def _legend_above(axes: Axes) -> None:
 
 
 def _points(slices: Sequence[Slice]) -> tuple[Float[np.ndarray, " slices"], Float[np.ndarray, "2 slices"]]:
-    """Values and how far their bars reach down and up, in percent."""
+    """Return the values, and how far their error bars reach down and up, in percent."""
     values = np.array([each.value for each in slices])
     ends = np.array([[each.low for each in slices], [each.high for each in slices]])
     return 100 * values, 100 * np.abs(ends - values)
@@ -352,4 +391,4 @@ def _few_whole() -> Any:
 
 
 def _long(labels: Sequence[str]) -> bool:
-    return sum(len(shown(label)) for label in labels) > 48
+    return sum(len(shorten(label)) for label in labels) > 48

@@ -1,7 +1,7 @@
-"""Where parameters lie while a model is trained: on every device, or each on a share of them (FSDP).
+"""Shardings for training: replicated or fully sharded (FSDP) parameters.
 
-The mesh has two axes. The clips of a batch are divided over both; parameters, and with them their gradients and the
-optimizer's state, are divided over "fsdp" alone, so that data x fsdp devices hold `data` copies of the model.
+The mesh has two axes, "data" and "fsdp". A batch is divided over both. Parameters, their gradients and the optimizer's
+state are divided over "fsdp" alone, so data x fsdp devices hold `data` copies of the model.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ Result = TypeVar("Result")
 
 BATCH = ("data", "fsdp")  # the axes that a batch is divided over
 
-# The first pattern that fits a parameter's path says which of its axes is divided; the others fit no more. Small
-# parameters (norms, biases, position vectors) are worth less than what fetching them costs.
+# The first pattern that matches a parameter's path decides which of its axes is divided. Small parameters (norms,
+# biases, position vectors) are replicated, because gathering them would cost more than the memory that they take.
 RULES: tuple[tuple[str, PartitionSpec], ...] = (
     (r"(audio|text)_encoder\..*layers\..*\.kernel", PartitionSpec(None, "fsdp")),  # (layers, inputs, outputs)
     (r"fusion\.heads\..*\.kernel", PartitionSpec(None, "fsdp")),  # (heads, inputs, outputs)
@@ -32,9 +32,16 @@ RULES: tuple[tuple[str, PartitionSpec], ...] = (
 
 
 def training_mesh(fsdp: int = 1) -> Mesh:
-    """All devices of all hosts, in groups of `fsdp` that hold a copy of the model together.
+    """Make a mesh of all devices of all hosts.
 
-    Raises InvalidInput where the number of devices is no multiple of that.
+    Args:
+        fsdp: how many devices hold one copy of the model together.
+
+    Returns:
+        A mesh (data, fsdp).
+
+    Raises:
+        InvalidInput: if `fsdp` does not divide the number of devices.
     """
     devices = jax.devices()
     if len(devices) % fsdp:
@@ -43,7 +50,12 @@ def training_mesh(fsdp: int = 1) -> Mesh:
 
 
 def parameter_shardings(shapes: Mapping[str, tuple[int, ...]], mesh: Mesh) -> dict[str, NamedSharding]:
-    """{path: sharding} by the rules; an axis that the devices can't divide evenly is not divided."""
+    """Return {path: sharding} by RULES. A parameter is replicated if the devices can't divide its axis evenly.
+
+    Args:
+        shapes: {path: shape} of the parameters.
+        mesh: a mesh with the axis "fsdp".
+    """
     return {path: NamedSharding(mesh, _spec(path, shape, mesh)) for path, shape in shapes.items()}
 
 
@@ -54,9 +66,9 @@ def _spec(path: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
 
 
 def on_mesh(program: Callable[..., Result], mesh: Mesh) -> Callable[..., Result]:
-    """A jitted program that is traced with its mesh in use.
+    """Wrap a jitted program so that it is traced under `jax.set_mesh(mesh)`.
 
-    By that attention on TPUs and GPUs knows that each chip attends its own clips; see `models.kernels`.
+    The attention kernels of TPUs and GPUs look up this mesh to run on each chip's own clips; see `models.kernels`.
     """
 
     def run(*inputs: object) -> Result:
@@ -67,6 +79,11 @@ def on_mesh(program: Callable[..., Result], mesh: Mesh) -> Callable[..., Result]
 
 
 def place(array: np.ndarray | jax.Array, sharding: NamedSharding) -> jax.Array:
-    """An array that every host has whole, on the mesh: each host gives its devices their part."""
+    """Put an array, of which every host has a full copy, onto the devices of all hosts.
+
+    Args:
+        array: the same array on every host.
+        sharding: how the devices divide it.
+    """
     whole = np.asarray(array)
     return jax.make_array_from_callback(whole.shape, sharding, lambda index: whole[index])

@@ -1,4 +1,4 @@
-"""The versions of packages, as reports and records name them."""
+"""Versions of installed packages, for reports and records."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from importlib.metadata import PackageNotFoundError, version
 
 
 def versions(*packages: str) -> dict[str, str]:
-    """{package: version} of those that are installed."""
-    found = {}
+    """Return {package: version} of the packages that are installed."""
+    installed = {}
     for package in packages:
         try:
-            found[package] = version(package)
+            installed[package] = version(package)
         except PackageNotFoundError:
             continue
-    return found
+    return installed

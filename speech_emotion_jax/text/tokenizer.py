@@ -16,6 +16,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from ..errors import UnreadableInput
+from ..runtime.atomic import atomic_file
 from .checks import Tokens, check_text
 
 _FILES = (".json", ".jinja", ".model", ".txt")  # suffixes of all files that a tokenizer may read
@@ -126,9 +127,8 @@ def load_cached_tokenizer(folder: Path, max_tokens: int, cache: Path) -> Callabl
         return TextTokenizer(folder, max_tokens)
     with suppress(OSError):  # a shared cache may be read-only
         cache.mkdir(parents=True, exist_ok=True)
-        partial = file.with_suffix(f".{os.getpid()}")
-        partial.write_text(tokenizer.to_str(), encoding="utf-8")
-        partial.replace(file)
+        with atomic_file(file) as whole:
+            whole.write(tokenizer.to_str().encode())
     return FastTokenizer(tokenizer)
 
 

@@ -1,6 +1,7 @@
 """Fine-tuning: recipes, data, loss, optimizer, the loop, and cross-validation."""
 
 from .folds import cross_validate
+from .named_recipes import find_recipe
 from .optimizer import frozen_layers, make_optimizer, trainable_paths
 from .recipe import OptimizerConfig, read_recipe
 from .run import TrainConfig, train
@@ -11,6 +12,7 @@ __all__ = [
     "TrainConfig",
     "TrainingMethod",
     "cross_validate",
+    "find_recipe",
     "frozen_layers",
     "jit_step",
     "make_optimizer",

@@ -24,8 +24,8 @@ from jax.experimental import multihost_utils
 from ..corpus import Manifest, read_manifest, validate
 from ..errors import InvalidInput
 from ..evaluation import METRICS, PREDICTIONS, EvaluateResult, EvaluationRun, claim_folder, measure
-from ..runtime.console import aligned
-from ..runtime.plots import shown
+from ..runtime.console import align_columns
+from ..runtime.plots import shorten
 from ..runtime.progress import progress
 from ..runtime.storage import Folder
 from ..runtime.versions import versions
@@ -194,7 +194,7 @@ def render(found: Mapping[str, Any]) -> str:
     """folds.json for a terminal: a row a fold, their mean and spread, and all clips together with 95 % intervals."""
     rows = [["fold", "clips", *SHOWN.values()]]
     for number, each in enumerate(found["folds"], start=1):
-        name = str(number) if each["name"] == str(number) else f"{number} {shown(each['name'], 24)}"
+        name = str(number) if each["name"] == str(number) else f"{number} {shorten(each['name'], 24)}"
         rows.append([name, f"{each['clips']:,}", *(f"{100 * each[metric]:.1f}" for metric in SHOWN)])
     spread = [found["metrics"][metric] for metric in SHOWN]
     rows.append(["mean ± sd", "", *(f"{100 * each['mean']:.1f} ± {100 * each['sd']:.1f}" for each in spread)])
@@ -203,7 +203,7 @@ def render(found: Mapping[str, Any]) -> str:
     if pooled["intervals"]:
         ends = [pooled["intervals"][metric] for metric in SHOWN]
         rows.append(["95 %", "", *(f"{100 * low:.1f} to {100 * high:.1f}" for low, high in ends)])
-    lines = aligned(rows)
+    lines = align_columns(rows)
     if found["errors"]:
         lines.append(f"{found['errors']:,} of {found['clips']:,} clips have an error and are left out")
     return "\n".join(lines)

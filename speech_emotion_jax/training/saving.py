@@ -17,7 +17,7 @@ import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from ..errors import UnreadableInput
-from ..runtime.atomic import ask_for_room
+from ..runtime.atomic import check_disk_space
 from ..runtime.orbax_arrays import as_os_error, quiet_orbax
 from .step import TrainState
 
@@ -74,7 +74,7 @@ class StateStore:
         """
         with _writing():
             self.wait()
-            ask_for_room(self.folder, sum(leaf.nbytes for leaf in jax.tree.leaves(state)))
+            check_disk_space(self.folder, sum(leaf.nbytes for leaf in jax.tree.leaves(state)))
             self._checkpointer.save_async(
                 step,
                 state._asdict(),

@@ -5,11 +5,13 @@ from .subtitles import Cue, render_subtitles, subtitle_lines
 from .transcribe import WhisperPipeline
 from .transcript import Transcript
 from .transcript_cache import cached_transcripts
+from .transcript_files import SUBTITLE_FORMATS, transcribe_files, transcript_paths
 from .whisper_jax import FlaxWhisperPipline
 from .words import Word
 
 __all__ = [
     "FALLBACK",
+    "SUBTITLE_FORMATS",
     "Cue",
     "FlaxWhisperPipline",
     "Transcript",
@@ -19,4 +21,6 @@ __all__ = [
     "cached_transcripts",
     "render_subtitles",
     "subtitle_lines",
+    "transcribe_files",
+    "transcript_paths",
 ]

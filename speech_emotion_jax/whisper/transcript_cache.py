@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -13,6 +12,7 @@ import numpy as np
 
 from ..audio import AudioSource, Cut, PackedRecording, describe
 from ..errors import UnreadableInput
+from ..runtime.atomic import atomic_file
 from .transcript import Transcript
 
 REQUIRED = {"text", "language", "duration", "no_speech_probability"}  # keys of every Transcript
@@ -47,12 +47,8 @@ def cached_transcripts(
     transcript = make()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f"{path.name}.{os.getpid()}")
-        try:
-            partial.write_text(json.dumps(transcript, ensure_ascii=False), encoding="utf-8")
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
+        with atomic_file(path) as file:
+            file.write(json.dumps(transcript, ensure_ascii=False).encode())
     except OSError as error:
         raise UnreadableInput(
             f"the transcript can't be saved in {folder} ({error.strerror}); name another folder"

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ...runtime import plots
-from ...runtime.plots import Slice, shown
+from ...runtime.plots import Slice, shorten
 from .clips import ReportClips, wilson_interval
 from .words import NO_VALUE, count_of, percent
 
@@ -40,7 +40,7 @@ class Plot:
 def metric_figures(metrics: Mapping[str, Any]) -> list[Plot]:
     """Confusion matrix, per-class bars and reliability diagram."""
     labels = metrics["labels"]
-    names = [shown(label) for label in labels]
+    names = [shorten(label) for label in labels]
     counts = np.array(metrics["confusion_matrix"]["counts"])
     totals = counts.sum(axis=1)
     said = []
@@ -65,9 +65,9 @@ def metric_figures(metrics: Mapping[str, Any]) -> list[Plot]:
     each = metrics["per_class"]
     present = metrics["truth_labels"]
     best, worst = (pick(present, key=lambda label: each[label]["f1"]) for pick in (max, min))
-    caption = f"Best by F1: {shown(best)} ({percent(each[best]['f1'])})."
+    caption = f"Best by F1: {shorten(best)} ({percent(each[best]['f1'])})."
     if len(present) > 1:
-        caption += f" Worst: {shown(worst)} ({percent(each[worst]['f1'])})."
+        caption += f" Worst: {shorten(worst)} ({percent(each[worst]['f1'])})."
     kinds = ("recall", "precision", "f1")
     values = {("F1" if kind == "f1" else kind): np.array([each[label][kind] for label in present]) for kind in kinds}
     per_class = Plot(
@@ -75,13 +75,13 @@ def metric_figures(metrics: Mapping[str, Any]) -> list[Plot]:
         "Per label",
         caption,
         "Recall, precision and F1 of each label. "
-        + "; ".join(f"{shown(label)} F1 {percent(each[label]['f1'])}" for label in present[:12])
+        + "; ".join(f"{shorten(label)} F1 {percent(each[label]['f1'])}" for label in present[:12])
         + ".",
         plots.per_class(present, values),
         ["label", "precision", "recall", "F1", "clips", "predicted"],
         [
             [
-                shown(label),
+                shorten(label),
                 *(percent(row[kind]) for kind in ("precision", "recall", "f1")),
                 f"{row['support']:,}",
                 f"{row['predicted']:,}",
@@ -133,7 +133,7 @@ def prediction_figures(clips: ReportClips) -> list[Plot]:
     labels = clips.run.labels
     counts = np.bincount(clips.top, minlength=len(labels))
     total = len(clips.rows)
-    shares = [f"{shown(label)} {percent(count / total)}" for label, count in zip(labels, counts, strict=True)]
+    shares = [f"{shorten(label)} {percent(count / total)}" for label, count in zip(labels, counts, strict=True)]
     sums = np.bincount(clips.top, clips.score, minlength=len(labels))
     low, middle, high = np.percentile(clips.score, (25, 50, 75))
     half = f"Half of the scores lie between {percent(low)} and {percent(high)}, the median is {percent(middle)}."
@@ -143,12 +143,12 @@ def prediction_figures(clips: ReportClips) -> list[Plot]:
         Plot(
             "predicted",
             "Predicted labels",
-            f"Most often: {shown(labels[counts.argmax()])}, {percent(counts.max() / total)} of the clips.",
+            f"Most often: {shorten(labels[counts.argmax()])}, {percent(counts.max() / total)} of the clips.",
             f"Predicted labels of {count_of(total, 'clip')}: {', '.join(shares[:12])}.",
             plots.predicted(labels, counts),
             ["label", "clips", "share", "mean score"],
             [
-                [shown(label), f"{count:,}", percent(count / total), percent(mean / count) if count else NO_VALUE]
+                [shorten(label), f"{count:,}", percent(count / total), percent(mean / count) if count else NO_VALUE]
                 for label, count, mean in zip(labels, counts, sums, strict=True)
             ],
         ),
@@ -203,7 +203,7 @@ def by_group(clips: ReportClips, group_by: str | None) -> Plot | None:
     large = np.argsort(-counts, kind="stable")[:GROUPS]
     slices = [clips.slice(str(names[number]) or "(none)", np.flatnonzero(codes == number)) for number in large]
     slices.sort(key=lambda each: (-each.value, -each.clips))
-    found = f"Best {shown(slices[0].name)} ({percent(slices[0].value)}), worst {shown(slices[-1].name)}"
+    found = f"Best {shorten(slices[0].name)} ({percent(slices[0].value)}), worst {shorten(slices[-1].name)}"
     found += f" ({percent(slices[-1].value)})"
     if len(names) > GROUPS:
         others = np.flatnonzero(~np.isin(codes, large))
@@ -213,11 +213,11 @@ def by_group(clips: ReportClips, group_by: str | None) -> Plot | None:
     quantity = _quantity(clips)
     return Plot(
         "by_group",
-        f"{quantity} by {shown(group_by)}",
+        f"{quantity} by {shorten(group_by)}",
         f"{found}. {_bar_words(clips)}",
-        f"{quantity} by {shown(group_by)}. {found}; all clips {percent(overall)}.",
+        f"{quantity} by {shorten(group_by)}. {found}; all clips {percent(overall)}.",
         plots.by_group(slices, quantity, overall),
-        [shown(group_by), "clips", quantity.lower()],
+        [shorten(group_by), "clips", quantity.lower()],
         [_slice_row(each) for each in slices],
     )
 
@@ -234,4 +234,4 @@ def _bar_words(clips: ReportClips) -> str:
 
 def _slice_row(each: Slice) -> list[str]:
     ends = f"({100 * each.low:.1f} to {100 * each.high:.1f})"
-    return [shown(each.name, 40), f"{each.clips:,}", f"{percent(each.value)} {ends}"]
+    return [shorten(each.name, 40), f"{each.clips:,}", f"{percent(each.value)} {ends}"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ...runtime.plots import shown
+from ...runtime.plots import shorten
 from ..results import EvaluationRun
 from .words import HEADLINE_METRICS, NO_VALUE
 
@@ -20,7 +20,7 @@ def summary(run: EvaluationRun, metrics: Mapping[str, Any] | None, throughput: M
             ends = metrics["intervals"].get(key)
             words = "" if ends is None else f"  (95 %: {100 * ends[0]:.1f} to {100 * ends[1]:.1f})"
             lines.append(f"{name:<10}{100 * metrics[key]:5.1f} %{words}")
-        names = [shown(label, 24) for label in metrics["per_class"]]
+        names = [shorten(label, 24) for label in metrics["per_class"]]
         wide = max(len("label"), *map(len, names))
         lines += ["", f"{'label':<{wide}}  precision  recall     F1     clips"]
         for name, each in zip(names, metrics["per_class"].values(), strict=True):

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from ...runtime.pages import page
-from ...runtime.plots import shown
+from ...runtime.pages import render_page
+from ...runtime.plots import shorten
 from ...runtime.storage import Folder
 from ..results import EvaluationRun
 from .clips import ReportClips
@@ -60,10 +60,10 @@ def write_report(
     if len(clips.rows):
         figures = prediction_figures(clips) if metrics is None else metric_figures(metrics)
         figures += [figure for figure in (by_length(clips), by_group(clips, group_by)) if figure is not None]
-    content = page(
+    content = render_page(
         __name__.rpartition(".")[0],
         percent=percent,
-        title=shown(run.name.rstrip("/").rpartition("/")[2] or run.name, 80),
+        title=shorten(run.name.rstrip("/").rpartition("/")[2] or run.name, 80),
         subtitle=_subtitle(run),
         cards=[] if metrics is None else _cards(metrics),
         interval=None if metrics is None else _interval_words(metrics, group_by),
@@ -85,7 +85,7 @@ def _subtitle(run: EvaluationRun) -> str:
     """What was scored by what, of the settings that say so."""
     settings = run.record.get("settings") or {}
     parts = [str(settings[name]) for name in ("model", "mode", "language", "split") if settings.get(name)]
-    return " · ".join(shown(part, 80) for part in parts)
+    return " · ".join(shorten(part, 80) for part in parts)
 
 
 def _cards(metrics: Mapping[str, Any]) -> list[Card]:
@@ -96,7 +96,7 @@ def _cards(metrics: Mapping[str, Any]) -> list[Card]:
     cards = []
     for key, name in HEADLINE_METRICS.items():
         low, high = metrics["intervals"].get(key) or (None, None)
-        cards.append(Card(name, metrics[key], low, high, baselines[key], f"always “{shown(label)}”"))
+        cards.append(Card(name, metrics[key], low, high, baselines[key], f"always “{shorten(label)}”"))
     return cards
 
 
@@ -111,7 +111,7 @@ def _interval_words(metrics: Mapping[str, Any], group_by: str | None) -> str:
         return "There is nothing to draw intervals from."
     if group_by is None:
         return "Intervals are 95 % bootstrap intervals; clips were drawn one by one."
-    groups = f"whole groups of “{shown(group_by)}” ({metrics['groups']:,})"
+    groups = f"whole groups of “{shorten(group_by)}” ({metrics['groups']:,})"
     return f"Intervals are 95 % bootstrap intervals; {groups} were drawn."
 
 
@@ -163,16 +163,17 @@ def _notices(clips: ReportClips, metrics: Mapping[str, Any] | None, group_by: st
         return notices
     few = {label: each["support"] for label, each in metrics["per_class"].items() if 0 < each["support"] < FEW}
     if few:
-        names = ", ".join(f"{shown(label)} ({clips})" for label, clips in few.items())
+        names = ", ".join(f"{shorten(label)} ({clips})" for label, clips in few.items())
         notices.append(
             f"Fewer than {FEW} clips: {names}. What is said of such a label, and UAR and macro-F1, is unsure."
         )
     absent = [label for label in metrics["labels"] if not metrics["per_class"][label]["support"]]
     if absent:
-        notices.append(f"No scored clip has the label {', '.join(map(shown, absent))}; UAR and macro-F1 leave it out.")
+        names = ", ".join(map(shorten, absent))
+        notices.append(f"No scored clip has the label {names}; UAR and macro-F1 leave it out.")
     label, share = _majority(metrics)
     if metrics["accuracy"] < share:
-        notices.append(f"Answering “{shown(label)}” always would be right more often ({percent(share)}).")
+        notices.append(f"Answering “{shorten(label)}” always would be right more often ({percent(share)}).")
     if group_by is None and metrics["intervals"]:
         notices.append(
             "The intervals take clips as independent. Where speakers or videos have several clips, the true ones are"
@@ -180,7 +181,7 @@ def _notices(clips: ReportClips, metrics: Mapping[str, Any] | None, group_by: st
         )
     if group_by is not None and metrics["groups"] < FEW_GROUPS:
         notices.append(
-            f"There are only {count_of(metrics['groups'], 'group')} of “{shown(group_by)}”: the intervals are too"
+            f"There are only {count_of(metrics['groups'], 'group')} of “{shorten(group_by)}”: the intervals are too"
             " narrow."
         )
     return notices
@@ -205,6 +206,6 @@ def _flat(provenance: Mapping[str, Any], within: str = "") -> Iterator[tuple[str
         if isinstance(value, Mapping) and value:
             yield from _flat(value, f"{name} · ")
         elif isinstance(value, list | tuple):
-            yield shown(name, 200), shown(", ".join(map(str, value)), 10_000) or "none"
+            yield shorten(name, 200), shorten(", ".join(map(str, value)), 10_000) or "none"
         else:
-            yield shown(name, 200), "none" if value in (None, "", {}) else shown(str(value), 10_000)
+            yield shorten(name, 200), "none" if value in (None, "", {}) else shorten(str(value), 10_000)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-from ...runtime.plots import shown
+from ...runtime.plots import shorten
 from ..results import EvaluationRun
 from .clips import ReportClips
 from .words import NO_VALUE, percent
@@ -28,7 +28,7 @@ def frequent_confusions(clips: ReportClips) -> list[dict[str, Any]]:
     often = np.bincount(cells, minlength=count**2)
     sums = np.bincount(cells, clips.score[wrong], minlength=count**2)
     totals = np.bincount(clips.true, minlength=count)
-    labels = [shown(label, 40) for label in clips.run.labels]
+    labels = [shorten(label, 40) for label in clips.run.labels]
     return [
         {
             "truth": labels[cell // count],
@@ -48,18 +48,18 @@ def surest_mistakes(clips: ReportClips) -> list[dict[str, str]]:
         return []
     wrong = np.flatnonzero(~clips.right)
     wrong = wrong[np.argsort(-clips.score[wrong], kind="stable")[:WORST]]
-    labels = [shown(label, 40) for label in clips.run.labels]
+    labels = [shorten(label, 40) for label in clips.run.labels]
     ids = _cells(clips.run, clips.run.record["columns"]["id"], clips.rows[wrong])
     texts = _cells(clips.run, "text", clips.rows[wrong])
     return [
         {
-            "id": shown(clip, 80),
+            "id": shorten(clip, 80),
             "truth": labels[clips.true[number]],
             "said": labels[clips.top[number]],
             "score": percent(float(clips.score[number])),
             "truth_score": percent(float(clips.scores[number, clips.true[number]])),
             "duration": f"{seconds:.1f} s" if np.isfinite(seconds := clips.duration[number]) else NO_VALUE,
-            "text": shown(text, LETTERS),
+            "text": shorten(text, LETTERS),
         }
         for number, clip, text in zip(wrong.tolist(), ids, texts, strict=True)
     ]
@@ -80,7 +80,7 @@ def error_summary(run: EvaluationRun) -> dict[str, Any] | None:
         "kinds": [(f"{count:,}", kind) for kind, count in kinds[:KINDS]],
         "others": sum(count for _, count in kinds[KINDS:]),
         "first": [
-            (shown(clip, 80), shown(message, 300))
+            (shorten(clip, 80), shorten(message, 300))
             for clip, message in zip(ids[:ERRORS], messages[:ERRORS], strict=True)
         ],
     }
@@ -92,7 +92,7 @@ def _kind(message: str, name: str) -> str:
     if at >= 0:
         start = max(message.rfind(" ", 0, at), message.rfind("'", 0, at), message.rfind('"', 0, at)) + 1
         message = message[:start] + "…" + message[at + len(name) :]
-    message = shown(message, LETTERS)
+    message = shorten(message, LETTERS)
     return re.sub(r"\d+", "#", message)
 
 

@@ -1,0 +1,73 @@
+"""The verbs that compare numbers with a reference: parity, precision."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from . import options as shared
+
+
+def add_verbs(verbs: Any) -> None:
+    """Add the verbs to argparse's subparsers."""
+    parents = [
+        shared.CHECKPOINT_NAME,
+        shared.CHECKPOINT_FILES,
+        shared.RECORDINGS_AND_TEXTS,
+        shared.JSON,
+        shared.COMMON,
+    ]
+    parity = verbs.add_parser("parity", parents=parents, help="compare with the PyTorch original, stage by stage")
+    parity.add_argument(
+        "--reference", metavar="FOLDER", help="checkpoint that PyTorch runs (default: the source of the converted one)"
+    )
+    parity.add_argument("--precision", default="float32", help="precision of the JAX side: float32 (default), bfloat16")
+    parity.add_argument("--device", help="cpu, gpu, cuda:1, tpu (default: the first of the fastest kind)")
+    parity.add_argument("--record", metavar="FILE", help="write PyTorch's activations to a file for --against")
+    parity.add_argument("--against", metavar="FILE", help="compare with such a file instead of running PyTorch")
+    parity.add_argument("--output", metavar="DIR", help="folder for parity.html, parity.png and parity.json")
+    parity.set_defaults(run=_parity, compile_cache=True)
+
+    precision = verbs.add_parser(
+        "precision", parents=parents, help="measure on this machine how TF32 and bfloat16 change the results"
+    )
+    precision.add_argument("--device", help="cpu, gpu, cuda:1, tpu (default: the first of the fastest kind)")
+    precision.add_argument("--output", metavar="DIR", help="folder for precision.json and precision.png")
+    precision.set_defaults(run=_precision, compile_cache=True)
+
+
+def _parity(options: argparse.Namespace) -> None:
+    from ..parity import ParityConfig, parity, parity_as_dict, render_parity
+
+    result = parity(
+        ParityConfig(
+            request=shared.checkpoint_request(options),
+            recordings=tuple(options.audio),
+            texts=tuple(options.text),
+            reference=options.reference,
+            precision=options.precision,
+            device=options.device,
+            language=options.language or "es",
+            record=options.record,
+            against=options.against,
+            output=options.output,
+        )
+    )
+    shared.show_result(options, parity_as_dict(result), render_parity(result), options.record, options.output)
+    if not result.passed:
+        raise shared.ComparisonFailed("the two sides differ by more than the tolerances")
+
+
+def _precision(options: argparse.Namespace) -> None:
+    from ..parity import PrecisionsConfig, measure_precisions, precisions_as_dict, render_precisions
+
+    result = measure_precisions(
+        PrecisionsConfig(
+            shared.checkpoint_request(options),
+            tuple(options.audio),
+            tuple(options.text),
+            options.device,
+            options.output,
+        )
+    )
+    shared.show_result(options, precisions_as_dict(result), render_precisions(result), options.output)
