@@ -551,6 +551,7 @@ import os, signal, sys, time
 from speech_emotion_jax.checkpoints import info
 from speech_emotion_jax import checkpoints
 from speech_emotion_jax.cli import main as cli
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 
 class Callback:
     def __del__(self):  # Python drops what is raised here
@@ -599,6 +600,7 @@ import os, signal, sys, time
 from speech_emotion_jax.checkpoints import info
 from speech_emotion_jax import checkpoints
 from speech_emotion_jax.cli import main as cli
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 
 def with_a_last_look(change):
     def changed(*arguments):
