@@ -66,7 +66,7 @@ class Model:
             return result
 
         scorer._run = keep  # records the features of every batch that the run assembles
-        for _ in score_batches(reads, scorer, batch_size, lambda readings: None):
+        for _ in score_batches(reads, scorer, batch_size, lambda clips: None):
             pass
         scorer._run = run
 
@@ -130,14 +130,14 @@ def main() -> None:
         batches = BatchPlan(manifest, options.batch_size, source, has_audio=True)
         ahead = partial(read_ahead, batches, range(len(batches)), scorer, source, ahead=4)
         reads = list(ahead())
-        clips = [each.clip for read in reads for each in read.readings if each.clip is not None]
+        clips = [each.clip for read in reads for each in read.clips if each.clip is not None]
         audio = sum(clip.samples for clip in clips) / SAMPLE_RATE
         print(f"{len(clips)} recordings, {audio:,.0f} s; {options.layers} layers, batches of {options.batch_size}")
         reading_rates([source(row) for batch in batches for row in batch], audio)
 
         def bulk() -> None:
             pending: list[ScoredBatch] = []
-            for scored in score_batches(ahead(), scorer, options.batch_size, lambda readings: None):
+            for scored in score_batches(ahead(), scorer, options.batch_size, lambda clips: None):
                 pending.append(scored)
                 if len(pending) == 16:
                     parts.save(pending, Throughput())

@@ -128,7 +128,9 @@ def test_what_can_not_be_audited(tmp_path: Path):
     path = write(tmp_path, CLIPS)
     with pytest.raises(InvalidInput, match="no column 'speaker'; group by one of id, video, label, split"):
         audit(path, group_by="speaker")
-    with pytest.raises(InvalidInput, match="no split 'eval'; say which of dev, test, train"):
+    with pytest.raises(
+        InvalidInput, match="no split 'eval'; name the training and test splits; the manifest has dev, test, train"
+    ):
         audit(path, group_by="video", test="eval")
     with pytest.raises(InvalidInput, match="no labels"):
         audit(write(tmp_path, [("a", "", "train"), ("b", "", "test")]), group_by="video")

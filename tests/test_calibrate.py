@@ -101,7 +101,7 @@ def test_a_score_of_zero_is_no_infinity():
     ("truth", "probabilities", "said"),
     [
         (["angry"] * 3, np.array([[0.8, 0.1, 0.1]] * 3), "every clip is right"),
-        (["sad"] * 3, np.array([[0.8, 0.15, 0.05]] * 3), "don't go with the truth"),
+        (["sad"] * 3, np.array([[0.8, 0.15, 0.05]] * 3), "don't match the truth"),
         (["sad"] * 3, np.array([[0.8, 0.9, 0.5]] * 3), "sum to 1"),
     ],
 )
@@ -152,7 +152,7 @@ def test_clips_without_labels_are_calibrated_and_not_measured():
     done = calibrate(run([*truth], probabilities), run([None] * 200, probabilities, name="other", first=200))
     assert (done.before, done.after) == (None, None)
     assert done.table.num_rows == 200
-    assert "nothing to measure" in render_calibration(done)
+    assert "nothing was measured" in render_calibration(done)
 
 
 def test_the_same_clips_are_refused():
@@ -165,9 +165,9 @@ def test_the_same_clips_are_refused():
         {"apply_split": "test"},
     ]
     for how in overlapping:
-        with pytest.raises(InvalidInput, match=r"(20|40) clips are in both parts"):
+        with pytest.raises(InvalidInput, match=r"(20|40) clips are in both selections"):
             calibrate(made, made, **how)
-    with pytest.raises(InvalidInput, match="40 clips are in both parts"):  # under another name
+    with pytest.raises(InvalidInput, match="40 clips are in both selections"):  # under another name
         calibrate(made, run([*truth], probabilities, name="again"))
 
 

@@ -71,7 +71,7 @@ def test_two_hosts_divide_the_work(arguments: tuple[str, ...], tmp_path: Path):
     logs = [(tmp_path / f"out-{host}.log").read_text() for host in range(2)]
     assert "Scoring 32 clips" in logs[0]
     assert "Scoring 16 clips" in logs[1]  # batches 8 to 15 of 24
-    assert "host 1 has done its share" in logs[1]
+    assert "host 1 has scored its batches" in logs[1]
 
 
 def test_hosts_without_a_common_disk(arguments: tuple[str, ...], tmp_path: Path):
@@ -83,7 +83,7 @@ def test_hosts_without_a_common_disk(arguments: tuple[str, ...], tmp_path: Path)
         assert [process.wait(300) for process in processes] == [0, 0]
     finally:
         kill(processes)
-    assert "of its own; bring run.json" in (tmp_path / "host-1-1.log").read_text()
+    assert "copy run.json and the" in (tmp_path / "host-1-1.log").read_text()
     parts = [sorted(output.glob("part-*")) for output in outputs]
     assert all(parts)
     assert not any((output / "predictions.parquet").exists() for output in outputs)

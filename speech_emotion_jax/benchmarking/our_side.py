@@ -100,7 +100,7 @@ class Bulk:
 
         def run() -> np.ndarray:
             read = read_ahead(batches, range(len(batches)), self._scorer, source, ahead=4)
-            scored = list(score_batches(read, self._scorer, self._size, lambda readings: None))
+            scored = list(score_batches(read, self._scorer, self._size, lambda clips: None))
             parts.save(scored, Throughput())
             scores = {result.number: result.scores for each in scored for result in each.results}
             return np.array([scores[number] for number in sorted(scores)])

@@ -1,9 +1,11 @@
-"""Bulk runs: score a manifest once, measure it, report it, and compare runs."""
+"""Bulk runs: score the clips of a manifest, measure and report the results, and compare runs."""
 
+from .audit_text import render_audit
 from .batches import BatchPlan
 from .calibration import calibrate, render_calibration, write_calibration
 from .comparison import compare, render_comparison, write_comparison
-from .leakage import audit, render_audit, render_split, split_by_group
+from .group_split import partition_groups, render_split, split_by_group
+from .leakage import audit
 from .mesh import score_batches
 from .metrics import group_codes, measure
 from .parts import ResultParts, Throughput
@@ -28,6 +30,7 @@ __all__ = [
     "evaluate",
     "group_codes",
     "measure",
+    "partition_groups",
     "read_ahead",
     "recording_source",
     "render_audit",

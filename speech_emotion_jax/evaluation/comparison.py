@@ -1,8 +1,7 @@
-"""Two runs over the same clips: what differs between them, how sure that is, and on which clips."""
+"""Compare two runs over the same clips: the differences, their intervals, and the clips the runs disagree on."""
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -17,13 +16,13 @@ from sklearn.metrics import cohen_kappa_score
 from ..errors import InvalidInput
 from ..runtime.storage import Folder
 from .metrics import LabelledScores, bootstrap, group_codes, measure, percentile_interval
-from .results import EvaluationRun
+from .results import EvaluationRun, first_names
 
 RECORD = "comparison.json"
 DISAGREEMENTS = "disagreements.csv"
 COMPARISON_METRICS = ("accuracy", "uar", "macro_f1", "weighted_f1", "log_loss", "ece")
 DISAGREEMENT_KINDS = ("only A right", "only B right", "both wrong, differently", "no truth")
-MAX_LISTED = 5  # of each kind, for a terminal
+MAX_LISTED = 5  # clips of each kind that a terminal shows
 COLUMNS = pa.schema(
     [
         ("kind", pa.string()),
@@ -39,19 +38,29 @@ COLUMNS = pa.schema(
 
 @dataclass(frozen=True)
 class Comparison:
-    """Run B against run A, on the clips that both scored.
+    """The comparison of run B with run A, on the clips that both scored.
 
-    `metrics` {name: {"a", "b", "difference": B - A, "interval": [low, high] or None}} and `mcnemar` {"only_a_right",
-    "only_b_right", "p"} are of the clips with a label; None where none has one. `agreement` is the share of clips that
-    get the same label, `kappa` Cohen's, None where both runs give all clips one label. `settings` {name: [A's, B's]}
-    are those that differ. `disagreements` are rows as COLUMNS, by kind, then by how far the scores are apart.
+    Attributes:
+        a: The folder of run A.
+        b: The folder of run B.
+        clips: The number of clips that both runs scored.
+        left_out: The number of clips with an error in either run.
+        labelled: The number of compared clips that have a label.
+        group_by: The column with the groups that the intervals are drawn by.
+        metrics: {name: {"a", "b", "difference" (B - A), "interval" ([low, high] or None)}} of the labelled clips. None
+            if no clip has a label.
+        mcnemar: {"only_a_right", "only_b_right", "p"} of the labelled clips. None if no clip has a label.
+        agreement: The fraction of clips for which both runs predict the same label.
+        kappa: Cohen's kappa. None if both runs predict one and the same label for all clips.
+        settings: {name: [value of A, value of B]} of the settings that differ.
+        disagreements: Rows with the fields of COLUMNS, sorted by kind and then by the difference of the scores.
     """
 
     a: str
     b: str
     clips: int
-    left_out: int  # an error in either run
-    labelled: int  # of the clips
+    left_out: int
+    labelled: int
     group_by: str | None
     metrics: dict[str, dict[str, Any]] | None
     mcnemar: dict[str, Any] | None
@@ -64,17 +73,29 @@ class Comparison:
 def compare(
     run_a: EvaluationRun, run_b: EvaluationRun, *, group_by: str | None = None, resamples: int = 1000, seed: int = 0
 ) -> Comparison:
-    """Compare two runs, clip by clip, matched by id.
+    """Compare two runs clip by clip. Clips are matched by id.
 
-    The differences' 95 % intervals come from drawing the same clips in both runs, by the groups of the column
-    `group_by` where it is named. McNemar's test is exact, and takes clips as independent even then. Raises
-    InvalidInput where the runs' labels, clips or truth differ, or where no clip was scored in both.
+    The intervals of the differences draw the same clips in both runs. McNemar's test is exact; it takes clips as
+    independent, even with `group_by`.
+
+    Args:
+        run_a: The first run.
+        run_b: The second run.
+        group_by: The column with the groups that the intervals are drawn by. None: single clips are drawn.
+        resamples: The number of bootstrap resamples.
+        seed: The seed of the bootstrap.
+
+    Raises:
+        InvalidInput: The runs differ in their labels, clips or truth; no clip was scored in both; or `group_by` is not
+            a column.
     """
-    place = _matched(run_a, run_b)
+    place = _match_rows(run_a, run_b)
     truth = run_a.truth
     scored = np.flatnonzero(run_a.scored & run_b.scored[place]).tolist()
     if not scored:
-        raise InvalidInput(f"{run_a.name} and {run_b.name} have no clip that both scored; look at their errors")
+        raise InvalidInput(
+            f"{run_a.name} and {run_b.name} have no clip that both scored; look at the errors in their predictions"
+        )
     a_scores, b_scores = run_a.probabilities[scored], run_b.probabilities[place][scored]
     a_labels = [run_a.labels[top] for top in a_scores.argmax(axis=1).tolist()]
     b_labels = [run_b.labels[top] for top in b_scores.argmax(axis=1).tolist()]
@@ -108,24 +129,24 @@ def compare(
         mcnemar=mcnemar,
         agreement=float(same.mean()),
         kappa=None if len({*a_labels, *b_labels}) == 1 else float(cohen_kappa_score(a_labels, b_labels)),
-        settings=_differing(run_a.record["settings"], run_b.record["settings"]),
+        settings=_different_settings(run_a.record["settings"], run_b.record["settings"]),
         disagreements=rows,
     )
 
 
 def write_comparison(comparison: Comparison, path: str) -> None:
-    """Write comparison.json, and disagreements.csv, which has all clips that get two labels, into a folder."""
+    """Write comparison.json and disagreements.csv, which lists all clips with two labels, into the folder `path`."""
     folder = Folder.open(path)
     folder.make()
     record = asdict(comparison)
-    table = io.BytesIO()
-    pyarrow.csv.write_csv(pa.Table.from_pylist(record.pop("disagreements"), schema=COLUMNS), table)
-    folder.write(DISAGREEMENTS, table.getvalue())
+    disagreements = pa.Table.from_pylist(record.pop("disagreements"), schema=COLUMNS)
+    with folder.writing(DISAGREEMENTS) as file:
+        pyarrow.csv.write_csv(disagreements, file)
     folder.write(RECORD, (json.dumps(record, ensure_ascii=False, indent=2) + "\n").encode())
 
 
 def render_comparison(comparison: Comparison) -> str:
-    """The comparison for a terminal, with the first clips of each kind of disagreement."""
+    """Format the comparison for a terminal, with the first clips of each kind of disagreement."""
     lines = [
         f"A  {comparison.a}",
         f"B  {comparison.b}",
@@ -139,7 +160,7 @@ def render_comparison(comparison: Comparison) -> str:
             numbers = f"{values['a']:>8.4f}{values['b']:>9.4f}{values['difference']:>+10.4f}"
             lines.append(f"{name:<12}{numbers}  {ends}".rstrip())
         if comparison.group_by is not None:
-            lines.append(f"Intervals by {comparison.group_by}; McNemar's test takes clips as independent.")
+            lines.append(f"Intervals draw groups of {comparison.group_by}; McNemar's test takes clips as independent.")
         test = comparison.mcnemar
         lines.append(
             f"McNemar: only A right {test['only_a_right']}, only B right {test['only_b_right']},"
@@ -162,8 +183,12 @@ def render_comparison(comparison: Comparison) -> str:
     return "\n".join(lines)
 
 
-def _matched(run_a: EvaluationRun, run_b: EvaluationRun) -> np.ndarray:
-    """The row in B of each clip of A. Raises InvalidInput where labels, clips or truth are not the same."""
+def _match_rows(run_a: EvaluationRun, run_b: EvaluationRun) -> np.ndarray:
+    """Return the row in B of each clip of A.
+
+    Raises:
+        InvalidInput: Labels, clips or truth differ.
+    """
     if set(run_a.labels) != set(run_b.labels):
         raise InvalidInput(
             f"{run_a.name} has the labels {', '.join(run_a.labels)} and {run_b.name} has {', '.join(run_b.labels)};"
@@ -172,12 +197,12 @@ def _matched(run_a: EvaluationRun, run_b: EvaluationRun) -> np.ndarray:
     rows_a, rows_b = ({clip: row for row, clip in enumerate(run.ids)} for run in (run_a, run_b))
     for run, rows in ((run_a, rows_a), (run_b, rows_b)):
         if len(rows) != len(run.table):
-            raise InvalidInput(f"{run.name} has ids that occur twice; give each clip an id of its own")
+            raise InvalidInput(f"{run.name} has ids that occur twice; give each clip its own id")
     only_a = [clip for clip in rows_a if clip not in rows_b]
     only_b = [clip for clip in rows_b if clip not in rows_a]
     if only_a or only_b:
         parts = [
-            f"{len(clips)} only in {run.name} ({_some(clips)})"
+            f"{len(clips)} only in {run.name} ({first_names(clips)})"
             for run, clips in ((run_a, only_a), (run_b, only_b))
             if clips
         ]
@@ -191,7 +216,7 @@ def _matched(run_a: EvaluationRun, run_b: EvaluationRun) -> np.ndarray:
     ]
     if other:
         raise InvalidInput(
-            f"{len(other)} clips have another label in {run_b.name} than in {run_a.name} ({_some(other)});"
+            f"{len(other)} clips have different labels in {run_a.name} and {run_b.name} ({first_names(other)});"
             " score the same manifest twice"
         )
     return place
@@ -205,7 +230,7 @@ def _differences(
     resamples: int,
     seed: int,
 ) -> dict[str, dict[str, Any]]:
-    """`Comparison.metrics` of (labels, probabilities) of two runs."""
+    """Compute `Comparison.metrics` from the (labels, probabilities) of two runs."""
     codes = group_codes(groups, len(truth))
     values, drawn = [], []
     for labels, scores in (a, b):
@@ -218,7 +243,7 @@ def _differences(
             continue
         difference = of_b - of_a
         each = drawn[1][name] - drawn[0][name]
-        if name == "ece":  # biased: mirrored, as in `metrics.intervals`
+        if name == "ece":  # ECE is biased, so its interval is mirrored as in `metrics.confidence_intervals`.
             each = 2 * difference - each
         ends = percentile_interval(each) if codes.max() > 0 else None
         compared[name] = {"a": of_a, "b": of_b, "difference": difference, "interval": ends}
@@ -226,7 +251,7 @@ def _differences(
 
 
 def _mcnemar(truth: list[Any], a_labels: list[str], b_labels: list[str]) -> dict[str, Any]:
-    """The exact test of whether A and B are right equally often."""
+    """Test exactly whether A and B are right equally often."""
     outcomes = list(zip(truth, a_labels, b_labels, strict=True))
     only_a = sum(a == true != b for true, a, b in outcomes)
     only_b = sum(b == true != a for true, a, b in outcomes)
@@ -235,23 +260,19 @@ def _mcnemar(truth: list[Any], a_labels: list[str], b_labels: list[str]) -> dict
 
 
 def _kind(true: str | None, a: str, b: str) -> str:
+    """Return the kind of a disagreement."""
     if true is None:
         return DISAGREEMENT_KINDS[3]
     return DISAGREEMENT_KINDS[0] if a == true else DISAGREEMENT_KINDS[1] if b == true else DISAGREEMENT_KINDS[2]
 
 
-def _differing(a: Mapping[str, Any], b: Mapping[str, Any], within: str = "") -> dict[str, list[Any]]:
-    """{dotted name: [A's value, B's]} of the settings that differ; None where a run has not that setting."""
+def _different_settings(a: Mapping[str, Any], b: Mapping[str, Any], within: str = "") -> dict[str, list[Any]]:
+    """Return {dotted name: [value of A, value of B]} of the settings that differ; None for a missing setting."""
     differing = {}
     for name in [*a, *(name for name in b if name not in a)]:
         of_a, of_b = a.get(name), b.get(name)
         if isinstance(of_a, Mapping) and isinstance(of_b, Mapping):
-            differing |= _differing(of_a, of_b, f"{within}{name}.")
+            differing |= _different_settings(of_a, of_b, f"{within}{name}.")
         elif of_a != of_b:
             differing[within + name] = [of_a, of_b]
     return differing
-
-
-def _some(names: Sequence[str]) -> str:
-    """The first few of them."""
-    return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")

@@ -1,7 +1,7 @@
-"""Batches that were read, scored on all devices of a host at once.
+"""Score batches of clips on all devices of a host at once.
 
-Each device takes a batch of its own: what it computes for a clip depends on the batch alone, and so neither on how many
-devices there are nor on which batches they happen to get together.
+Each device scores a batch of its own. What it computes for a clip depends on that batch alone, and neither on the
+number of devices nor on the other batches that are scored at the same time.
 """
 
 from __future__ import annotations
@@ -17,18 +17,29 @@ from ..audio import SAMPLE_RATE, feature_frames
 from ..inference import FRAME_BUCKETS, Scorer, bucket, padded_size, repeat_first
 from .reading import ClipBatch, ClipInput
 
-LONGEST_SHARED = 768  # frames, up to which buckets are narrow and neighbours share one
+MAX_SHARED_FRAMES = 768  # up to this length buckets are narrow, so clips of different buckets may share a load
 
-Transcribe = Callable[[Sequence[ClipInput]], None]  # sets text and tokens of readings, or their errors
+Transcribe = Callable[[Sequence[ClipInput]], None]
 
 
 @dataclass
 class ClipResult:
-    """What is known of a row in the end. Scores and vectors are None where it has an `error`."""
+    """The result of scoring a clip.
 
-    number: int  # of the row
+    Attributes:
+        number: The number of the manifest's row.
+        text: The text, given or transcribed; None if the model takes none.
+        duration: The length of the recording in seconds; None without a recording.
+        truncated: Whether the recording or the text was cut to what the model accepts.
+        error: Why the clip could not be scored; None if it was.
+        scores: The probability of each label; None if there is an error.
+        audio: The pooled audio vector; None if there is an error or the mode takes no audio.
+        spoken: The pooled text vector; None if there is an error or the mode takes no text.
+    """
+
+    number: int
     text: str | None
-    duration: float | None  # seconds
+    duration: float | None
     truncated: bool
     error: str | None
     scores: Float[np.ndarray, " labels"] | None = None
@@ -38,41 +49,52 @@ class ClipResult:
 
 @dataclass
 class ScoredBatch:
-    """A batch that was scored."""
+    """A batch with the results of its clips."""
 
     number: int
     results: list[ClipResult]
 
 
 class _Shape(NamedTuple):
-    """What a batch on one device is padded to; None where the mode has no use for it."""
+    """The shape that clips are padded to on one device. A field is None if the mode has no such input."""
 
     rows: int
     frames: int | None
     tokens: int | None
-    truncated: bool  # clips of over 160 s are normalised by statistics that they bring
+    truncated: bool  # clips over 160 s bring the statistics they are normalised with
 
 
-class _Load(NamedTuple):
-    """Rows of one shape for one device, and where their results belong. A batch without a good row has one of none."""
+class _DeviceLoad(NamedTuple):
+    """Clips of one shape for one device, with their results. A batch with no valid rows yields one empty load."""
 
     shape: _Shape
-    readings: list[ClipInput]
+    clips: list[ClipInput]
     results: list[ClipResult]
     batch: ScoredBatch
-    last: bool  # of its batch
+    last: bool  # whether it is the last load of its batch
 
 
 def score_batches(
     batches: Iterable[ClipBatch], scorer: Scorer, batch_size: int, transcribe: Transcribe
 ) -> Iterator[ScoredBatch]:
-    """Score batches, all devices of the scorer's mesh at a time.
+    """Score batches, on all devices of the scorer's mesh at a time.
 
-    The devices work on one group of batches while the one before it is fetched and the next one is put together.
+    The devices work on one group of batches while the results of the group before are fetched and the next group is
+    prepared.
+
+    Args:
+        batches: The batches, with the clips' audio and text read.
+        scorer: The model on its devices.
+        batch_size: The largest number of clips that one device takes.
+        transcribe: The function that transcribes the clips without text. It sets their text and tokens, or their
+            errors.
+
+    Yields:
+        The scored batches, in the order of `batches`.
     """
-    running: _Running | None = None
-    for group in _groups(batches, scorer, batch_size, transcribe):
-        following = _Running(group, scorer)
+    running: _RunningGroup | None = None
+    for group in _group_loads(batches, scorer, batch_size, transcribe):
+        following = _RunningGroup(group, scorer)
         if running is not None:
             yield from running.fetch()
         running = following
@@ -80,14 +102,14 @@ def score_batches(
         yield from running.fetch()
 
 
-def _groups(
+def _group_loads(
     batches: Iterable[ClipBatch], scorer: Scorer, batch_size: int, transcribe: Transcribe
-) -> Iterator[list[_Load]]:
-    """Neighbours of one shape, at most one a device."""
-    group: list[_Load] = []
+) -> Iterator[list[_DeviceLoad]]:
+    """Group consecutive loads of one shape, at most one per device."""
+    group: list[_DeviceLoad] = []
     for batch in batches:
-        transcribe([each for each in batch.readings if each.error is None and _lacks_text(each, scorer)])
-        for load in _loads(batch, scorer, batch_size):
+        transcribe([each for each in batch.clips if each.error is None and _lacks_text(each, scorer)])
+        for load in _divide(batch, scorer, batch_size):
             if group and (group[0].shape != load.shape or len(group) == scorer.mesh.size):
                 yield group
                 group = []
@@ -96,67 +118,73 @@ def _groups(
         yield group
 
 
-def _lacks_text(reading: ClipInput, scorer: Scorer) -> bool:
-    return scorer.config.text is not None and reading.tokens is None
+def _lacks_text(clip_input: ClipInput, scorer: Scorer) -> bool:
+    """Return whether the clip has to be transcribed first."""
+    return scorer.config.text is not None and clip_input.tokens is None
 
 
-def _loads(batch: ClipBatch, scorer: Scorer, batch_size: int) -> list[_Load]:
-    scored = ScoredBatch(batch.number, [_result(each) for each in batch.readings])
-    pairs = [pair for pair in zip(batch.readings, scored.results, strict=True) if pair[0].error is None]
-    loads: list[_Load] = []
-    for key in sorted({_apart(reading) for reading, _ in pairs}):
-        readings, results = map(list, zip(*(pair for pair in pairs if _apart(pair[0]) == key), strict=True))
-        loads.append(_Load(_shape(readings, scorer, batch_size), readings, results, scored, last=False))
+def _divide(batch: ClipBatch, scorer: Scorer, batch_size: int) -> list[_DeviceLoad]:
+    """Divide a batch into loads of one shape."""
+    scored = ScoredBatch(batch.number, [_empty_result(each) for each in batch.clips])
+    pairs = [pair for pair in zip(batch.clips, scored.results, strict=True) if pair[0].error is None]
+    loads: list[_DeviceLoad] = []
+    for key in sorted({_length_class(clip_input) for clip_input, _ in pairs}):
+        clips, results = map(list, zip(*(pair for pair in pairs if _length_class(pair[0]) == key), strict=True))
+        loads.append(_DeviceLoad(_shape(clips, scorer, batch_size), clips, results, scored, last=False))
     if not loads:
-        loads = [_Load(_Shape(0, None, None, False), [], [], scored, last=False)]
+        loads = [_DeviceLoad(_Shape(0, None, None, False), [], [], scored, last=False)]
     return [*loads[:-1], loads[-1]._replace(last=True)]
 
 
-def _apart(reading: ClipInput) -> tuple[bool, int]:
-    """Rows of a batch that differ in this are not computed together: a long clip would make all others as long."""
-    if reading.clip is None:
+def _length_class(clip_input: ClipInput) -> tuple[bool, int]:
+    """Return a key; clips of a batch with different keys are not scored together.
+
+    Otherwise one long clip would make all others be padded to its length.
+    """
+    if clip_input.clip is None:
         return False, 0
-    frames = bucket(feature_frames(len(reading.clip.waveform)), FRAME_BUCKETS)
-    return reading.clip.truncated, frames if frames > LONGEST_SHARED else 0
+    frames = bucket(feature_frames(len(clip_input.clip.waveform)), FRAME_BUCKETS)
+    return clip_input.clip.truncated, frames if frames > MAX_SHARED_FRAMES else 0
 
 
-def _result(reading: ClipInput) -> ClipResult:
-    truncated = any(part is not None and part.truncated for part in (reading.clip, reading.tokens))
-    duration = None if reading.clip is None else reading.clip.samples / SAMPLE_RATE
-    return ClipResult(reading.row.number, reading.text, duration, truncated, reading.error)
+def _empty_result(clip_input: ClipInput) -> ClipResult:
+    """Create the result of a clip, without scores yet."""
+    truncated = any(part is not None and part.truncated for part in (clip_input.clip, clip_input.tokens))
+    duration = None if clip_input.clip is None else clip_input.clip.samples / SAMPLE_RATE
+    return ClipResult(clip_input.row.number, clip_input.text, duration, truncated, clip_input.error)
 
 
-def _shape(readings: Sequence[ClipInput], scorer: Scorer, batch_size: int) -> _Shape:
-    frames = [feature_frames(len(each.clip.waveform)) for each in readings if each.clip is not None]
-    tokens = [len(each.tokens.ids) for each in readings if each.tokens is not None]
+def _shape(clips: Sequence[ClipInput], scorer: Scorer, batch_size: int) -> _Shape:
+    """Choose the shape for some clips."""
+    frames = [feature_frames(len(each.clip.waveform)) for each in clips if each.clip is not None]
+    tokens = [len(each.tokens.ids) for each in clips if each.tokens is not None]
     return _Shape(
-        padded_size(len(readings), batch_size),
+        padded_size(len(clips), batch_size),
         bucket(max(frames), FRAME_BUCKETS) if frames else None,
         scorer.token_bucket(max(tokens)) if tokens else None,
-        _apart(readings[0])[0],
+        _length_class(clips[0])[0],
     )
 
 
-class _Running:
+class _RunningGroup:
     """A group of loads of one shape that the devices are working on."""
 
-    def __init__(self, loads: list[_Load], scorer: Scorer):
+    def __init__(self, loads: list[_DeviceLoad], scorer: Scorer):
+        """Start the computation of a group."""
         self.loads = loads
         shape = loads[0].shape
         audio = spoken = None
-        rows = [
-            row for load in repeat_first(loads, scorer.mesh.size) for row in repeat_first(load.readings, shape.rows)
-        ]
+        rows = [row for load in repeat_first(loads, scorer.mesh.size) for row in repeat_first(load.clips, shape.rows)]
         if shape.frames is not None:
             audio = scorer.audio_vectors([row.clip for row in rows if row.clip is not None], shape.frames)
         if shape.tokens is not None:
             spoken = scorer.text_vectors([row.tokens for row in rows if row.tokens is not None], shape.tokens)
         scores = scorer.probabilities(audio, spoken) if rows else None
-        self._found = scores, audio, spoken
+        self._outputs = scores, audio, spoken
 
     def fetch(self) -> Iterator[ScoredBatch]:
-        """Wait for the devices, put what they found into the results, and give the batches that are done by that."""
-        scores, audio, spoken = (None if each is None else np.asarray(each) for each in self._found)
+        """Wait for the devices, store the results, and yield the batches that are complete."""
+        scores, audio, spoken = (None if each is None else np.asarray(each) for each in self._outputs)
         for place, load in enumerate(self.loads):
             for row, result in enumerate(load.results, start=place * load.shape.rows):
                 result.scores = None if scores is None else scores[row]

@@ -1,4 +1,4 @@
-"""What was scored so far, in numbered Parquet files, each of some batches; and all of it in the manifest's order."""
+"""Store scored batches in numbered Parquet files, and merge them in the manifest's order."""
 
 from __future__ import annotations
 
@@ -24,7 +24,14 @@ _META = b"speech_emotion_jax"
 
 @dataclass(frozen=True)
 class Throughput:
-    """What scoring some batches took."""
+    """The clips that were scored and the time that it took.
+
+    Attributes:
+        clips: The number of clips.
+        audio_seconds: The length of their recordings.
+        seconds: The time taken, compilation included.
+        compile_seconds: The time spent on compilation.
+    """
 
     clips: int = 0
     audio_seconds: float = 0.0
@@ -32,6 +39,7 @@ class Throughput:
     compile_seconds: float = 0.0
 
     def __add__(self, other: Throughput) -> Throughput:
+        """Add two throughputs field by field."""
         return Throughput(
             self.clips + other.clips,
             self.audio_seconds + other.audio_seconds,
@@ -50,15 +58,20 @@ class ResultPart:
 
 
 class ResultParts:
-    """The parts in a run's folder."""
+    """The part files in the folder of a run."""
 
     def __init__(self, folder: Folder, labels: Sequence[str]):
+        """Open the parts in `folder` of a run that scores `labels`."""
         self.folder = folder
         self.labels = tuple(labels)
-        self._known: dict[str, ResultPart] = {}  # a part that is there never changes
+        self._known: dict[str, ResultPart] = {}  # A part never changes once it exists.
 
     def all(self) -> list[ResultPart]:
-        """The parts there are. Raises UnreadableInput for one that is broken."""
+        """List the parts that exist.
+
+        Raises:
+            UnreadableInput: A part is broken.
+        """
         names = [name for name in self.folder.names() if name.startswith(_PART)]
         for name in names:
             if name in self._known:
@@ -68,12 +81,12 @@ class ResultParts:
                 self._known[name] = ResultPart(name, tuple(meta["batches"]), Throughput(**meta["effort"]))
             except (pa.ArrowException, ValueError, KeyError, TypeError) as error:
                 raise UnreadableInput(
-                    f"{self.folder.path(name)} is broken ({error}); remove it, and its clips are scored again"
+                    f"{self.folder.path(name)} is broken ({error}); remove it, and its clips will be scored again"
                 ) from error
         return [self._known[name] for name in names]
 
     def save(self, batches: Sequence[ScoredBatch], effort: Throughput) -> None:
-        """Write some batches as one part, at once."""
+        """Write scored batches as one part, which appears in the folder whole or not at all."""
         rows = [(batch.number, result) for batch in batches for result in batch.results]
         results = [result for _, result in rows]
         meta = {"batches": [batch.number for batch in batches], "effort": vars(effort)}
@@ -95,7 +108,7 @@ class ResultParts:
             pq.write_table(table.replace_schema_metadata({_META: json.dumps(meta)}), file)
 
     def remove(self) -> None:
-        """Remove all parts, once what they hold stands elsewhere."""
+        """Remove all parts, once their content is in the final files."""
         for name in self.folder.names():
             if name.startswith(_PART):
                 self.folder.remove(name)
@@ -103,7 +116,7 @@ class ResultParts:
 
 @dataclass(frozen=True)
 class OrderedResults:
-    """The rows of all parts in the manifest's order, a window of the manifest at a time."""
+    """The rows of all parts in the manifest's order, merged one window of the manifest at a time."""
 
     parts: ResultParts
     manifest: Manifest
@@ -111,74 +124,80 @@ class OrderedResults:
 
     @cached_property
     def _holders(self) -> dict[int, ResultPart]:
-        """{batch: the part that has it}; one that was scored twice, by a host that was thought dead, is taken once."""
+        """{batch: the part that holds it}. A batch in two parts, scored by two hosts, is taken once."""
         return {batch: part for part in self.parts.all() for batch in part.batches}
 
     def windows(self) -> Iterator[tuple[pa.Table, pa.Table]]:
-        """Pairs of a window's rows in the manifest and what was found of them."""
+        """Yield, for each window, its rows in the manifest and the results of these rows.
+
+        Raises:
+            InvalidInput: The recordings have changed since the run was begun, so that batches hold other clips.
+        """
         held: dict[str, pa.Table] = {}
-        for window in range(self.batches.windows()):
-            numbers = self.batches.in_window(window)
+        for window in range(self.batches.window_count()):
+            numbers = self.batches.batches_of_window(window)
             needed = {self._holders[number].name for number in numbers}
             held = {name: held[name] if name in held else self._read(name) for name in needed}
-            found = []
+            selected = []
             for name in sorted(needed):
                 theirs = [number for number in numbers if self._holders[number].name == name]
                 keep = np.isin(held[name].column("batch").to_numpy(), theirs)
-                found.append(held[name].filter(pa.array(keep)))
-            rows = pa.concat_tables(found).sort_by("number")
+                selected.append(held[name].filter(pa.array(keep)))
+            rows = pa.concat_tables(selected).sort_by("number")
             start = window * WINDOW
-            wanted = np.arange(start, min(start + WINDOW, len(self.manifest)))
-            if not np.array_equal(rows.column("number").to_numpy(), wanted):
+            expected = np.arange(start, min(start + WINDOW, len(self.manifest)))
+            if not np.array_equal(rows.column("number").to_numpy(), expected):
                 raise InvalidInput(
                     f"recordings have changed since {self.parts.folder.name} was begun: their lengths, which decide "
-                    "what is scored together, are others; give another output, and leave the recordings as they are"
+                    "how clips are batched, are different; name another output, and leave the recordings unchanged"
                 )
-            yield self.manifest.table.slice(start, len(wanted)), rows
+            yield self.manifest.table.slice(start, len(expected)), rows
 
     def predictions(self) -> Iterator[pa.Table]:
-        """The rows of predictions.parquet."""
-        for given, found in self.windows():
-            yield _predictions(given, found, self.parts.labels)
+        """Yield the rows of predictions.parquet."""
+        for given, results in self.windows():
+            yield _predictions(given, results, self.parts.labels)
 
     def embeddings(self, *, audio: bool, text: bool) -> Iterator[pa.Table]:
-        """The rows of embeddings.parquet: each clip's id and, of what the mode uses, pooled vectors, null at errors."""
-        for given, found in self.windows():
+        """Yield the rows of embeddings.parquet: ids and the pooled vectors of the inputs in use, null at errors."""
+        for given, results in self.windows():
             columns = {"id": given.column(self.manifest.columns["id"])}
             if audio:
-                columns["audio"] = found.column("audio")
+                columns["audio"] = results.column("audio")
             if text:
-                columns["text"] = found.column("spoken")
+                columns["text"] = results.column("spoken")
             yield pa.table(columns)
 
     def _read(self, name: str) -> pa.Table:
+        """Read a part."""
         return pq.ParquetFile(self.parts.folder.open_to_arrow(name)).read()
 
 
-def _predictions(given: pa.Table, found: pa.Table, labels: Sequence[str]) -> pa.Table:
-    scores = np.full((len(found), len(labels)), np.nan, np.float32)
-    good = found.column("scores").is_valid().to_numpy()
+def _predictions(given: pa.Table, results: pa.Table, labels: Sequence[str]) -> pa.Table:
+    """Combine rows of the manifest with their results."""
+    scores = np.full((len(results), len(labels)), np.nan, np.float32)
+    good = results.column("scores").is_valid().to_numpy()
     if good.any():
-        scores[good] = np.stack(found.column("scores").drop_null().to_numpy())
+        scores[good] = np.stack(results.column("scores").drop_null().to_numpy())
     none = ~good
-    top = np.where(none, 0, np.where(none[:, None], 0, scores).argmax(axis=1))  # the first of equals
+    top = np.where(none, 0, np.where(none[:, None], 0, scores).argmax(axis=1))  # the first of equal scores
     columns: dict[str, pa.Array | pa.ChunkedArray] = {
         name: given.column(name)
         for name in given.column_names
-        if name != "text"  # the text column would be this one
+        if name != "text"  # replaced by the text that was scored
     }
-    columns["text"] = found.column("text")
+    columns["text"] = results.column("text")
     columns["top_label"] = pa.array(np.array(labels, object)[top], pa.string(), mask=none)
     columns["top_score"] = pa.array(scores[np.arange(len(scores)), top], pa.float32(), mask=none)
     for index, label in enumerate(labels):
         columns[SCORE_PREFIX + label] = pa.array(scores[:, index], pa.float32(), mask=none)
     for name in ("duration", "truncated", "error"):
-        columns[name] = found.column(name)
+        columns[name] = results.column(name)
     return pa.table(columns)
 
 
 def write_tables(folder: Folder, name: str, tables: Iterator[pa.Table]) -> None:
-    """Write tables one after the other as one Parquet file; equal tables give equal bytes."""
+    """Write tables one after another into a single Parquet file. Equal tables give equal bytes."""
     first = next(tables)
     with folder.writing(name) as file, pq.ParquetWriter(file, first.schema) as writer:
         writer.write_table(first)

@@ -1,4 +1,4 @@
-"""Batches of clips read ahead of the devices, by Grain's threads."""
+"""Read batches of clips ahead of the devices, in Grain's threads."""
 
 from __future__ import annotations
 
@@ -14,14 +14,23 @@ from ..inference import Scorer
 from ..text import Tokens
 from .batches import BatchPlan
 
-# Threads, no processes, which have to start and send what they decode (scripts/benchmark_bulk.py has figures). One is
-# enough for a local disk; the others wait for a network one.
+# Threads rather than processes: processes take time to start and have to copy what they decode, as measured by
+# scripts/benchmark_bulk.py. One thread is enough for a local disk; the others hide the latency of a network disk.
 READER_THREADS = 4
 
 
 @dataclass
 class ClipInput:
-    """A row as it was read. `clip` and `tokens` are None where the mode has no use for them, or for the `error`."""
+    """A row of the manifest with its inputs.
+
+    Attributes:
+        row: The row.
+        source: The recording; None if the row names none.
+        text: The text; None if it has to be transcribed or the model takes none.
+        clip: The decoded audio; None if the model takes none or there is an error.
+        tokens: The tokens of the text; None if there is no text or there is an error.
+        error: Why the row could not be read; None if it was.
+    """
 
     row: Row
     source: AudioSource | None
@@ -33,10 +42,10 @@ class ClipInput:
 
 @dataclass
 class ClipBatch:
-    """A batch that was read."""
+    """A batch of clips that were read."""
 
     number: int
-    readings: list[ClipInput]
+    clips: list[ClipInput]
 
 
 def read_ahead(
@@ -47,12 +56,20 @@ def read_ahead(
     *,
     ahead: int,
 ) -> Iterator[ClipBatch]:
-    """The batches of these numbers, in order, up to `ahead` of them read before they are asked for.
+    """Read batches ahead of their consumer.
 
-    A text that is missing is left to be transcribed. What can't be read has its error, and raises nothing.
+    A missing text is left to be transcribed. A row that can't be read gets an error; nothing is raised.
+
+    Args:
+        batches: The plan of the batches.
+        numbers: The numbers of the batches to read, in order.
+        scorer: The scorer, which prepares audio and text for its model.
+        source: The function that returns the recording of a row.
+        ahead: The largest number of batches that are read before they are asked for.
     """
 
     def read(number: int) -> ClipBatch:
+        """Read one batch."""
         return ClipBatch(number, [_read(row, source(row), scorer) for row in batches[number]])
 
     options = grain.ReadOptions(num_threads=min(READER_THREADS, ahead), prefetch_buffer_size=ahead)
@@ -60,18 +77,27 @@ def read_ahead(
 
 
 def _read(row: Row, source: AudioSource | None, scorer: Scorer) -> ClipInput:
-    reading = ClipInput(row, source, row.text if scorer.config.text is not None else None)
+    """Read the audio and the text of a row."""
+    clip_input = ClipInput(row, source, row.text if scorer.config.text is not None else None)
     try:
-        reading.clip = scorer.clip(source)
-        if reading.text is not None:
-            reading.tokens = scorer.tokens(reading.text)
+        clip_input.clip = scorer.clip(source)
+        if clip_input.text is not None:
+            clip_input.tokens = scorer.tokens(clip_input.text)
     except SpeechEmotionError as error:
-        reading.error = str(error)
-    return reading
+        clip_input.error = str(error)
+    return clip_input
 
 
 def recording_source(row: Row, root: str) -> AudioSource | None:
-    """What a row names below the audio root: a file, a record of a shard, or a cut of either; None where nothing."""
+    """Return the recording that a row names.
+
+    Args:
+        row: A row of the manifest.
+        root: The folder that file names are relative to.
+
+    Returns:
+        A file, a record of a shard, or a cut of either; None if the row names no recording.
+    """
     if row.shard is not None and row.record is not None:
         whole = PackedRecording(locate(row.shard, root), row.record)
     elif row.filename is not None:

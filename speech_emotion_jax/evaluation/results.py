@@ -1,9 +1,9 @@
-"""A finished bulk run as it lies in its folder: which clips were scored, what came out, and what was true."""
+"""Read the folder of a finished bulk run: which clips were scored, their scores, and their true labels."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -18,16 +18,19 @@ from ..runtime.storage import Folder
 
 RECORD = "run.json"
 PREDICTIONS = "predictions.parquet"
-SCORE_PREFIX = "score_"  # of every label's column
+SCORE_PREFIX = "score_"  # the column of a label is named score_<label>
 SCHEMA = 1
 
 
 @dataclass(frozen=True)
 class EvaluationRun:
-    """What `evaluate` wrote.
+    """A finished run of `evaluate`.
 
-    `record` is run.json: "labels" in the checkpoint's order, "columns" {field: the manifest's column}, "label_map",
-    and "settings". `table` is predictions.parquet, a row a clip, in the manifest's order.
+    Attributes:
+        name: The folder, as the user named it.
+        record: The content of run.json: "labels" in the checkpoint's order, "columns" ({field: column of the
+            manifest}), "label_map" and "settings".
+        table: The content of predictions.parquet, one row per clip in the manifest's order.
     """
 
     name: str
@@ -36,12 +39,16 @@ class EvaluationRun:
 
     @classmethod
     def read(cls, path: str) -> EvaluationRun:
-        """Read a run's folder. Raises UnreadableInput where there is none or it is not finished."""
+        """Read the folder of a run.
+
+        Raises:
+            UnreadableInput: There is no run in the folder, it is unfinished, or its files are broken.
+        """
         folder = Folder.open(path)
         missing = [name for name in (RECORD, PREDICTIONS) if not folder.holds(name)]
         if missing:
             raise UnreadableInput(
-                f"{path} is no finished run: it has no {' and no '.join(missing)}; finish it with evaluate"
+                f"{path} is no finished run: it has no {' and no '.join(missing)}; finish it with the command evaluate"
             )
         try:
             record = json.loads(folder.read(RECORD))
@@ -61,18 +68,18 @@ class EvaluationRun:
 
     @cached_property
     def probabilities(self) -> Float[np.ndarray, "clips labels"]:
-        """What the checkpoint gave, float64; NaN where a clip has an error."""
+        """The scores of each clip, float64; NaN for clips with an error."""
         columns = [self.table.column(SCORE_PREFIX + label).to_numpy() for label in self.labels]
         return np.stack(columns, axis=1).astype(np.float64)
 
     @cached_property
     def scored(self) -> Bool[np.ndarray, " clips"]:
-        """Which clips have no error."""
+        """Whether each clip was scored without an error."""
         return self.table.column("error").is_null().to_numpy()
 
     @cached_property
     def truth(self) -> list[str | None]:
-        """The label of each clip, mapped as the run was told; None where it has none."""
+        """The true label of each clip after the run's label map; None for clips without a label."""
         column = self.record["columns"].get("label")
         if column is None:
             return [None] * len(self.table)
@@ -81,24 +88,31 @@ class EvaluationRun:
 
     @property
     def ids(self) -> list[str]:
-        """What tells clips apart."""
+        """The id of each clip."""
         return [str(each) for each in self.column(self.record["columns"]["id"])]
 
     def column(self, name: str) -> list[Any]:
-        """A column of the manifest or the predictions. Raises InvalidInput, listing what there is."""
+        """Return a column of the manifest or of the predictions.
+
+        Raises:
+            InvalidInput: There is no such column. The message lists those that exist.
+        """
         if name not in self.table.column_names:
             raise InvalidInput(f"{self.name} has no column {name!r}; there are {', '.join(self.table.column_names)}")
         return self.table.column(name).to_pylist()
 
 
 def claim_folder(folder: Folder, name: str, record: Mapping[str, Any]) -> None:
-    """Make the folder that of the run which `record` describes, kept in the file `name`.
+    """Reserve the folder for the run that `record` describes.
 
-    Raises InvalidInput, with the differences, where it is another's.
+    The first call writes the record into the file `name`. A later call continues the run if its record is the same.
+
+    Raises:
+        InvalidInput: The folder holds another run, or files that are not a run. The message lists the differences.
     """
     if not folder.holds(name):
         if others := folder.names():
-            raise InvalidInput(f"{folder.name} is no run and not empty ({others[0]}, ...); name another output")
+            raise InvalidInput(f"{folder.name} is not empty and holds no run (it has {others[0]}); name another output")
         folder.make()
         folder.write(name, json.dumps(record, indent=1, ensure_ascii=False).encode())
         return
@@ -112,14 +126,20 @@ def claim_folder(folder: Folder, name: str, record: Mapping[str, Any]) -> None:
     ]
     if differences:
         raise InvalidInput(
-            f"{folder.name} was begun with other settings; give the same ones, or name another output\n  "
+            f"{folder.name} was begun with other settings; use the same settings, or name another output\n  "
             + "\n  ".join(differences)
         )
 
 
 def _differences(then: Any, now: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Yield (dotted name, old value, new value) of everything that differs."""
     if isinstance(then, dict) and isinstance(now, dict):
         for key in sorted(then.keys() | now.keys()):
             yield from _differences(then.get(key), now.get(key), f"{name}.{key}" if name else key)
     elif then != now:
         yield name, then, now
+
+
+def first_names(names: Sequence[str]) -> str:
+    """Join the first three names, for a message."""
+    return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")

@@ -1,12 +1,14 @@
-"""The bulk run: a manifest of clips to predictions, metrics and a report, each clip exactly once.
+"""Score a manifest of clips, each exactly once, and write predictions, metrics and a report.
 
-OUT/run.json             what is scored, by what, with which settings; another run does not continue this one
-OUT/part-*.parquet       what was scored so far, written whole; gone when the run is finished
-OUT/predictions.parquet  the manifest's columns and what was found, in the manifest's order
-OUT/embeddings.parquet   pooled vectors, where asked for
-OUT/metrics.json         where the manifest has labels
-OUT/throughput.json      what it took
-OUT/report.html, *.png   the same to look at; the last to be written
+Files in the output folder:
+
+- run.json: the model, the manifest and the settings. A run with other settings does not continue this one.
+- part-*.parquet: the batches scored so far. They are removed when the run is finished.
+- predictions.parquet: the columns of the manifest and the results, in the manifest's order.
+- embeddings.parquet: pooled vectors, if asked for.
+- metrics.json: the metrics, if the manifest has labels.
+- throughput.json: the time that scoring took.
+- report.html and *.png: the report with its figures. report.html is written last.
 """
 
 from __future__ import annotations
@@ -48,17 +50,31 @@ logger = logging.getLogger("speech_emotion_jax")
 
 METRICS, THROUGHPUT, EMBEDDINGS, REPORT = "metrics.json", "throughput.json", "embeddings.parquet", "report.html"
 
-BLOCK = 8  # neighbouring batches that one host takes: of one shape mostly, for the devices of a host
-POLL_SECONDS = 1.0  # between looks whether the other hosts are done
+BLOCK = 8  # consecutive batches per host; most have one shape, so the devices of a host can score them together
+POLL_SECONDS = 1.0  # between checks whether the other hosts are done
 
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    """What is to be scored, by what, and where to.
+    """The settings of a bulk run.
 
-    `columns`, `label_map`, `split` and `time_unit` are as in `read_manifest`. Rows without text are transcribed by
-    `whisper`, or refused where that is None. `batch_size` is a device's; None: what is best there. `limit` takes the
-    first rows only. A killed run loses the work of `save_every` seconds at most, and one batch.
+    Attributes:
+        manifest: The manifest's path.
+        output: The folder to write to.
+        request: The checkpoint.
+        audio_root: The folder that file names are relative to. None: the manifest's folder.
+        columns: See `read_manifest`.
+        label_map: See `read_manifest`.
+        split: See `read_manifest`.
+        time_unit: See `read_manifest`.
+        limit: Score the first rows only.
+        whisper: The Whisper checkpoint that transcribes rows without text. None: such rows are refused.
+        precision: "float32" or "bfloat16".
+        batch_size: Clips per device. None: the best size for the platform.
+        device: The device to use, see `select_mesh`.
+        embeddings: Whether to write pooled vectors as well.
+        group_by: The column with the groups that the intervals are drawn by.
+        save_every: Seconds between saves. A killed run loses at most the work since the last save, and one batch.
     """
 
     manifest: str
@@ -80,13 +96,20 @@ class EvaluateConfig:
 
     @property
     def root(self) -> str:
-        """The folder that recordings are named from: the manifest's own, where none is given."""
+        """The folder that file names are relative to."""
         return self.audio_root or ("" if is_remote(self.manifest) else os.path.dirname(self.manifest)) or "."
 
 
 @dataclass(frozen=True)
 class EvaluateResult:
-    """What became of a run: how many clips have an error, and what to say. `finished` is false on all hosts but one."""
+    """The result of a bulk run on one host.
+
+    Attributes:
+        finished: Whether the results are in the folder. Of several hosts only host 0 reports them.
+        clips: The number of clips.
+        errors: The number of clips that could not be scored.
+        text: A summary for a terminal.
+    """
 
     finished: bool
     clips: int
@@ -94,113 +117,121 @@ class EvaluateResult:
     text: str
 
 
-def evaluate(job: EvaluateConfig) -> EvaluateResult:
-    """Score what of a manifest is not scored yet and, when all is, write predictions, metrics and the report.
+def evaluate(config: EvaluateConfig) -> EvaluateResult:
+    """Score the clips of a manifest that are not scored yet; then write predictions, metrics and the report.
 
-    Raises InvalidInput or UnreadableInput, before anything is scored, for a manifest that can't be used, an output
-    folder that holds another run, and a checkpoint that can't be loaded.
+    Raises:
+        InvalidInput: A setting or the manifest can't be used, or the output folder holds another run. Raised before
+            anything is scored.
+        UnreadableInput: The manifest or the checkpoint can't be read.
     """
-    for name, value in (("batch size", job.batch_size), ("limit", job.limit)):
+    for name, value in (("batch size", config.batch_size), ("limit", config.limit)):
         if value is not None and value < 1:
             raise InvalidInput(f"the {name} is {value}; it must be at least 1")
-    folder = Folder.open(job.output)
+    folder = Folder.open(config.output)
     with progress("Reading the manifest"):
         manifest = read_manifest(
-            job.manifest, columns=job.columns, split=job.split, label_map=job.label_map, time_unit=job.time_unit
+            config.manifest,
+            columns=config.columns,
+            split=config.split,
+            label_map=config.label_map,
+            time_unit=config.time_unit,
         )
-        if job.limit is not None:
+        if config.limit is not None:
             manifest = replace(
-                manifest, table=manifest.table.slice(0, job.limit), file_rows=manifest.file_rows[: job.limit]
+                manifest, table=manifest.table.slice(0, config.limit), file_rows=manifest.file_rows[: config.limit]
             )
     names = manifest.table.column_names
-    if job.group_by not in (None, *names):
-        raise InvalidInput(f"{job.manifest} has no column {job.group_by!r} to group by; it has {', '.join(names)}")
-    checkpoint = resolve_emotion(job.request)
-    config = checkpoint.config
+    if config.group_by not in (None, *names):
+        raise InvalidInput(
+            f"{config.manifest} has no column {config.group_by!r} to group by; it has {', '.join(names)}"
+        )
+    checkpoint = resolve_emotion(config.request)
+    model_config = checkpoint.config
     with progress("Checking the manifest"):
         validate(
             manifest,
-            audio_root=job.root,
-            needs_audio=config.audio is not None or job.whisper is not None,
-            needs_text=config.text is not None and job.whisper is None,
-            labels=config.labels,
+            audio_root=config.root,
+            needs_audio=model_config.audio is not None or config.whisper is not None,
+            needs_text=model_config.text is not None and config.whisper is None,
+            labels=model_config.labels,
         )
-    if config.text is not None and job.whisper is not None:
-        resolve_whisper(Request(job.whisper))  # Fails now if it is missing, not when the first row needs it.
-    mesh = select_mesh(job.device)
+    if model_config.text is not None and config.whisper is not None:
+        resolve_whisper(Request(config.whisper))  # Fails now if it is missing, not when the first row needs it.
+    mesh = select_mesh(config.device)
     platform = mesh.devices.flat[0].platform
-    batch_size = default_batch_size(config, platform) if job.batch_size is None else job.batch_size
+    batch_size = default_batch_size(model_config, platform) if config.batch_size is None else config.batch_size
     record = {
         "schema": SCHEMA,
-        "labels": list(config.labels),
+        "labels": list(model_config.labels),
         "columns": dict(manifest.columns),
         "label_map": dict(manifest.label_map),
-        "settings": _settings(job, batch_size, manifest, checkpoint, mesh.devices.flat[0]),
+        "settings": _settings(config, batch_size, manifest, checkpoint, mesh.devices.flat[0]),
     }
     claim_folder(folder, RECORD, record)
     shared = is_shared_folder(folder)
-    if _finished(folder, job):
-        return _outcome(folder)
+    if _is_finished(folder, config):
+        return _read_result(folder)
 
-    parts = ResultParts(folder, config.labels)
+    parts = ResultParts(folder, model_config.labels)
     batches = BatchPlan(
-        manifest, batch_size, lambda row: recording_source(row, job.root), has_audio=config.audio is not None
+        manifest, batch_size, lambda row: recording_source(row, config.root), has_audio=model_config.audio is not None
     )
     if not folder.holds(PREDICTIONS):
-        mine = _share(len(batches), parts)
+        mine = _batches_of_host(len(batches), parts)
         if mine:
             place = NamedSharding(mesh, PartitionSpec())
-            scorer = Scorer(load_resolved(checkpoint, place, job.precision), mesh)
-            _score(job, manifest, batches, mine, scorer, parts)
+            scorer = Scorer(load_resolved(checkpoint, place, config.precision), mesh)
+            _score(config, manifest, batches, mine, scorer, parts)
             scorer.close()
         if not shared:
-            return EvaluateResult(False, 0, 0, _own_share(folder, len(mine)))
+            return EvaluateResult(False, 0, 0, _explain_separate_folders(folder, len(mine)))
     if jax.process_index() > 0:
         return _await_report(folder)
     if not folder.holds(PREDICTIONS):
         _await_parts(parts, len(batches))
-        _merge(folder, OrderedResults(parts, manifest, batches), config, job)
-    _describe(folder, job, record, mesh.size)
+        _write_predictions(folder, OrderedResults(parts, manifest, batches), model_config, config)
+    _write_report(folder, config, record, mesh.size)
     parts.remove()
-    return _outcome(folder)
+    return _read_result(folder)
 
 
 def _settings(
-    job: EvaluateConfig,
+    config: EvaluateConfig,
     batch_size: int,
     manifest: Manifest,
     checkpoint: EmotionCheckpointInfo,
     device: jax.Device,
 ) -> dict[str, Any]:
-    """All that the numbers depend on: a run that was begun with others is not continued."""
+    """Return everything that the results depend on. A run with other settings is not continued."""
     return {
         "manifest": manifest.sha256,
-        "audio_root": job.root,
-        "split": job.split,
-        "time_unit": job.time_unit,
-        "limit": job.limit,
-        "model": job.request.model_id,
+        "audio_root": config.root,
+        "split": config.split,
+        "time_unit": config.time_unit,
+        "limit": config.limit,
+        "model": config.request.model_id,
         "mode": checkpoint.config.mode,
         "language": checkpoint.language,
         "weights": checkpoint.weight_digests(),
-        "whisper": job.whisper,
-        "precision": job.precision,
+        "whisper": config.whisper,
+        "precision": config.precision,
         "batch_size": batch_size,
-        "embeddings": job.embeddings,
+        "embeddings": config.embeddings,
         "device": device.device_kind,
         "versions": versions("speech_emotion_jax", "jax"),
     }
 
 
-def _finished(folder: Folder, job: EvaluateConfig) -> bool:
-    """Whether all is written; the metrics by the groups that are asked for now."""
+def _is_finished(folder: Folder, config: EvaluateConfig) -> bool:
+    """Return whether everything is written, including metrics by the groups that are asked for now."""
     if not folder.holds(PREDICTIONS) or not folder.holds(REPORT):
         return False
-    return not folder.holds(METRICS) or json.loads(folder.read(METRICS))["group_by"] == job.group_by
+    return not folder.holds(METRICS) or json.loads(folder.read(METRICS))["group_by"] == config.group_by
 
 
-def _share(count: int, parts: ResultParts) -> list[int]:
-    """The batches that this host has to score still."""
+def _batches_of_host(count: int, parts: ResultParts) -> list[int]:
+    """Return the numbers of the batches that this host still has to score."""
     done = {number for part in parts.all() for number in part.batches}
     hosts, host = jax.process_count(), jax.process_index()
     block = min(BLOCK, -(-count // hosts))
@@ -208,24 +239,26 @@ def _share(count: int, parts: ResultParts) -> list[int]:
 
 
 def _score(
-    job: EvaluateConfig,
+    config: EvaluateConfig,
     manifest: Manifest,
     batches: BatchPlan,
     numbers: Sequence[int],
     scorer: Scorer,
     parts: ResultParts,
 ) -> None:
+    """Score batches and save them as parts."""
     clips = min(len(numbers) * batches.batch_size, len(manifest))
     pending: list[ScoredBatch] = []
     started, compiled = time.perf_counter(), 0.0
     reads = read_ahead(batches, numbers, scorer, batches.source, ahead=2 * scorer.mesh.size + 2)
-    transcriber = _Transcriber(job, batches.batch_size, scorer)
+    transcriber = _Transcriber(config, batches.batch_size, scorer)
 
     def save() -> None:
+        """Save the batches that are scored but not saved."""
         nonlocal pending, started, compiled
         now, total = time.perf_counter(), scorer.compile_seconds
         if pending:
-            parts.save(pending, _effort(pending, now - started, total - compiled))
+            parts.save(pending, _measure_throughput(pending, now - started, total - compiled))
         pending, started, compiled = [], now, total
 
     try:
@@ -233,55 +266,58 @@ def _score(
             for scored in score_batches(reads, scorer, batches.batch_size, transcriber):
                 pending.append(scored)
                 advance(len(scored.results))
-                if time.perf_counter() - started >= job.save_every:
+                if time.perf_counter() - started >= config.save_every:
                     save()
-    finally:  # what was scored before an interruption is good
+    finally:  # Batches that were scored before an interruption are valid.
         save()
         transcriber.close()
 
 
-def _effort(batches: Sequence[ScoredBatch], seconds: float, compile_seconds: float) -> Throughput:
+def _measure_throughput(batches: Sequence[ScoredBatch], seconds: float, compile_seconds: float) -> Throughput:
+    """Sum up the clips of some batches, and log the rate."""
     results = [result for batch in batches for result in batch.results]
     effort = Throughput(len(results), sum(each.duration or 0.0 for each in results), seconds, compile_seconds)
-    logger.info("%d clips scored, %.1f s of sound a second", effort.clips, effort.audio_seconds / seconds)
+    logger.info("%d clips scored, %.1f s of audio per second", effort.clips, effort.audio_seconds / seconds)
     return effort
 
 
 class _Transcriber:
-    """Gives rows without text theirs. Whisper is loaded when the first one comes."""
+    """Transcribe the rows without text. Whisper is loaded when the first such row comes."""
 
-    def __init__(self, job: EvaluateConfig, batch_size: int, scorer: Scorer):
-        self._job = job
+    def __init__(self, config: EvaluateConfig, batch_size: int, scorer: Scorer):
+        self._config = config
         self._batch_size = batch_size
         self._scorer = scorer
         self._whisper: WhisperPipeline | None = None
 
-    def __call__(self, readings: Sequence[ClipInput]) -> None:
-        if not readings:
+    def __call__(self, clips: Sequence[ClipInput]) -> None:
+        """Set the text and tokens of the clips, or their errors."""
+        if not clips:
             return
         if self._whisper is None:
-            assert self._job.whisper is not None, "the manifest was checked"
+            assert self._config.whisper is not None, "the manifest was checked"
             self._whisper = WhisperPipeline.from_pretrained(
-                self._job.whisper, precision=self._job.precision, device=self._job.device
+                self._config.whisper, precision=self._config.precision, device=self._config.device
             )
-        sources = [reading.source for reading in readings if reading.source is not None]
+        sources = [clip_input.source for clip_input in clips if clip_input.source is not None]
         options = TranscriptionOptions(language=self._scorer.language, batch_size=self._batch_size)
-        for reading, heard in zip(readings, self._whisper.transcribe_each(sources, options), strict=True):
-            if isinstance(heard, SpeechEmotionError):
-                reading.error = str(heard)
-            elif not heard["text"]:
-                reading.error = f"nothing that is said in {describe(reading.source)} could be transcribed"
+        for clip_input, transcript in zip(clips, self._whisper.transcribe_each(sources, options), strict=True):
+            if isinstance(transcript, SpeechEmotionError):
+                clip_input.error = str(transcript)
+            elif not transcript["text"]:
+                clip_input.error = f"no speech was recognised in {describe(clip_input.source)}"
             else:
-                reading.text = heard["text"]
-                reading.tokens = self._scorer.tokens(reading.text)
+                clip_input.text = transcript["text"]
+                clip_input.tokens = self._scorer.tokens(clip_input.text)
 
     def close(self) -> None:
+        """Free Whisper."""
         if self._whisper is not None:
             self._whisper.close()
 
 
 def _await_parts(parts: ResultParts, count: int) -> None:
-    """Wait for the other hosts' shares. A host that dies ends this one, too."""
+    """Wait until the other hosts have scored their batches. If a host dies, JAX ends this one too."""
     if jax.process_count() == 1:
         return
     with progress("Waiting for the other hosts"):
@@ -290,39 +326,44 @@ def _await_parts(parts: ResultParts, count: int) -> None:
 
 
 def _await_report(folder: Folder) -> EvaluateResult:
+    """Wait until host 0 has written the report."""
     with progress("Waiting for host 0"):
         while not folder.holds(REPORT):
             time.sleep(POLL_SECONDS)
-    return EvaluateResult(False, 0, 0, f"host {jax.process_index()} has done its share; host 0 has the results")
+    return EvaluateResult(False, 0, 0, f"host {jax.process_index()} has scored its batches; host 0 has the results")
 
 
-def _own_share(folder: Folder, scored: int) -> str:
+def _explain_separate_folders(folder: Folder, scored: int) -> str:
+    """Explain how to finish a run whose hosts do not share a folder."""
     return (
-        f"host {jax.process_index()} scored {scored} batches into a {folder.name} of its own; bring run.json and the "
-        "part-*.parquet of all hosts into one folder, and give the same command there on one host"
+        f"host {jax.process_index()} scored {scored} batches into its own folder {folder.name}; copy run.json and the "
+        "part-*.parquet files of all hosts into one folder, and run the same command there on one host"
     )
 
 
-def _merge(folder: Folder, merge: OrderedResults, config: EmotionConfig, job: EvaluateConfig) -> None:
+def _write_predictions(
+    folder: Folder, merge: OrderedResults, model_config: EmotionConfig, config: EvaluateConfig
+) -> None:
+    """Write the predictions, and the embeddings if asked for."""
     with progress("Writing the predictions"):
-        if job.embeddings:
-            vectors = merge.embeddings(audio=config.audio is not None, text=config.text is not None)
+        if config.embeddings:
+            vectors = merge.embeddings(audio=model_config.audio is not None, text=model_config.text is not None)
             write_tables(folder, EMBEDDINGS, vectors)
         effort = sum((part.effort for part in merge.parts.all()), start=Throughput())
         folder.write(THROUGHPUT, json.dumps(asdict(effort), indent=1).encode())
         write_tables(folder, PREDICTIONS, merge.predictions())
 
 
-def _describe(folder: Folder, job: EvaluateConfig, record: Mapping[str, Any], devices: int) -> None:
-    """Metrics and report of the predictions."""
-    run = EvaluationRun.read(job.output)
+def _write_report(folder: Folder, config: EvaluateConfig, record: Mapping[str, Any], devices: int) -> None:
+    """Write the metrics and the report of the predictions."""
+    run = EvaluationRun.read(config.output)
     metrics = None
     rows = [row for row, (good, truth) in enumerate(zip(run.scored, run.truth, strict=True)) if good and truth]
     if rows:
-        groups = run.column(job.group_by) if job.group_by is not None else None
+        groups = run.column(config.group_by) if config.group_by is not None else None
         with progress("Measuring"):
             metrics = {
-                "group_by": job.group_by,
+                "group_by": config.group_by,
                 "errors": int((~run.scored).sum()),
                 "unlabelled": sum(truth is None for truth in run.truth),
                 **measure(
@@ -341,10 +382,11 @@ def _describe(folder: Folder, job: EvaluateConfig, record: Mapping[str, Any], de
         **record,
     }
     with progress("Writing the report"):
-        write_report(folder, run, metrics, group_by=job.group_by, throughput=throughput, provenance=provenance)
+        write_report(folder, run, metrics, group_by=config.group_by, throughput=throughput, provenance=provenance)
 
 
-def _outcome(folder: Folder) -> EvaluateResult:
+def _read_result(folder: Folder) -> EvaluateResult:
+    """Summarise a finished run."""
     run = EvaluationRun.read(folder.name)
     metrics = json.loads(folder.read(METRICS)) if folder.holds(METRICS) else None
     errors = int((~run.scored).sum())

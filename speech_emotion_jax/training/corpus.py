@@ -11,7 +11,7 @@ from jaxtyping import Int
 
 from ..corpus import Manifest
 from ..errors import InvalidInput
-from ..evaluation import group_codes
+from ..evaluation import group_codes, partition_groups
 from .recipe import DataConfig
 
 TRAIN, VALID, TEST = "train", "valid", "test"
@@ -84,7 +84,7 @@ def add_validation(corpus: Corpus, data: DataConfig, seed: int) -> Corpus:
             f"{manifest.name} has no second {what} to learn from beside that of the validation; add some, or name a "
             "split with data.valid"
         )
-    parts = _cut(manifest, rows, groups, [data.valid_share, 1 - data.valid_share], seed)
+    parts = _partition(manifest, rows, groups, [data.valid_share, 1 - data.valid_share], seed)
     roles = list(corpus.roles)
     for row in parts[0]:
         roles[row] = VALID
@@ -103,7 +103,7 @@ def split_into_folds(
     if there < count:
         what = "labelled rows" if group_by is None else f"groups in {group_by!r}"
         raise InvalidInput(f"{manifest.name} has {there} {what}, fewer than {count} folds; ask for fewer folds")
-    return _cut(manifest, rows, groups, [1 / count] * count, seed)
+    return _partition(manifest, rows, groups, [1 / count] * count, seed)
 
 
 def rows_by_group(manifest: Manifest, rows: Sequence[int], group_by: str) -> dict[str, list[int]]:
@@ -120,35 +120,13 @@ def rows_by_group(manifest: Manifest, rows: Sequence[int], group_by: str) -> dic
     return found
 
 
-def _cut(
-    manifest: Manifest, rows: Sequence[int], groups: Int[np.ndarray, " rows"], shares: Sequence[float], seed: int
+def _partition(
+    manifest: Manifest, rows: Sequence[int], groups: Int[np.ndarray, " rows"], fractions: Sequence[float], seed: int
 ) -> list[list[int]]:
-    """Parts of about these shares of each label, none empty where there are so many groups; rows in order.
-
-    The larger groups come first, then the order is drawn. Each goes where the labels' clips stay nearest to the shares:
-    what grows least is the sum of clips² / (share * all clips of the label), which for single rows is the rule by which
-    Sainte-Laguë gives out seats.
-    """
-    truth = manifest.labels()
-    names, labels = np.unique([str(truth[row]) for row in rows], return_inverse=True)
-    clips = np.zeros((groups.max() + 1, len(names)))  # of each group and label
-    np.add.at(clips, (groups, labels), 1)
-    drawn = np.random.default_rng(seed).permutation(len(clips))
-    # Single rows label after label: the remainders of one label then fill what those of the last left open.
-    order = drawn[np.lexsort((clips[drawn].argmax(axis=1), -clips[drawn].sum(axis=1)))]
-    share, total = np.array(shares), clips.sum(axis=0)
-    filled = np.zeros((len(shares), len(names)))
-    part_of = np.empty(len(clips), np.int64)
-    for left, group in zip(range(len(order), 0, -1), order, strict=True):
-        sizes = filled.sum(axis=1)
-        growth = ((2 * filled + clips[group]) * (clips[group] / total)).sum(axis=1) / share
-        if left <= (sizes == 0).sum():  # as many groups as empty parts
-            growth[sizes > 0] = np.inf
-        part = np.lexsort((sizes / share, growth))[0]
-        filled[part] += clips[group]
-        part_of[group] = part
-    chosen = part_of[groups].tolist()
-    return [[row for row, each in zip(rows, chosen, strict=True) if each == part] for part in range(len(shares))]
+    """Return the rows of each part, see `partition_groups`."""
+    labels = manifest.labels()
+    parts = partition_groups([str(labels[row]) for row in rows], groups, fractions, seed).tolist()
+    return [[row for row, each in zip(rows, parts, strict=True) if each == part] for part in range(len(fractions))]
 
 
 def _groups(manifest: Manifest, rows: Sequence[int], group_by: str | None) -> Int[np.ndarray, " rows"]:
