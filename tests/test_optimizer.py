@@ -159,7 +159,7 @@ def test_a_pattern_that_matches_nothing_is_refused(pattern: str, words: str) -> 
 
 
 def test_something_must_be_left_to_learn() -> None:
-    with pytest.raises(InvalidInput, match="nothing to learn"):
+    with pytest.raises(InvalidInput, match="nothing to train"):
         trainable_paths(SHAPES, ["audio_encoder", "text_encoder", "fusion", "projector", "classifier"])
 
 

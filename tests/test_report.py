@@ -196,7 +196,7 @@ def test_one_label_scores_that_are_no_numbers_and_no_durations(tmp_path: Path):
     run = made(np.array([[1.0], [np.nan], [1.0]]), None, ["only"], durations=[None, 2.0, float("nan")])
     page = report(tmp_path, run, None)
     assert drawn(tmp_path) == {"predicted", "scores"}
-    assert "1 clip got scores that are no numbers" in page.words
+    assert "1 clip got scores that are not numbers" in page.words
 
 
 def test_a_group_column_that_is_not_there(tmp_path: Path):

@@ -1,9 +1,11 @@
-"""Which clips each step learns from: a function of the corpus, the settings and the step's number alone.
+"""Choose the clips of each training step.
 
-So a step can be asked for without those before it, by every host and after every interruption. An epoch is a shuffled
-pass over all clips, each once; or, balanced, as many draws in which all labels are equally frequent. Clips of about one
-length share a step, as far as that leaves the order random: the clips of a few steps are sorted, sliced, and shuffled
-again. Where length goes with the label, sorted steps are of few labels, so the fewer steps the better; padding grows.
+The choice depends only on the corpus, the settings and the number of the step. Every host can therefore compute the
+batch of any step, also after an interruption, without computing those before it.
+
+An epoch is a shuffled pass over all clips. If it is balanced, it consists of as many draws in which all labels are
+equally frequent. The clips of a few consecutive steps (the pool) are sorted by length and sliced into batches, which
+are shuffled again. A larger pool needs less padding, but if length depends on the label, its batches have few labels.
 """
 
 from __future__ import annotations
@@ -18,10 +20,13 @@ from ..inference import FRAME_BUCKETS, TOKEN_BUCKETS, bucket
 
 
 class TrainingBatch(NamedTuple):
-    """The clips (their numbers) of a step, and what they are padded to.
+    """The clips of a step and the lengths they are padded to.
 
-    `real` of them are the step's own; those behind fill it up and count for nothing. `frames` and `tokens` are buckets,
-    None where the mode has no use for them.
+    Attributes:
+        clips: The numbers of the clips. Those after the first `real` fill up the batch and do not count.
+        real: The number of clips that count.
+        frames: The frame bucket; None if the mode takes no audio.
+        tokens: The token bucket; None if the mode takes no text.
     """
 
     clips: Int[np.ndarray, " batch"]
@@ -31,11 +36,7 @@ class TrainingBatch(NamedTuple):
 
 
 class StepBatches:
-    """The batches of all steps.
-
-    `frames` and `tokens` are the most that each clip can have; `labels` their labels' numbers. The clips of `pool`
-    steps are sorted by length together.
-    """
+    """The batches of all steps of a training run, as a sequence."""
 
     def __init__(
         self,
@@ -49,6 +50,18 @@ class StepBatches:
         balanced: bool,
         seed: int,
     ):
+        """Create the sequence.
+
+        Args:
+            labels: The number of each clip's label.
+            frames: The largest number of frames that each clip can have; None if the mode takes no audio.
+            tokens: The number of tokens of each clip; None if the mode takes no text.
+            batch_size: Clips per step.
+            epochs: The number of epochs.
+            pool: The number of steps whose clips are sorted by length together.
+            balanced: Whether labels are drawn equally often.
+            seed: The seed of the order.
+        """
         self._labels, self._frames, self._tokens = labels, frames, tokens
         self.batch_size = batch_size
         self.pool = pool
@@ -59,14 +72,17 @@ class StepBatches:
         self._epoch = lru_cache(maxsize=2)(self._shuffled)
 
     def __len__(self) -> int:
+        """Return the number of steps."""
         return self.epochs * self.per_epoch
 
     def __getitem__(self, step: int) -> TrainingBatch:
+        """Return the batch of a step, counted from 0."""
         epoch, place = divmod(step, self.per_epoch)
         clips = self._epoch(epoch)[place]
         return pad_batch(clips, self.batch_size, self._frames, self._tokens)
 
     def _shuffled(self, epoch: int) -> list[Int[np.ndarray, " clips"]]:
+        """Return the clips of each batch of an epoch."""
         rng = np.random.default_rng([self.seed, epoch])
         count = len(self._labels)
         if self.balanced:
@@ -87,9 +103,9 @@ class StepBatches:
 def length_sorted_batches(
     frames: Int[np.ndarray, " clips"] | None, tokens: Int[np.ndarray, " clips"] | None, batch_size: int
 ) -> list[TrainingBatch]:
-    """Every clip once, those of about one length together: for what is computed once, and for validation."""
+    """Return batches of all clips, each clip once, sorted by length. They serve validation and precomputation."""
     lengths = frames if frames is not None else tokens
-    assert lengths is not None, "a mode hears or reads"
+    assert lengths is not None, "every mode takes audio or text"
     order = np.argsort(lengths, kind="stable")
     return [
         pad_batch(order[start : start + batch_size], batch_size, frames, tokens)
@@ -103,7 +119,7 @@ def pad_batch(
     frames: Int[np.ndarray, " clips"] | None,
     tokens: Int[np.ndarray, " clips"] | None,
 ) -> TrainingBatch:
-    """A batch of these clips, filled up with the first one."""
+    """Return a batch of these clips, filled up with copies of the first one."""
     return TrainingBatch(
         np.concatenate([clips, np.full(batch_size - len(clips), clips[0])]),
         len(clips),

@@ -1,8 +1,8 @@
-"""The clips of a corpus as the model takes them, read ahead of the devices and put onto them.
+"""The clips of a training run as model inputs, read ahead of the devices and placed on them.
 
-What no step changes is computed once, before the first: features where a clip is always the same, vectors where the
-encoder is frozen, too. The rest is read anew for each step, by Grain's threads. Everything random is drawn from the
-seed, the step and the clip's place in it, so a step is the same after an interruption.
+What no step changes is computed once before the first step: features of clips that never change, and vectors of frozen
+encoders. Everything else is read again for each step, in Grain's threads. All random values depend only on the seed,
+the step and the position of the clip, so a resumed run repeats the same steps.
 """
 
 from __future__ import annotations
@@ -40,18 +40,28 @@ from .recipe import AugmentConfig
 
 logger = logging.getLogger("speech_emotion_jax")
 
-MOST_KEPT = 4 << 30  # bytes of features kept in memory; a corpus with more is read anew each epoch
-UNREADABLE = np.zeros(SAMPLE_RATE, np.float32)  # stands for a clip that can't be read, and counts for nothing
+MOST_KEPT = 4 << 30  # bytes; larger corpora are read again each epoch
+UNREADABLE = np.zeros(SAMPLE_RATE, np.float32)  # replaces a clip that can't be read; it is masked out
 
 Arrays = dict[str, Any]  # of numpy or on the devices; the names are those of the model's inputs
 
 
 @dataclass
 class TrainingClips:
-    """Clips with their labels' numbers.
+    """Clips with their labels.
 
-    `sources` and `ids` are None where the mode has no use for them. `vectors` holds what was computed once: "audio",
-    "text" (clips, width); `kept` the features of each clip, None at those that can't be read.
+    Attributes:
+        labels: The number of each clip's label.
+        sources: The recordings; None if the mode takes no audio.
+        ids: The tokens of the texts; None if the mode takes no text.
+        pad_token: The token that texts are padded with.
+        padding_value: The value that features are padded with.
+        max_seconds: The largest length of audio that a step uses.
+        augment: The augmentation of the waveforms.
+        samples: The lengths that the files' headers state.
+        vectors: Precomputed "audio" and "text" vectors.
+        kept: Precomputed features; None for clips that can't be read.
+        unreadable: The numbers of the clips that can't be read.
     """
 
     labels: Int[np.ndarray, " clips"]
@@ -66,39 +76,41 @@ class TrainingClips:
     unreadable: set[int] = field(default_factory=set)
 
     def __post_init__(self) -> None:
+        """Read the lengths of the recordings."""
         if self.sources is not None:
             self.samples = np.array([_stated_samples(source) for source in self.sources])
 
     @property
     def limit(self) -> int:
-        """The most samples of a clip that the model is given."""
+        """The largest number of samples that the model is given."""
         return min(round(self.max_seconds * SAMPLE_RATE), MAX_SAMPLES)
 
     @property
     def fixed(self) -> bool:
-        """Whether a clip is the same at every step."""
+        """Whether clips are the same at every step."""
         return self.samples is not None and not (
             self.augment.speed or self.augment.noise or (self.samples > self.limit).any()
         )
 
     def frames(self) -> Int[np.ndarray, " clips"] | None:
-        """The most frames of each clip, the slowest speed allowed for."""
+        """Return the largest number of frames of each clip, at the slowest speed."""
         if self.samples is None:
             return None
         longest = np.minimum(self.samples / (1 - self.augment.speed), self.limit)
         return np.array([max(1, feature_frames(int(np.ceil(each)))) for each in longest])
 
     def tokens(self) -> Int[np.ndarray, " clips"] | None:
+        """Return the number of tokens of each clip."""
         return None if self.ids is None else np.array([len(each) for each in self.ids])
 
     def seconds(self, batch: TrainingBatch) -> float:
-        """How much sound the clips of a batch have."""
+        """Return the length of audio in a batch."""
         if self.samples is None:
             return 0.0
         return float(np.minimum(self.samples[batch.clips[: batch.real]], self.limit).sum() / SAMPLE_RATE)
 
     def waveform(self, clip: int, rng: np.random.Generator | None) -> Float[np.ndarray, " samples"] | None:
-        """A clip as this step hears it, as it is recorded without a generator; None where it can't be read."""
+        """Return the waveform of a clip: augmented with `rng`, as recorded without. None if it can't be read."""
         assert self.sources is not None
         if clip in self.unreadable:
             return None
@@ -114,15 +126,16 @@ class TrainingClips:
 
 
 def _stated_samples(source: AudioSource) -> int:
-    """As many as the header says; the most there can be where it says nothing."""
+    """Return the length that the header states, or the largest possible one if it states none."""
     seconds = stated_seconds(source)
     return MAX_SAMPLES if seconds is None else round(seconds * SAMPLE_RATE)
 
 
 class DeviceFeed:
-    """Batches of clips onto the devices of a mesh, in `accumulation` parts: arrays (parts, clips a part, ...)."""
+    """Reads batches and places them on the devices of a mesh as arrays of shape (parts, clips per part, ...)."""
 
     def __init__(self, clips: TrainingClips, mesh: Mesh, accumulation: int = 1):
+        """Prepare to feed the clips in `accumulation` parts per batch."""
         self.clips = clips
         self.mesh = mesh
         self.accumulation = accumulation
@@ -130,7 +143,7 @@ class DeviceFeed:
         self._features = jax.jit(jax.vmap(features))
 
     def read(self, batch: TrainingBatch, draws: Sequence[int] | None) -> Arrays:
-        """What this host's devices need of a batch. `draws` seeds what is random; None for nothing random."""
+        """Read what this host's devices need of a batch. `draws` seeds the augmentation; None turns it off."""
         shape = (self.accumulation, len(batch.clips) // self.accumulation)
         columns = self._columns(shape)
         places = np.arange(len(batch.clips)).reshape(shape)[:, columns]
@@ -145,7 +158,7 @@ class DeviceFeed:
         return arrays
 
     def put(self, arrays: Arrays) -> Arrays:
-        """Onto the devices, waveforms turned into features."""
+        """Place arrays on the devices, and compute features from waveforms."""
         placed = {
             name: jax.make_array_from_process_local_data(
                 self.sharding, array, (self.accumulation, array.shape[1] * jax.process_count(), *array.shape[2:])
@@ -158,7 +171,7 @@ class DeviceFeed:
         return placed
 
     def ahead(self, batches: Any, random: Callable[[int], Sequence[int] | None], depth: int = 4) -> Any:
-        """A Grain iterator over `batches[0], batches[1], ...`, read ahead by threads; its state is a position."""
+        """Return a Grain iterator over the arrays of all batches, read ahead by threads. Its state is a position."""
         options = grain.ReadOptions(num_threads=min(READER_THREADS, depth), prefetch_buffer_size=depth)
         numbers = grain.MapDataset.range(len(batches))
         return iter(
@@ -166,14 +179,14 @@ class DeviceFeed:
         )
 
     def _columns(self, shape: tuple[int, int]) -> Int[np.ndarray, " columns"]:
-        """Which clips of each part this host's devices hold."""
+        """Return which clips of each part this host's devices hold."""
         held = self.sharding.addressable_devices_indices_map(shape).values()
         return np.unique(np.concatenate([np.arange(shape[1])[index[1]] for index in held if index is not None]))
 
     def _heard(
         self, batch: TrainingBatch, clips: np.ndarray, places: np.ndarray, draws: Sequence[int] | None, arrays: Arrays
     ) -> np.ndarray:
-        """Put in what of the sound was computed already, else the waveforms; returns which clips could be read."""
+        """Add the precomputed audio or the waveforms; return which clips could be read."""
         assert batch.frames is not None
         given = self.clips
         readable = np.ones(clips.shape, bool)
@@ -203,6 +216,7 @@ class DeviceFeed:
         return readable
 
     def _worded(self, batch: TrainingBatch, clips: np.ndarray, arrays: Arrays) -> None:
+        """Add the precomputed text vectors or the tokens."""
         assert batch.tokens is not None
         given = self.clips
         if "text" in given.vectors:
@@ -215,9 +229,9 @@ class DeviceFeed:
 
 
 def cache_features(clips: TrainingClips, mesh: Mesh, batch_size: int) -> None:
-    """Compute the features of all clips once and keep them, where that is possible: see `Clips.fixed`, `MOST_KEPT`.
+    """Precompute the features of all clips if `TrainingClips.fixed` holds and they fit into MOST_KEPT bytes.
 
-    Only where one process has all the clips; of several hosts each reads its share of each step.
+    With several hosts nothing is precomputed, because each host reads only its part of each step.
     """
     frames = clips.frames()
     if frames is None or not clips.fixed or jax.process_count() > 1 or frames.sum() * FEATURE_DIM * 4 > MOST_KEPT:
@@ -239,9 +253,14 @@ def cache_features(clips: TrainingClips, mesh: Mesh, batch_size: int) -> None:
 def cache_vectors(
     clips: TrainingClips, name: str, encode: Callable[[Arrays], jax.Array], mesh: Mesh, batch_size: int
 ) -> None:
-    """Compute once the vectors "audio" or "text" of a frozen encoder.
+    """Precompute the "audio" or "text" vectors of a frozen encoder.
 
-    `encode` takes a batch's arrays on the mesh and gives (1, clips, width), NaN for a clip that could not be read.
+    Args:
+        clips: The clips.
+        name: "audio" or "text".
+        encode: Maps the arrays of a batch to vectors (1, clips, width), NaN for clips that can't be read.
+        mesh: The devices.
+        batch_size: Clips per batch.
     """
     heard = name == "audio"
     batches = length_sorted_batches(clips.frames() if heard else None, None if heard else clips.tokens(), batch_size)

@@ -1,4 +1,4 @@
-"""Which clips of a manifest are learned from, which choose the best state, and which are only scored at the end."""
+"""Assign a role to the clips of a manifest: training, validation or test."""
 
 from __future__ import annotations
 
@@ -15,43 +15,50 @@ from ..evaluation import group_codes, partition_groups
 from .recipe import DataConfig
 
 TRAIN, VALID, TEST = "train", "valid", "test"
-ROLE = "role"  # the column that says so in the manifest beside a trained model
+ROLE = "role"  # the column of the role, in the manifest beside a trained model
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """A manifest and the role of each of its rows: "train", "valid", "test", or None for those that have none."""
+    """A manifest and the role of each of its rows: "train", "valid", "test" or None."""
 
     manifest: Manifest
     roles: tuple[str | None, ...]
 
     def rows(self, role: str) -> list[int]:
-        """The numbers of the rows in this role."""
+        """Return the numbers of the rows with a role."""
         return [number for number, each in enumerate(self.roles) if each == role]
 
     def used(self) -> Manifest:
-        """The rows that have a role."""
+        """Return the manifest of the rows that have a role."""
         rows = [number for number, role in enumerate(self.roles) if role is not None]
         return replace(self.manifest, table=self.manifest.table.take(rows), file_rows=self.manifest.file_rows[rows])
 
     def table(self) -> pa.Table:
-        """The manifest with the roles as a column, in place of one of that name."""
+        """Return the manifest's table with the roles as the column `role`, replacing a column of that name."""
         table = self.manifest.table
         if ROLE in table.column_names:
             table = table.drop_columns(ROLE)
         return table.append_column(ROLE, pa.array(self.roles, pa.string()))
 
     def columns(self) -> dict[str, str]:
-        """{field: column} of that table, the role being the split."""
+        """Return {field: column} of `table`, with the role as the split."""
         return {**self.manifest.columns, "split": ROLE}
 
 
 def assign_roles(manifest: Manifest, data: DataConfig, seed: int) -> Corpus:
-    """Give each labelled row its role.
+    """Assign a role to each labelled row, by the splits of the manifest.
 
-    The splits of the manifest decide; without a column of splits all is for training. Where no split is named for
-    validation, a share of the training rows is taken. Raises InvalidInput where a split is to serve for two things or
-    has no labelled row, and where nothing is left to learn from.
+    Without a column of splits all rows are for training. If the recipe names no split for validation, a fraction of the
+    training rows is taken.
+
+    Args:
+        manifest: The manifest.
+        data: The table [data] of the recipe.
+        seed: The seed of the validation split.
+
+    Raises:
+        InvalidInput: A split is named twice or has no labelled row, or there are too few rows or groups to train on.
     """
     truth = manifest.labels()
     has_splits = "split" in manifest.columns
@@ -72,9 +79,12 @@ def assign_roles(manifest: Manifest, data: DataConfig, seed: int) -> Corpus:
 
 
 def add_validation(corpus: Corpus, data: DataConfig, seed: int) -> Corpus:
-    """Make a share of the training rows the validation's, the labels in proportion and no group on both sides.
+    """Make a fraction of the training rows the validation rows, with labels in proportion and groups kept whole.
 
-    Of few groups it is more than the share: one at least. Raises InvalidInput where they are not two.
+    With few groups the validation gets more than the fraction, at least one group.
+
+    Raises:
+        InvalidInput: There are fewer than two groups.
     """
     rows, manifest = corpus.rows(TRAIN), corpus.manifest
     groups = _groups(manifest, rows, data.group_by)
@@ -94,9 +104,17 @@ def add_validation(corpus: Corpus, data: DataConfig, seed: int) -> Corpus:
 def split_into_folds(
     manifest: Manifest, rows: Sequence[int], count: int, group_by: str | None, seed: int
 ) -> list[list[int]]:
-    """Cut labelled rows into `count` parts of about one size and one share of each label, no group in two of them.
+    """Split labelled rows into folds of about equal size and equal fractions of each label. Groups are kept whole.
 
-    Raises InvalidInput where there is no such column, or there are fewer groups, or rows, than parts.
+    Args:
+        manifest: The manifest.
+        rows: The numbers of the rows.
+        count: The number of folds.
+        group_by: The column with the groups. None: every row is a group of its own.
+        seed: The seed of the order.
+
+    Raises:
+        InvalidInput: There is no such column, or fewer groups or rows than folds.
     """
     groups = _groups(manifest, rows, group_by)
     there = int(groups.max(initial=-1)) + 1
@@ -107,7 +125,11 @@ def split_into_folds(
 
 
 def rows_by_group(manifest: Manifest, rows: Sequence[int], group_by: str) -> dict[str, list[int]]:
-    """{group: its rows}, groups in the order of their first rows. Raises InvalidInput where a row has no group."""
+    """Return {group: its rows}, in the order of the groups' first rows.
+
+    Raises:
+        InvalidInput: A row has no group.
+    """
     column = _group_column(manifest, group_by)
     found: dict[str, list[int]] = {}
     for row in rows:
@@ -130,7 +152,7 @@ def _partition(
 
 
 def _groups(manifest: Manifest, rows: Sequence[int], group_by: str | None) -> Int[np.ndarray, " rows"]:
-    """The number of each row's group; without a column, and where it is empty, a row is a group of its own."""
+    """Return the number of each row's group. A row without a group is a group of its own."""
     if group_by is None:
         return np.arange(len(rows))
     column = _group_column(manifest, group_by)
@@ -138,7 +160,7 @@ def _groups(manifest: Manifest, rows: Sequence[int], group_by: str | None) -> In
 
 
 def _group_column(manifest: Manifest, group_by: str) -> list[str | None]:
-    """The group of each row of the manifest, None where it has none."""
+    """Return the group of each row of the manifest; None if it has none."""
     names = manifest.table.column_names
     if group_by not in names:
         raise InvalidInput(f"{manifest.name} has no column {group_by!r} to group by; there are {', '.join(names)}")
@@ -148,10 +170,13 @@ def _group_column(manifest: Manifest, group_by: str) -> list[str | None]:
 def choose_labels(
     corpus: Corpus, data: DataConfig, checkpoint: Sequence[str] | None, *, keep_head: bool
 ) -> tuple[str, ...]:
-    """The labels of the model's outputs, in order.
+    """Choose the labels of the model's outputs, in order.
 
-    Those the recipe names, else those of the checkpoint it goes on from where they cover the corpus's (and always where
-    its head is kept), else the corpus's own, sorted. Its own are those of all rows that have a role.
+    These are the labels that the recipe names, else those of the checkpoint if they cover the corpus or its head is
+    kept, else those of all rows with a role, sorted.
+
+    Raises:
+        InvalidInput: The recipe's labels don't match a head that is kept, or there is only one label.
     """
     truth = corpus.manifest.labels()
     own = tuple(sorted({label for label, role in zip(truth, corpus.roles, strict=True) if label and role}))

@@ -1,4 +1,4 @@
-"""The loop: step after step, validation, states to disk; an end after the last, at a signal, or where it diverges."""
+"""The training loop: steps, validation, saving, and stopping at the end, on a signal, or on divergence."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from .step import Parameters, StepMetrics, TrainingMethod, TrainState, jit_step
 
 logger = logging.getLogger("speech_emotion_jax")
 
-DIVERGED = 20.0  # times the loss of a guess: what no model that learns comes to
+DIVERGED = 20.0  # a loss of this many times that of a guess counts as divergence
 LOG_SECONDS = 30.0
 
 
@@ -51,10 +51,16 @@ class TrainingLoop:
     history: History
 
     def run(self, state: TrainState, standing: RunStatus | None) -> RunStatus:
-        """From a state, and where the run stood then, to the end.
+        """Train from a state to the end of the run.
 
-        Raises Interrupted at SIGTERM, when the state is saved, and InvalidInput, naming the clips, where the loss is no
-        number or a multiple of a guess's; the states saved before are good then.
+        Args:
+            state: The state to start from.
+            standing: The progress at that state; None at the beginning of a run.
+
+        Raises:
+            Interrupted: SIGTERM arrived. The state is saved.
+            InvalidInput: The loss diverged or is not finite. The message names the clips; states saved before are
+                valid.
         """
         begun = int(state.step)
         reader = self.feed.ahead(self.steps, lambda step: [self.settings.seed, step])
@@ -81,7 +87,7 @@ class TrainingLoop:
     def _after(
         self, done: int, state: TrainState, standing: RunStatus, watch: _Watch, asked: Callable[[int], bool]
     ) -> RunStatus:
-        """Validate and save where it is time to."""
+        """Validate and save if it is time to."""
         last = done == len(self.steps)
         every = self.settings.validate_every or self.steps.per_epoch
         stop = asked(done)
@@ -90,15 +96,16 @@ class TrainingLoop:
             watch.finish()
             metric, standing = self._validated(done, state, standing)
         if metric is not None or stop or done % (self.settings.save_every or self.steps.per_epoch) == 0:
-            watch.finish()  # what is not finite is not saved
+            watch.finish()  # A state that is not finite must not be saved.
             self.history.write()
             self.saves.save(done, state, standing, metric)
         if stop and not standing.ended:
             self.saves.wait()
-            raise Interrupted(f"stopped after step {done}, which is saved; the same command goes on from there")
+            raise Interrupted(f"stopped after step {done}, which is saved; run the same command to continue")
         return standing
 
     def _validated(self, done: int, state: TrainState, standing: RunStatus) -> tuple[float, RunStatus]:
+        """Validate, and update the progress of the run."""
         found = self.validation.measure(state.average or state.learning, self.frozen)
         self.history.validated(done, {name: found[name] for name in ("loss", "accuracy", "uar", "macro_f1")})
         value = -found["loss"] if self.settings.metric == "loss" else found[self.settings.metric]  # higher is better
@@ -109,13 +116,15 @@ class TrainingLoop:
             standing = replace(standing, waiting=standing.waiting + 1)
         tired = 0 < self.settings.patience <= standing.waiting
         if tired:
-            logger.info("no better %s for %d validations: it ends here", self.settings.metric, standing.waiting)
+            logger.info(
+                "%s has not improved for %d validations: training stops", self.settings.metric, standing.waiting
+            )
         return value, replace(standing, ended=tired or done == len(self.steps))
 
 
 @dataclass
 class Validator:
-    """Clips that are scored and not learned from, and their labels."""
+    """Scores clips that are not trained on."""
 
     method: TrainingMethod
     feed: DeviceFeed
@@ -123,6 +132,7 @@ class Validator:
     batch_size: int
 
     def __post_init__(self) -> None:
+        """Prepare the program."""
         everywhere = NamedSharding(self.feed.mesh, PartitionSpec())
         program = jax.jit(
             lambda learning, frozen, batch: self.method.probabilities(learning | frozen, batch),
@@ -131,7 +141,7 @@ class Validator:
         self._program = on_mesh(program, self.feed.mesh)
 
     def measure(self, learning: Parameters, frozen: Parameters) -> dict[str, Any]:
-        """Metrics of the parameters, as `metrics.measure` names them, and the "loss": the mean of -log p."""
+        """Return the metrics of `evaluation.measure` and "loss", the mean of -log p of the true labels."""
         clips = self.feed.clips
         batches = length_sorted_batches(clips.frames(), clips.tokens(), self.batch_size)
         probabilities = np.full((len(self.truth), len(self.method.config.labels)), np.nan, np.float32)
@@ -145,21 +155,22 @@ class Validator:
 
 
 class _Watch:
-    """Looks at each step's figures while the next one runs, and keeps them."""
+    """Checks and records the metrics of a step while the next step runs."""
 
     def __init__(self, fit: TrainingLoop, advance: Callable[..., None]):
         self._fit = fit
         self._advance = advance
         self._open: tuple[int, StepMetrics] | None = None
         self._before = self._logged = time.perf_counter()
-        self._heard = 0.0  # seconds of sound since the last log line
+        self._heard = 0.0
 
     def started(self, step: int, measured: StepMetrics) -> None:
+        """Finish the previous step, and remember that a step was started."""
         self.finish()
         self._open = step, measured
 
     def finish(self) -> None:
-        """Wait for the step that is running, if any is."""
+        """Wait for the running step, if there is one, and record its metrics."""
         if self._open is None:
             return
         fit, (step, measured) = self._fit, self._open
@@ -194,20 +205,22 @@ class _Watch:
         self._before = now
 
     def _diverged(self, step: int, what: str) -> InvalidInput:
+        """Return the error that explains the divergence."""
         fit = self._fit
         batch = fit.steps[step]
         names = ", ".join(fit.names[int(clip)] for clip in batch.clips[: batch.real])
         saved = fit.saves.latest()
         kept = f"the state after step {saved} is kept" if saved else "no state was saved before"
         return InvalidInput(
-            f"it diverges at step {step + 1}: {what}; its clips are {names}; {kept}; lower optimizer.learning_rate, "
+            f"training diverges at step {step + 1}: {what}; its clips are {names}; {kept}; lower"
+            " optimizer.learning_rate, "
             "set optimizer.clip_norm, or look at these clips"
         )
 
 
 @contextmanager
 def _asked_to_stop() -> Iterator[Callable[[int], bool]]:
-    """A function that says after a step whether SIGTERM came; of several hosts to any, and to all at the same step."""
+    """Yield a function that tells after a step whether SIGTERM arrived; hosts agree on the step."""
     if jax.process_count() > 1:
         yield lambda step: bool(multihost_utils.reached_preemption_sync_point(step))
         return
@@ -223,5 +236,5 @@ def _asked_to_stop() -> Iterator[Callable[[int], bool]]:
 
 
 def _plain(state: Any) -> dict[str, Any]:
-    """A reader's state as JSON has it."""
+    """Return the state of a reader as JSON values."""
     return json.loads(json.dumps(state))

@@ -1,9 +1,11 @@
-"""Cross-validation: a training run a fold, each clip scored by the one model that has not seen it or its group.
+"""Cross-validation: one training run per fold. Each clip is scored by the one model that was not trained on its group.
 
-OUT/crossvalidation.json  what is learned from what, with which recipe and folds; another run does not continue this one
-OUT/fold-1/, fold-2/, ... whole training runs, as `train` writes them; the fold's clips are the test
-OUT/predictions.parquet   every clip as the model of its fold scored it, in the manifest's order
-OUT/folds.json            each metric over the folds, and the metrics of all clips together; the last to be written
+Files in the output folder:
+
+- crossvalidation.json: the manifest, the recipe and the folds. A run with others does not continue this one.
+- fold-1/, fold-2/, ...: complete training runs, see `train`. The clips of the fold are the test clips.
+- predictions.parquet: every clip as scored by the model of its fold, in the manifest's order.
+- folds.json: each metric over the folds, and the metrics of all clips together. It is written last.
 """
 
 from __future__ import annotations
@@ -35,17 +37,22 @@ from .run import EVALUATION, TrainConfig, train
 from .start import checkpoint_labels, source_digests
 
 RECORD, RESULT = "crossvalidation.json", "folds.json"
-FOLD = "test_fold"  # the column that says which fold scored a clip, from 1
+FOLD = "test_fold"  # the column with the number of the fold that scored a clip, from 1
 SHOWN = {"accuracy": "accuracy", "uar": "UAR", "macro_f1": "macro-F1"}
 
 
 def cross_validate(job: TrainConfig, count: int | None) -> EvaluateResult:
-    """Train a model a fold, or go on with what was begun, and measure what they say of the clips they did not see.
+    """Train one model per fold, or continue a run, and measure the predictions on the clips each model has not seen.
 
-    All labelled rows take part, whatever their split: each is in the test of one fold. Of a fold's other rows the
-    recipe's data.valid_share chooses the best state, and the rest is learned from; no group of data.group_by is on two
-    sides. There are `count` folds of about one size and share of each label or, where it is None, one a group. Raises
-    InvalidInput where groups are too few, and what `train` raises.
+    All labelled rows take part, whatever their split. Each is in the test of one fold. Of the other rows of a fold, the
+    fraction data.valid_share selects the best state and the rest is trained on. Groups of data.group_by are kept whole.
+
+    Args:
+        job: The settings of the training runs.
+        count: The number of folds. None: one fold per group.
+
+    Raises:
+        InvalidInput: There are too few groups, or `train` raises.
     """
     recipe, folder = job.recipe, Folder.open(job.output)
     if not folder.on_disk:
@@ -74,7 +81,7 @@ def cross_validate(job: TrainConfig, count: int | None) -> EvaluateResult:
             with progress(f"Fold {number} of {len(corpora)}"):
                 train(replace(job, recipe=recipe, output=output), corpus)
     if jax.process_index() > 0:
-        return EvaluateResult(False, 0, 0, f"host {jax.process_index()} has done its share; host 0 has the results")
+        return EvaluateResult(False, 0, 0, f"host {jax.process_index()} has finished its part; host 0 has the results")
     if not folder.holds(RESULT):
         _pool(folder, corpora, labels, recipe.data.group_by)
     found = json.loads(folder.read(RESULT))
@@ -82,7 +89,7 @@ def cross_validate(job: TrainConfig, count: int | None) -> EvaluateResult:
 
 
 def _corpora(manifest: Manifest, recipe: Recipe, count: int | None) -> dict[str, Corpus]:
-    """{the fold's name: the roles in it}."""
+    """Return {name of the fold: the roles in it}."""
     data, seed, truth = recipe.data, recipe.training.seed, manifest.labels()
     rows = [number for number, label in enumerate(truth) if label is not None]
     if count is not None and count < 2:
@@ -92,7 +99,7 @@ def _corpora(manifest: Manifest, recipe: Recipe, count: int | None) -> dict[str,
             str(n): part for n, part in enumerate(split_into_folds(manifest, rows, count, data.group_by, seed), start=1)
         }
     elif data.group_by is None:
-        raise InvalidInput("a group is to be left out at a time, and no column names the groups; give --group-by")
+        raise InvalidInput("leaving one group out needs a column of groups; name it with --group-by")
     else:
         tests = rows_by_group(manifest, rows, data.group_by)
         if len(tests) < 3:  # one for the test, one for the validation
@@ -112,7 +119,7 @@ def _corpora(manifest: Manifest, recipe: Recipe, count: int | None) -> dict[str,
 def _record(
     job: TrainConfig, manifest: Manifest, count: int | None, corpora: Mapping[str, Corpus], labels: Sequence[str]
 ) -> dict[str, Any]:
-    """All that the outcome depends on: a run that was begun with others is not continued."""
+    """Return everything that the results depend on. A run with other settings is not continued."""
     return {
         "recipe": job.recipe.settings(),
         "folds": "groups" if count is None else count,
@@ -129,17 +136,18 @@ def _record(
 
 
 def _name(number: int) -> str:
+    """Return the name of a fold's folder."""
     return f"fold-{number}"
 
 
 def _finished(folder: Folder) -> bool:
-    """Whether a fold is done, as host 0 sees it: all hosts train it, or none does."""
+    """Return whether a fold is finished, as seen by host 0, so that all hosts do the same."""
     done = folder.holds(METRICS)
     return done if jax.process_count() == 1 else bool(multihost_utils.broadcast_one_to_all(np.array(done)))
 
 
 def _pool(folder: Folder, corpora: Mapping[str, Corpus], labels: Sequence[str], group_by: str | None) -> None:
-    """Write the predictions of all folds as one, and the metrics over the folds and of all clips."""
+    """Write the predictions of all folds together, and the metrics."""
     tables, rows, scores, scored, truth, each = [], [], [], [], [], []
     for number, (name, corpus) in enumerate(corpora.items(), start=1):
         path = Path(folder.name, _name(number))
@@ -176,7 +184,7 @@ def _pool(folder: Folder, corpora: Mapping[str, Corpus], labels: Sequence[str], 
 
 
 def _over_folds(each: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """{metric: {"values", "mean", "sd"}}; None where a fold has no value. The spread is of a sample (n - 1)."""
+    """Return {metric: {"values", "mean", "sd"}}; None if a fold has no value. sd is that of a sample (n - 1)."""
     names = [name for name in each[0] if any(isinstance(metrics[name], float) for metrics in each)]
     found = {}
     for name in names:
@@ -191,7 +199,7 @@ def _over_folds(each: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
 
 
 def render(found: Mapping[str, Any]) -> str:
-    """folds.json for a terminal: a row a fold, their mean and spread, and all clips together with 95 % intervals."""
+    """Format folds.json for a terminal: a row per fold, mean and spread, and all clips together."""
     rows = [["fold", "clips", *SHOWN.values()]]
     for number, each in enumerate(found["folds"], start=1):
         name = str(number) if each["name"] == str(number) else f"{number} {shorten(each['name'], 24)}"

@@ -1,8 +1,10 @@
-"""The curve of a run: kept while it runs, written whenever its state is, and continued where the state is restored.
+"""The learning curve of a run. It is written with each saved state, and continued when the run is resumed.
 
-OUT/history.parquet    a row a step, see `History.add`; valid_... are null where there was no validation
-OUT/curves.png         the losses and the validations' metrics
-OUT/tensorboard/       the same numbers as TensorBoard's events, where OUT is on a disk
+Files in the output folder:
+
+- history.parquet: one row per step, see `History.add`; valid_... are null without a validation.
+- curves.png: the losses and the validation metrics.
+- tensorboard/: the same numbers as TensorBoard events, if the folder is on a disk.
 """
 
 from __future__ import annotations
@@ -35,21 +37,20 @@ SCHEMA = pa.schema(
 
 
 class History:
-    """What the steps of a run came to. Of several hosts the first one writes.
-
-    Nothing is written by `add` but, now and then, the events.
-    """
+    """The metrics of the steps of a run. Of several hosts the first one writes."""
 
     def __init__(self, folder: Folder):
+        """Create an empty history."""
         self._folder = folder
         self._columns: dict[str, list[float | None]] = {name: [] for name in SCHEMA.names}
         self._events: _Events | None = None
 
     @classmethod
     def resume(cls, folder: Folder, step: int) -> History:
-        """What was written of the steps up to this one, or of none; what came later is dropped.
+        """Read the history of the steps up to `step`; later steps are dropped.
 
-        Raises UnreadableInput for a broken history.
+        Raises:
+            UnreadableInput: The history is broken.
         """
         history = cls(folder)
         if folder.holds(HISTORY):
@@ -66,6 +67,7 @@ class History:
         return history
 
     def __len__(self) -> int:
+        """Return the number of steps."""
         return len(self._columns["step"])
 
     def add(
@@ -81,9 +83,18 @@ class History:
         audio_seconds: float,
         seconds: float,
     ) -> None:
-        """Keep a step, counted from 1; `epoch` is how many there were after it.
+        """Record a step.
 
-        `accuracy` is a fraction; of `clips` clips there were `audio_seconds` of sound; it took `seconds`.
+        Args:
+            step: The number of the step, from 1.
+            epoch: The number of epochs after the step.
+            loss: The mean loss.
+            accuracy: The accuracy on the step's clips, as a fraction.
+            gradient_norm: The norm of the gradient.
+            learning_rate: The learning rate.
+            clips: The number of clips.
+            audio_seconds: The length of their recordings.
+            seconds: The time that the step took.
         """
         row = {
             "step": step,
@@ -102,7 +113,7 @@ class History:
             self._events.add(step, {f"train/{name}": row[name] for name in TRAIN} | {"epoch": epoch})
 
     def validated(self, step: int, found: Mapping[str, float]) -> None:
-        """Keep the validation after the last step that was added: its loss, accuracy, uar and macro_f1."""
+        """Record the loss, accuracy, uar and macro_f1 of a validation after the last added step."""
         if not len(self) or self._columns["step"][-1] != step:
             raise ValueError(f"step {step} is validated, and it is not the last step of the history")
         for name in VALID:
@@ -111,11 +122,11 @@ class History:
             self._events.add(step, {f"valid/{name}": found[name] for name in VALID})
 
     def table(self) -> pa.Table:
-        """All steps."""
+        """Return all steps."""
         return pa.table(self._columns, schema=SCHEMA)
 
     def write(self) -> None:
-        """Write what there is, each file whole or not at all."""
+        """Write the files, each whole or not at all."""
         if jax.process_index() != 0 or not len(self):
             return
         if self._events is not None:

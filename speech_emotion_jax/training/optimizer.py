@@ -1,7 +1,7 @@
-"""AdamW with a rate for each part of a model: encoder, head, each layer of a stack; and what is frozen.
+"""AdamW with a learning rate for each part of a model, and frozen parameters.
 
-Parameters are a flat {path: array}. The layers of an encoder are stacked, one array with a leading layer axis, so a
-layer's own rate is an entry of an array along that axis.
+Parameters are a flat dictionary {path: array}. The layers of an encoder are stacked in arrays with a leading layer
+axis, so the learning rate of a layer is an entry of an array along that axis.
 """
 
 from __future__ import annotations
@@ -30,15 +30,20 @@ Shape = tuple[int, ...]
 def make_optimizer(
     settings: OptimizerConfig, shapes: Mapping[str, Shape], steps: int
 ) -> optax.GradientTransformationExtraArgs:
-    """The optimizer of {path: array} of the parameters that learn, for a run of `steps` steps.
+    """Create the optimizer of the trained parameters.
 
-    `shapes` are those of all parameters of the model, float32. It is torch.optim.AdamW with parameter groups: the
-    gradients are clipped by their norm over all that learns, then Adam, then weight_decay times the parameter is added,
-    and the sum is multiplied by the part's rate (`rates`) and by the schedule (`schedule`). As Hugging Face's Trainer
-    has it, biases and the scales of norms do not decay; embeddings do, those of distances too. Frozen layers of a stack
-    count as zero in the norm and get updates of exactly zero. The moments have the shapes of the parameters.
+    It is torch.optim.AdamW with parameter groups. The gradients are clipped by their global norm and go through Adam;
+    then weight_decay times the parameter is added, and the sum is multiplied by the part's rate (`learning_rates`) and
+    the schedule (`schedule`). As in Hugging Face's Trainer, biases and the scales of norms do not decay; embeddings do,
+    including those of distances. Frozen layers of a stack count as zero in the norm and get updates of exactly zero.
 
-    Raises InvalidInput for a pattern of `freeze` that matches nothing, and where nothing is left to learn.
+    Args:
+        settings: The table [optimizer] of the recipe.
+        shapes: {path: shape} of all parameters of the model.
+        steps: The number of steps of the run.
+
+    Raises:
+        InvalidInput: A pattern of `freeze` matches nothing, or nothing is left to train.
     """
     learning = trainable_paths(shapes, settings.freeze)
     rate_of = {path: rate for path, rate in learning_rates(settings, shapes).items() if path in learning}
@@ -53,9 +58,10 @@ def make_optimizer(
 
 
 def schedule(settings: OptimizerConfig, steps: int) -> Callable[[jax.typing.ArrayLike], Any]:
-    """The factor of all rates at a step, counted from 0: up from 0 to 1 in the warm-up, then as `schedule` says.
+    """Return the function that maps a step, counted from 0, to the factor of all learning rates.
 
-    The warm-up is ceil(warmup * steps) steps; "linear" and "cosine" come to 0 after the last step.
+    The factor rises from 0 to 1 in the first ceil(warmup * steps) steps and then follows `settings.schedule`. "linear"
+    and "cosine" reach 0 after the last step.
     """
     warmup = math.ceil(settings.warmup * steps)
     rest = max(steps - warmup, 1)
@@ -68,11 +74,11 @@ def schedule(settings: OptimizerConfig, steps: int) -> Callable[[jax.typing.Arra
 
 
 def learning_rates(settings: OptimizerConfig, shapes: Mapping[str, Shape]) -> dict[str, np.ndarray]:
-    """{path: highest rate} of all parameters, float32: () or, for an encoder's layers, (layers,); 0 where frozen.
+    """Return {path: highest learning rate} of all parameters, float32; 0 for frozen ones.
 
-    An encoder's highest layer, and what stands on it, has learning_rate; each layer below has layer_decay times the
-    rate of the one above, and what stands under the lowest layer, the embeddings or the feature projection, that of one
-    layer more. What is no encoder has head_learning_rate.
+    A rate is a scalar or, for the layers of an encoder, of shape (layers,). The highest layer, and what stands above
+    it, has learning_rate. Each layer below has layer_decay times the rate of the one above. Embeddings and the feature
+    projection have the rate of one more layer below. Parameters outside the encoders have head_learning_rate.
     """
     full, decay = settings.learning_rate, settings.layer_decay
     head = full if settings.head_learning_rate is None else settings.head_learning_rate
@@ -94,27 +100,31 @@ def learning_rates(settings: OptimizerConfig, shapes: Mapping[str, Shape]) -> di
 
 
 def has_weight_decay(path: str) -> bool:
-    """Whether weight decay acts on a parameter: not on biases, nor on the scales of norms."""
+    """Return whether weight decay acts on a parameter. It does not act on biases and the scales of norms."""
     return path.rpartition(".")[2] not in ("bias", "scale")
 
 
 def trainable_paths(shapes: Mapping[str, Shape], freeze: Collection[str]) -> frozenset[str]:
-    """The paths that have anything to learn: all but those frozen as a whole.
+    """Return the paths that have anything to train: all except those frozen as a whole.
 
-    A pattern is a path or its beginning up to a dot ("text_encoder", "audio_encoder.feature_projection"), or the lowest
-    layers of an encoder ("audio_encoder.layers[:12]"). Raises InvalidInput for one that matches nothing, naming the
-    nearest that does, and where nothing is left.
+    Args:
+        shapes: {path: shape} of all parameters of the model.
+        freeze: Patterns. A pattern is a path, its beginning up to a dot ("text_encoder"), or the lowest layers of an
+            encoder ("audio_encoder.layers[:12]").
+
+    Raises:
+        InvalidInput: A pattern matches nothing (the message names the nearest path), or nothing is left to train.
     """
     left = set(shapes)
     for pattern in freeze:
         left -= _frozen_whole(shapes, pattern)
     if not left:
-        raise InvalidInput(f"optimizer.freeze = {list(freeze)} leaves nothing to learn; take a pattern out")
+        raise InvalidInput(f"optimizer.freeze = {list(freeze)} leaves nothing to train; remove a pattern")
     return frozenset(left)
 
 
 def frozen_layers(shapes: Mapping[str, Shape], freeze: Collection[str], encoder: str) -> int:
-    """How many of the lowest layers of an encoder ("audio_encoder") are frozen, in all their parameters."""
+    """Return how many of the lowest layers of an encoder, such as "audio_encoder", are frozen entirely."""
     frozen = 0
     for pattern in freeze:
         lowest = LOWEST.fullmatch(pattern)
@@ -126,12 +136,12 @@ def frozen_layers(shapes: Mapping[str, Shape], freeze: Collection[str], encoder:
 
 
 def layer_count(shapes: Mapping[str, Shape], encoder: str) -> int:
-    """The layers of an encoder; 0 of one that isn't there."""
+    """Return the number of layers of an encoder; 0 if the model doesn't have it."""
     return next((shape[0] for path, shape in shapes.items() if path.startswith(f"{encoder}.layers.")), 0)
 
 
 def _frozen_whole(shapes: Mapping[str, Shape], pattern: str) -> set[str]:
-    """The paths that a pattern freezes in all their layers."""
+    """Return the paths that a pattern freezes in all their layers."""
     if lowest := LOWEST.fullmatch(pattern):
         encoder, count = lowest["encoder"], int(lowest["count"])
         layers = layer_count(shapes, encoder) if encoder in ENCODERS else 0
@@ -149,14 +159,15 @@ def _frozen_whole(shapes: Mapping[str, Shape], pattern: str) -> set[str]:
 
 
 def _each(change: Callable[[str, jax.Array], jax.Array]) -> optax.GradientTransformation:
-    """A transformation without state, of each path's array by itself."""
+    """Return a stateless transformation of the array of each path."""
 
     def update(updates: Any, parameters: Any) -> Any:
+        """Apply `change` to each array."""
         return {path: change(path, each) for path, each in updates.items()}
 
     return optax.stateless(update)
 
 
 def _along(rate: np.ndarray, array: jax.Array) -> jax.Array:
-    """One rate, or one for each entry of the leading axis, in the rank of an array."""
+    """Reshape rates, one or one per entry of the leading axis, to broadcast with an array."""
     return jnp.asarray(rate).reshape(rate.shape + (1,) * (array.ndim - rate.ndim))

@@ -1,7 +1,7 @@
-"""A recipe: everything that one training run depends on beside its corpus, read from a TOML file.
+"""Recipes: the settings of a training run, read from a TOML file.
 
-A table of the file is a dataclass here, and a field's type says what it takes: the kind of value, and in `Annotated`
-the check it must pass. Whatever is wrong with a recipe is said at once, in one message.
+Each table of the file is a dataclass here. The type of a field states the values it takes; `Annotated` adds a check.
+All problems of a recipe are reported together in one message.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ Seconds = Annotated[
 
 @dataclass(frozen=True)
 class StartConfig:
-    """[start]: where the weights come from. Each name is a hub id or a folder."""
+    """The table [start]: where the weights come from. Each name is a hub id or a folder."""
 
     init: Literal["pretrained", "scratch"] = "pretrained"  # scratch: random weights, sizes from [model]
     checkpoint: Word | None = None  # a whole emotion checkpoint to go on from, published or converted
@@ -57,10 +57,15 @@ class StartConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """[model]: the architecture. Other keys are fields of `Wav2Vec2BertConfig` or `BertConfig`.
+    """The table [model]: the architecture. Other keys are fields of `Wav2Vec2BertConfig` or `BertConfig`.
 
-    encoders: {field: value}, set in every encoder that has the field
-    audio, text: {field: value}, [model.audio] and [model.text], set in that encoder, after `encoders`
+    Attributes:
+        mode: The mode.
+        language: The language.
+        projection_width: The width of the pooled audio vector.
+        encoders: {field: value}, set in every encoder that has the field.
+        audio: {field: value} of [model.audio], set in the audio encoder after `encoders`.
+        text: {field: value} of [model.text], set in the text encoder after `encoders`.
     """
 
     mode: Annotated[str, check_mode]
@@ -73,7 +78,7 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """[data]: which clips of the manifest serve for what."""
+    """The table [data]: which clips of the manifest are used for what."""
 
     train: Word = "train"
     valid: Word | None = None
@@ -87,7 +92,7 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """[optimizer]: AdamW. `optimizer.make_optimizer` says what the fields mean together."""
+    """The table [optimizer]: AdamW. See `make_optimizer`."""
 
     learning_rate: Positive = 3e-5
     head_learning_rate: Positive | None = None  # of all that is no encoder; None: learning_rate
@@ -104,7 +109,7 @@ class OptimizerConfig:
 
 @dataclass(frozen=True)
 class LossConfig:
-    """[loss]: cross-entropy and what is done to it."""
+    """The table [loss]: cross-entropy and its modifications."""
 
     class_weights: Literal["none", "balanced"] = "none"
     focal: NotNegative = 0.0  # gamma
@@ -113,7 +118,7 @@ class LossConfig:
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    """[augment]: what is done to a training clip's waveform."""
+    """The table [augment]: changes to the waveform of a training clip."""
 
     speed: Annotated[float, _must("from 0 to 0.5", lambda x: 0 <= x <= 0.5)] = 0.0  # drawn from 1 - speed .. 1 + speed
     noise: Share = 0.0  # probability of white noise
@@ -123,7 +128,7 @@ class AugmentConfig:
 
 @dataclass(frozen=True)
 class LoopConfig:
-    """[training]: the loop."""
+    """The table [training]: the training loop."""
 
     epochs: Count = 10
     batch_size: Count = 32  # clips of one step, of all devices together
@@ -144,7 +149,7 @@ class LoopConfig:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A whole recipe; see the dataclass of each table."""
+    """A whole recipe. See the dataclass of each table."""
 
     start: StartConfig
     model: ModelConfig
@@ -155,7 +160,7 @@ class Recipe:
     training: LoopConfig
 
     def settings(self) -> dict[str, Any]:
-        """{table: {field: value}} of plain lists, dicts, numbers and texts, as JSON gives them back."""
+        """Return {table: {field: value}} as JSON values."""
         return json.loads(json.dumps(asdict(self)))
 
 
@@ -174,11 +179,16 @@ Key = tuple[str, ...]  # ("model", "audio", "layerdrop")
 
 
 def read_recipe(path: str | PathLike[str], overrides: Sequence[str] = ()) -> Recipe:
-    """The recipe of a TOML file, with "table.field=VALUE" overrides set in order.
+    """Read a recipe from a TOML file.
 
-    A VALUE is written as in TOML, and a bare word is a text: "model.mode=audio", "optimizer.freeze=['text_encoder']".
-    A field that may be absent takes "none". Raises UnreadableInput for a file that can't be read and InvalidInput, with
-    everything that is wrong, for a recipe that can't be used.
+    Args:
+        path: The file.
+        overrides: "table.field=VALUE", applied in order. A VALUE is written as in TOML; a bare word is a text, as in
+            "model.mode=audio". "none" clears a field that may be absent.
+
+    Raises:
+        UnreadableInput: The file can't be read.
+        InvalidInput: The recipe can't be used. The message lists all problems.
     """
     given = {key: (value, str(path)) for key, value in _leaves(_read(Path(path)))}
     problems = []
@@ -229,7 +239,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _parsed(text: str) -> Any:
-    """The value of an override."""
+    """Parse the value of an override."""
     try:
         parsed = tomllib.loads(f"value = {text}")
     except tomllib.TOMLDecodeError:
@@ -238,7 +248,7 @@ def _parsed(text: str) -> Any:
 
 
 def _leaves(value: Any, key: Key = ()) -> Iterator[tuple[Key, Any]]:
-    """(key, value) of everything in nested tables that is no table, or an empty one."""
+    """Yield (key, value) of everything in nested tables that is no table, or an empty one."""
     if isinstance(value, dict) and (value or not key):
         for name, inner in value.items():
             yield from _leaves(inner, (*key, name))
@@ -247,7 +257,7 @@ def _leaves(value: Any, key: Key = ()) -> Iterator[tuple[Key, Any]]:
 
 
 def _known() -> dict[Key, Any]:
-    """{key: type} of every field that a recipe can set."""
+    """Return {key: type} of every field that a recipe can set."""
     known = {}
     for table, cls in TABLES.items():
         hints = get_type_hints(cls, include_extras=True)
@@ -261,7 +271,7 @@ def _known() -> dict[Key, Any]:
 
 
 def _of_encoder(name: str, kind: type) -> Any:
-    """The type of an encoder's field with its limits: floats are rates, whole numbers sizes and counts."""
+    """Return the type of an encoder's field with its limits: floats are rates, integers sizes and counts."""
     if kind is float:
         return BelowOne
     if kind is int:
@@ -283,7 +293,7 @@ NAMES = {int: "a whole number", bool: "true or false", str: "a text"}
 
 
 def _fitting(hint: Any, value: Any) -> Any:
-    """The value as a field of this type holds it. Raises ValueError, saying what is wanted."""
+    """Convert a value to the type of its field. Raises ValueError with the values that are accepted."""
     origin, inner = get_origin(hint), get_args(hint)
     if origin in (Union, UnionType):
         return None if value == "none" else _fitting(inner[0], value)
@@ -299,7 +309,7 @@ def _fitting(hint: Any, value: Any) -> Any:
 
 
 def _contradictions(values: Mapping[Key, Any], given: set[Key]) -> Iterator[tuple[set[Key], str]]:
-    """(the keys involved, what is wrong) of fields that can't go together."""
+    """Yield (the keys involved, the problem) of fields that contradict one another."""
 
     def of(*names: str) -> tuple[set[Key], list[Any]]:
         keys = [tuple(name.split(".")) for name in names]
@@ -360,7 +370,7 @@ def _recipe(values: Mapping[Key, Any]) -> Recipe:
 
 
 def _nearest(key: Key, known: Mapping[Key, Any]) -> str:
-    """The known key most like this one: of the same field where another table has it."""
+    """Return the most similar known key: of the same field if another table has it."""
     same = [_dotted(other) for other in known if other[-1] == key[-1] or other[: len(key)] == key]
     return get_close_matches(_dotted(key), same or map(_dotted, known), n=1, cutoff=0.0)[0]
 

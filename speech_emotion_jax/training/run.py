@@ -1,14 +1,16 @@
-"""Training: a recipe and a manifest to a checkpoint, its PyTorch form, and its scores.
+"""Train a model by a recipe on a manifest, publish it, and score it.
 
-OUT/training.json       what is learned from what, with which recipe; another run does not continue this one
-OUT/manifest.parquet    the manifest with each clip's role: train, valid, test
-OUT/tokenizer/          of a model from scratch that reads
-OUT/states/             the last states and the best one, by which a run goes on
-OUT/history.parquet, curves.png, tensorboard/    the curve
-OUT/best-published/     the best state in the published layout, for PyTorch
-OUT/best/               the same as a converted folder
-OUT/evaluation/         its scores, as `evaluate` writes them
-OUT/metrics.json        those metrics; the last to be written
+Files in the output folder:
+
+- training.json: the recipe and the data. A run with others does not continue this one.
+- manifest.parquet: the manifest with each clip's role: train, valid or test.
+- tokenizer/: the tokenizer of a text model from scratch.
+- states/: the last states and the best one, from which a run resumes.
+- history.parquet, curves.png, tensorboard/: the learning curve.
+- best-published/: the best state in the published layout, for PyTorch.
+- best/: the same as a converted folder.
+- evaluation/: its scores, as `evaluate` writes them.
+- metrics.json: these metrics. It is written last.
 """
 
 from __future__ import annotations
@@ -62,7 +64,7 @@ BEST, PUBLISHED, TOKENIZER = "best", "best-published", "tokenizer"
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """What is to be learned, from which clips, and where to. `columns` and the others are as in `read_manifest`."""
+    """The settings of a training run. For `columns`, `label_map` and `time_unit` see `read_manifest`."""
 
     recipe: Recipe
     manifest: str
@@ -74,15 +76,21 @@ class TrainConfig:
 
     @property
     def root(self) -> str:
+        """The folder that file names are relative to."""
         return EvaluateConfig(self.manifest, self.output, Request(""), self.audio_root).root
 
 
 def train(job: TrainConfig, corpus: Corpus | None = None) -> EvaluateResult:
-    """Train, or go on with what was begun, and score the best state on the test clips, or else the validation clips.
+    """Train a model, or continue a run, and score the best state on the test clips, or else on the validation clips.
 
-    `corpus` gives the clips' roles where the recipe's are not meant, as in a fold. Raises InvalidInput or
-    UnreadableInput for a manifest, recipe or checkpoint that can't be used, and for an output that holds another run;
-    Interrupted where a signal asked for the end.
+    Args:
+        job: The settings.
+        corpus: The roles of the clips. None: the recipe assigns them.
+
+    Raises:
+        InvalidInput: The manifest, recipe or checkpoint can't be used, or the output folder holds another run.
+        UnreadableInput: A file can't be read.
+        Interrupted: A signal asked for the end.
     """
     recipe = job.recipe
     folder = Folder.open(job.output)
@@ -123,7 +131,7 @@ def _of_which(corpus: Corpus) -> str:
 
 
 def _check(corpus: Corpus, job: TrainConfig, labels: Sequence[str]) -> None:
-    """That every clip which has a role can be used."""
+    """Check that every clip with a role can be used."""
     mode = job.recipe.model.mode
     with progress("Checking the manifest"):
         validate(
@@ -145,7 +153,7 @@ def _texts(corpus: Corpus) -> list[str]:
 
 
 def _record(job: TrainConfig, corpus: Corpus, labels: Sequence[str], sources: Mapping[str, Any]) -> dict[str, Any]:
-    """All that the outcome depends on: a run that was begun with others is not continued."""
+    """Return everything that the results depend on. A run with other settings is not continued."""
     return {
         "recipe": job.recipe.settings(),
         "manifest": corpus.manifest.sha256,
@@ -166,7 +174,7 @@ def _together(what: str) -> None:
 
 
 def _learn(job: TrainConfig, corpus: Corpus, beginning: InitialModel, mesh: Mesh, folder: Folder) -> None:
-    """Run the loop to its end and write the best state as a checkpoint, in both forms."""
+    """Run the training loop to its end and publish the best state."""
     recipe, settings = job.recipe, job.recipe.training
     clips, held_out = (_clips(job, corpus, role, beginning) for role in (TRAIN, VALID))
     steps = StepBatches(
@@ -217,7 +225,7 @@ def _learn(job: TrainConfig, corpus: Corpus, beginning: InitialModel, mesh: Mesh
 
 
 def _method(recipe: Recipe, config: EmotionConfig, counts: Int[np.ndarray, " labels"], steps: int) -> TrainingMethod:
-    """How the model learns; `counts` are the training clips of each label."""
+    """Create the training method. `counts` are the training clips of each label."""
     shapes, freeze, settings = parameter_shapes(config), recipe.optimizer.freeze, recipe.training
     weights = class_weights(counts) if recipe.loss.class_weights == "balanced" else np.ones(len(counts), np.float32)
     return TrainingMethod(
@@ -235,7 +243,7 @@ def _method(recipe: Recipe, config: EmotionConfig, counts: Int[np.ndarray, " lab
 
 
 def _placed(recipe: Recipe, beginning: InitialModel, mesh: Mesh) -> tuple[Parameters, Parameters]:
-    """The parameters on the devices: those that learn, and those that are frozen."""
+    """Put the parameters on the devices. Returns those that are trained and those that are frozen."""
     shapes = parameter_shapes(beginning.config)
     chosen, where = trainable_paths(shapes, recipe.optimizer.freeze), parameter_shardings(shapes, mesh)
     placed = {path: place(array, where[path]) for path, array in beginning.parameters.items()}
@@ -269,7 +277,7 @@ def _clips(job: TrainConfig, corpus: Corpus, role: str, beginning: InitialModel)
 def _compute_once(
     clips: TrainingClips, method: TrainingMethod, learned: Parameters, frozen: Parameters, mesh: Mesh, batch_size: int
 ) -> None:
-    """What no step changes: the vectors of frozen encoders, and the features of clips that stay as they are."""
+    """Precompute what no step changes: vectors of frozen encoders, features of unchanging clips."""
     everywhere = NamedSharding(mesh, PartitionSpec())
 
     def vectors(kind: str) -> Callable[[Mapping[str, Any]], jax.Array]:
@@ -286,12 +294,12 @@ def _compute_once(
 
 
 def _publish(job: TrainConfig, beginning: InitialModel, parameters: Parameters) -> None:
-    """Write the checkpoint in the published layout, and converted."""
+    """Write the checkpoint in the published layout and converted."""
     whole = {path: _gathered(array) for path, array in parameters.items()}
     if jax.process_index() == 0:
         config, language = beginning.config, job.recipe.model.language
         published, best = Path(job.output, PUBLISHED), Path(job.output, BEST)
-        shutil.rmtree(published, ignore_errors=True)  # of a run that was killed in between
+        shutil.rmtree(published, ignore_errors=True)  # left by a run that was killed here
         text, audio = beginning.text_folder, beginning.audio_folder
         if jax.process_count() == 1:
             publish_and_convert(config, language, whole, published, best, text_assets=text, audio_assets=audio)
@@ -302,7 +310,7 @@ def _publish(job: TrainConfig, beginning: InitialModel, parameters: Parameters) 
 
 
 def _convert_apart(config: EmotionConfig, language: str, published: Path, best: Path) -> None:
-    """Convert in a process of its own: in this one Orbax would wait for the other hosts to do the same."""
+    """Convert in another process, because in this one Orbax would wait for the other hosts."""
     command = [
         *(sys.executable, "-c", "from speech_emotion_jax.cli.main import main; raise SystemExit(main())"),
         *("convert", str(published), str(best), "--mode", config.mode, "--language", language),
@@ -313,14 +321,14 @@ def _convert_apart(config: EmotionConfig, language: str, published: Path, best: 
 
 
 def _gathered(array: jax.Array) -> np.ndarray:
-    """A parameter in the memory of this host, whole."""
+    """Return a whole parameter in the memory of this host."""
     if array.is_fully_addressable:
         return np.asarray(array)
     return np.asarray(multihost_utils.process_allgather(array, tiled=True))
 
 
 def _evaluated(job: TrainConfig, corpus: Corpus) -> EvaluateResult:
-    """Score the checkpoint on the test clips or, where there are none, on those of the validation."""
+    """Score the best state on the test clips or, if there are none, on the validation clips."""
     return evaluate(
         EvaluateConfig(
             manifest=str(Path(job.output, MANIFEST)),

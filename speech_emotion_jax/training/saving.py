@@ -1,7 +1,7 @@
-"""The states of a run on disk: the last ones and the best one, written beside the training, each whole or not there.
+"""Save the states of a training run: the last ones and the best one, in the background.
 
-An Orbax checkpoint a step holds what a step changes (`State`) and, as its metadata, where the run stands (`Standing`).
-What is frozen is in the checkpoint that the run started from, and not saved again.
+An Orbax checkpoint per step holds what a step changes (`TrainState`) and, as metadata, the progress of the run
+(`RunStatus`). Frozen parameters are not saved; they are in the checkpoint that the run started from.
 """
 
 from __future__ import annotations
@@ -24,10 +24,14 @@ from .step import TrainState
 
 @dataclass(frozen=True)
 class RunStatus:
-    """Where a run stands after a step.
+    """The progress of a run after a step.
 
-    `reader` is the Grain iterator's state. `best` is the best validation's value so far and `best_step` its step, None
-    before the first; `waiting` counts the validations since then. `ended` says that no step is to follow.
+    Attributes:
+        reader: The state of the Grain iterator.
+        best: The best validation metric so far; None before the first validation.
+        best_step: The step of the best validation.
+        waiting: The number of validations since the best one.
+        ended: Whether no step follows.
     """
 
     reader: dict[str, Any]
@@ -38,9 +42,10 @@ class RunStatus:
 
 
 class StateStore:
-    """The checkpoints in a folder. Close it, or use it as a context, so that the last one is written to its end."""
+    """The saved states in a folder. Close it, or use it as a context manager, to finish the last write."""
 
     def __init__(self, folder: Path, keep_last: int):
+        """Open the folder, which is created if necessary, and keep the last `keep_last` states and the best one."""
         policies: Any = ocp.training.preservation_policies
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
@@ -57,68 +62,89 @@ class StateStore:
             )
 
     def __enter__(self) -> StateStore:
+        """Return the store."""
         return self
 
     def __exit__(self, *error: object) -> None:
+        """Close the store."""
         self.close()
 
     def latest(self) -> int | None:
-        """The step of the last state there is."""
+        """Return the step of the latest state, or None if there is none."""
         latest = self._checkpointer.latest
         return None if latest is None else latest.step
 
-    def save(self, step: int, state: TrainState, standing: RunStatus, metric: float | None) -> None:
-        """Write the state after `step` steps, in the background. `metric` is the validation's, where there was one.
+    def save(self, step: int, state: TrainState, status: RunStatus, metric: float | None) -> None:
+        """Write the state after a step in the background, after the previous write has finished.
 
-        Waits for the one before. Raises OSError where the disk is full; what was there before stays.
+        Args:
+            step: The number of steps taken.
+            state: The state.
+            status: The progress of the run.
+            metric: The validation metric of this step, higher is better; None without a validation.
+
+        Raises:
+            OSError: The disk is full. Earlier states stay intact.
         """
-        with _writing():
+        with _orbax_errors():
             self.wait()
             check_disk_space(self.folder, sum(leaf.nbytes for leaf in jax.tree.leaves(state)))
             self._checkpointer.save_async(
                 step,
                 state._asdict(),
                 force=True,
-                overwrite=step == self.latest(),  # a validation at the step that was just saved
+                overwrite=step == self.latest(),  # This step was saved already, before its validation.
                 metrics=None if metric is None else {"value": metric, "step": step},
-                custom_metadata=asdict(standing),
+                custom_metadata=asdict(status),
             )
 
     def wait(self) -> None:
-        """Until what is being written is there. Raises OSError where that failed."""
-        with _writing():
+        """Wait until the current write has finished.
+
+        Raises:
+            OSError: The write failed.
+        """
+        with _orbax_errors():
             self._checkpointer.wait()
 
     def restore(self, step: int, like: TrainState) -> tuple[TrainState, RunStatus]:
-        """The state after a step, in the shapes and on the devices of `like`.
+        """Load the state after a step.
 
-        Raises UnreadableInput where it is broken.
+        Args:
+            step: The step.
+            like: A state with the shapes and shardings to load into.
+
+        Raises:
+            UnreadableInput: The state is broken.
         """
         try:
             with quiet_orbax():
                 state = self._checkpointer.load(step, like._asdict())
-                standing: Any = self._checkpointer.metadata(step).custom_metadata
+                status: Any = self._checkpointer.metadata(step).custom_metadata
         except jax.errors.JaxRuntimeError:
             raise
         except Exception as error:
             raise UnreadableInput(
-                f"{self.folder}/{step} can't be read ({str(error).splitlines()[0][:200]}); remove it, and the run goes "
-                "on from the state before"
+                f"{self.folder}/{step} can't be read ({str(error).splitlines()[0][:200]}); remove it, and the run"
+                " continues "
+                "from the state before it"
             ) from error
-        return TrainState(**state), RunStatus(**standing)
+        return TrainState(**state), RunStatus(**status)
 
     def close(self) -> None:
-        with _writing():
+        """Finish the current write and close Orbax's checkpointer."""
+        with _orbax_errors():
             self._checkpointer.close()
 
 
 def _rank(metrics: Any) -> tuple[float, int]:
-    """The higher value is better and, of equal ones, the earlier."""
+    """Rank states by their metric; of equal metrics the earlier step is better."""
     return metrics["value"], -int(np.asarray(metrics["step"]))
 
 
 @contextmanager
-def _writing() -> Iterator[None]:
+def _orbax_errors() -> Iterator[None]:
+    """Turn errors of Orbax into OSError."""
     with quiet_orbax():
         try:
             yield

@@ -1,4 +1,4 @@
-"""What a model is before it learns: the parameters of checkpoints, and fresh ones where there are none."""
+"""Create the model of a training run from checkpoints, with fresh parameters where there are none."""
 
 from __future__ import annotations
 
@@ -39,8 +39,12 @@ EncoderConfig = TypeVar("EncoderConfig", Wav2Vec2BertConfig, BertConfig)
 class InitialModel:
     """A model before the first step.
 
-    `parameters` are float32, in the memory of this host. The folders have the tokenizer and the preprocessor, None
-    where the mode or the start has none.
+    Attributes:
+        config: The model's configuration.
+        parameters: {path: array}, float32, in the memory of this host.
+        text_folder: The folder with the tokenizer; None if there is none.
+        audio_folder: The folder with the preprocessor's settings; None if there is none.
+        padding_value: The value that features are padded with.
     """
 
     config: EmotionConfig
@@ -50,14 +54,14 @@ class InitialModel:
 
 
 def checkpoint_labels(recipe: Recipe) -> tuple[str, ...] | None:
-    """The labels of the emotion checkpoint that a recipe starts from; None where it starts from none."""
+    """Return the labels of the emotion checkpoint that a recipe starts from; None if there is none."""
     if recipe.start.checkpoint is None:
         return None
     return resolve_emotion(_request(recipe)).config.labels
 
 
 def source_digests(recipe: Recipe) -> dict[str, Any]:
-    """The digests of what a recipe starts from."""
+    """Return the digests of the checkpoints that a recipe starts from."""
     if recipe.start.checkpoint is not None:
         return dict(resolve_emotion(_request(recipe)).weight_digests())
     return {kind: encoder_digests(name, kind) for kind, name in _encoders(recipe).items()}
@@ -66,10 +70,17 @@ def source_digests(recipe: Recipe) -> dict[str, Any]:
 def make_initial_model(
     recipe: Recipe, labels: tuple[str, ...], texts: Callable[[], Sequence[str]], folder: Path
 ) -> InitialModel:
-    """Make the model of a recipe, whose outputs are `labels`.
+    """Create the model of a recipe.
 
-    A model from scratch that reads has a tokenizer of the words in `texts()`, written into `folder`. Raises
-    InvalidInput where the recipe asks for other sizes than its checkpoints have, UnreadableInput where one is missing.
+    Args:
+        recipe: The recipe.
+        labels: The labels of the outputs.
+        texts: Returns the training texts, for the tokenizer of a text model from scratch.
+        folder: The folder to write that tokenizer to.
+
+    Raises:
+        InvalidInput: The recipe asks for other sizes than its checkpoints have.
+        UnreadableInput: A checkpoint is missing.
     """
     if recipe.start.init == "scratch":
         found = _from_scratch(recipe, labels, texts, folder)
@@ -129,7 +140,7 @@ def _from_checkpoint(recipe: Recipe, labels: tuple[str, ...]) -> InitialModel:
 
 
 def _encoders(recipe: Recipe) -> dict[str, str]:
-    """{kind: name} of the pretrained encoders of a recipe that starts from them; of its mode those that it needs."""
+    """Return {kind: name} of the pretrained encoders that the recipe's mode needs."""
     start, mode = recipe.start, recipe.model.mode
     if start.init == "scratch":
         return {}
@@ -170,14 +181,14 @@ def _from_encoders(recipe: Recipe, labels: tuple[str, ...]) -> InitialModel:
 
 
 def _projection(recipe: Recipe, audio: PretrainedEncoder | None) -> int | None:
-    """The width that the recipe says, else that of a projector that came with the encoder."""
+    """Return the recipe's projection width, else that of a projector that came with the encoder."""
     if recipe.model.projection_width is not None or audio is None or "projector.kernel" not in audio.parameters:
         return recipe.model.projection_width
     return audio.parameters["projector.kernel"].shape[1]
 
 
 def _overridden(config: EncoderConfig, recipe: Recipe, kind: str) -> EncoderConfig:
-    """A configuration with the recipe's fields: those for every encoder that has them, and those for this one."""
+    """Return an encoder's configuration with the recipe's fields applied."""
     model = recipe.model
     own = model.audio if kind == "audio" else model.text
     shared = {name: value for name, value in model.encoders.items() if hasattr(config, name)}
@@ -185,7 +196,7 @@ def _overridden(config: EncoderConfig, recipe: Recipe, kind: str) -> EncoderConf
 
 
 def _check_sizes(given: EmotionConfig, asked: EmotionConfig) -> None:
-    """Raises InvalidInput where the recipe's fields would make another model than that of the checkpoint."""
+    """Raise InvalidInput if the recipe's fields change the sizes of the checkpoint."""
     labels = ("any",)  # those are the recipe's to choose
     shapes = [parameter_shapes(replace(each, labels=labels)) for each in (given, asked)]
     if shapes[0] == shapes[1]:
@@ -198,7 +209,7 @@ def _check_sizes(given: EmotionConfig, asked: EmotionConfig) -> None:
 
 
 def _completed(beginning: InitialModel, seed: int) -> InitialModel:
-    """With fresh parameters for all that no checkpoint gave; the vector that SpecAugment needs among them."""
+    """Add fresh parameters for everything that no checkpoint has, including the mask vector of SpecAugment."""
     config = beginning.config
     if config.audio is not None and not config.audio.mask_embedding:
         config = replace(config, audio=replace(config.audio, mask_embedding=True))

@@ -1,7 +1,7 @@
-"""One step of training, and what is asked of the model between steps, as programs on a mesh.
+"""The training step, and the programs that run the model between steps.
 
-A step's clips come in `accumulation` parts, worked on one after the other; the loss is that of all of them together, so
-neither the number of parts nor that of the devices changes it.
+The clips of a step are processed in `accumulation` parts, one after another. The loss is the mean over all of them, so
+neither the number of parts nor the number of devices changes it.
 """
 
 from __future__ import annotations
@@ -27,9 +27,13 @@ Arrays = Mapping[str, jax.Array]
 
 
 class TrainState(NamedTuple):
-    """All that a step changes: the parameters that learn, the optimizer's state, and the mean of the parameters.
+    """Everything that a step changes.
 
-    `average` is the exponential moving average where it is asked for, else empty. `step` counts the steps taken.
+    Attributes:
+        learning: The parameters that are trained.
+        optimizer: The state of the optimizer.
+        average: The exponential moving average of the trained parameters; empty if it is off.
+        step: The number of steps taken.
     """
 
     learning: Parameters
@@ -39,7 +43,7 @@ class TrainState(NamedTuple):
 
 
 class StepMetrics(NamedTuple):
-    """What a step says of itself: the mean loss, the norm of its gradient, and the share of clips it had right."""
+    """Metrics of a step: the mean loss, the norm of its gradient, and the accuracy on its clips, as a fraction."""
 
     loss: Float[Array, ""]
     gradient_norm: Float[Array, ""]
@@ -48,11 +52,19 @@ class StepMetrics(NamedTuple):
 
 @dataclass(frozen=True)
 class TrainingMethod:
-    """How a model learns.
+    """The model, the loss and the optimizer of a training run.
 
-    `class_weights` (labels,) weigh the clips' losses; `frozen_layers` is {"audio": n, "text": n}, of the lowest layers;
-    `ema` is the average's decay, 0 for none; `across_batch` couples the clips of a part, as the original's multihead
-    fusion does.
+    Attributes:
+        config: The model's configuration.
+        optimizer: The optimizer.
+        class_weights: The weight of each label in the loss.
+        label_smoothing: See `clip_losses`.
+        focal: See `clip_losses`.
+        precision: "float32" or "bfloat16".
+        remat: Whether activations are recomputed in the backward pass, to save memory.
+        frozen_layers: {"audio": n, "text": n}, the number of frozen lowest layers of each encoder.
+        ema: The decay of the moving average of the parameters; 0 turns it off.
+        across_batch: Whether multihead fusion attends across the clips of a part, as the original does.
     """
 
     config: EmotionConfig
@@ -67,7 +79,11 @@ class TrainingMethod:
     across_batch: bool = False
 
     def computed_once(self, learning: Collection[str]) -> frozenset[str]:
-        """Of "audio" and "text" those whose vectors no step changes, `learning` being the paths that learn."""
+        """Return which of "audio" and "text" have vectors that no step changes.
+
+        Args:
+            learning: The paths of the trained parameters.
+        """
         paths = {"audio": ("audio_encoder.", "projector.", "layer_weights"), "text": ("text_encoder.",)}
         has = {"audio": self.config.audio is not None, "text": self.config.text is not None}
         return frozenset(
@@ -75,16 +91,17 @@ class TrainingMethod:
         )
 
     def init_state(self, learning: Parameters) -> TrainState:
-        """The state before the first step."""
+        """Return the state before the first step."""
         average = jax.tree.map(jnp.copy, learning) if self.ema else {}
         return TrainState(learning, self.optimizer.init(learning), average, jnp.int32(0))
 
     def shardings(self, learning: Parameters, mesh: Mesh) -> TrainState:
-        """Where each array of the state lies: what belongs to a parameter lies where the parameter does."""
+        """Return the sharding of each array of the state. Arrays of a parameter are sharded like the parameter."""
         of = parameter_shardings({path: array.shape for path, array in learning.items()}, mesh)
         everywhere = NamedSharding(mesh, PartitionSpec())
 
         def sharding(path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct) -> NamedSharding:
+            """Return the sharding of one array of the state."""
             names = [key.key for key in path if isinstance(key, jax.tree_util.DictKey)]
             fits = bool(names) and names[-1] in learning and leaf.shape == learning[names[-1]].shape
             return of[names[-1]] if fits else everywhere
@@ -94,10 +111,18 @@ class TrainingMethod:
     def step(
         self, state: TrainState, frozen: Parameters, batch: Arrays, key: Key[Array, ""] | None
     ) -> tuple[TrainState, StepMetrics]:
-        """Learn from a batch of arrays (parts, clips, ...); `key` draws all noise of the step, None for none."""
+        """Train on a batch.
+
+        Args:
+            state: The state before the step.
+            frozen: The parameters that are not trained.
+            batch: Arrays of shape (parts, clips, ...).
+            key: The random key of the step; None for no dropout.
+        """
         weight = (self.class_weights[batch["labels"]] * batch["valid"]).sum()
 
         def part(total: Parameters, each: tuple[Arrays, jax.Array]) -> tuple[Parameters, tuple[jax.Array, jax.Array]]:
+            """Add the gradient of one part to the total."""
             arrays, index = each
             part_key = None if key is None else jax.random.fold_in(key, index)
             (loss, right), gradient = jax.value_and_grad(self._loss, has_aux=True)(
@@ -129,7 +154,7 @@ class TrainingMethod:
         key: jax.Array | None,
         weight: Float[Array, ""],
     ) -> tuple[Float[Array, ""], Int[Array, ""]]:
-        """What these clips add to the mean loss of a batch whose weights sum to `weight`, and how many are right."""
+        """Return the part's contribution to the mean loss of its batch, whose weights sum to `weight`, and its hits."""
         audio_key, text_key, head_key = split_key(key, 3)
         model = self.model(learning, frozen)
         audio = self._encoded(model, "audio", arrays, learning, audio_key)
@@ -144,13 +169,13 @@ class TrainingMethod:
         )
         valid = arrays["valid"]
         right = ((logits.argmax(axis=-1) == arrays["labels"]) & valid).sum()
-        # A batch none of whose clips could be read has no weight, and teaches nothing.
+        # A batch without a readable clip has weight 0 and must not change anything.
         return jnp.where(valid, losses, 0.0).sum() / jnp.maximum(weight, jnp.finfo(jnp.float32).tiny), right
 
     def _encoded(
         self, model: EmotionModel, kind: str, arrays: Arrays, learning: Parameters, key: jax.Array | None
     ) -> jax.Array | None:
-        """The vectors of a modality: as they were computed before, by a frozen encoder, or by one that learns."""
+        """Return the vectors of a modality: precomputed, from a frozen encoder, or from a trained one."""
         inputs = ("features", "frame_mask") if kind == "audio" else ("ids", "token_mask")
         if kind in arrays:
             return arrays[kind]
@@ -163,14 +188,14 @@ class TrainingMethod:
         return model.encode_audio(values, mask, how) if kind == "audio" else model.encode_text(values, mask, how)
 
     def model(self, learning: Parameters, frozen: Parameters) -> EmotionModel:
-        """The model of these parameters, in the dtypes of the precision; the parameters themselves stay float32."""
+        """Return the model with these parameters cast to the precision. The parameters themselves stay float32."""
         parameters = {
             path: array.astype(parameter_dtype(path, self.precision)) for path, array in (learning | frozen).items()
         }
         return with_parameters(self.config, parameters)
 
     def probabilities(self, parameters: Parameters, batch: Arrays) -> Float[Array, "clips labels"]:
-        """Of a batch of one part, as in inference; NaN for clips that can't be read."""
+        """Return the probabilities of a batch of one part, as in inference; NaN for clips that can't be read."""
         arrays = {name: each[0] for name, each in batch.items()}
         model = self.model(parameters, {})
         logits = model.classify(
@@ -179,7 +204,7 @@ class TrainingMethod:
         return jnp.where(arrays["valid"][:, None], model.probabilities(logits), jnp.nan)
 
     def vectors(self, kind: str, parameters: Parameters, batch: Arrays) -> Float[Array, "1 clips width"]:
-        """What the encoder of "audio" or "text" makes of a batch of one part; NaN for clips that can't be read."""
+        """Return the pooled vectors of "audio" or "text" for a batch of one part; NaN for clips that can't be read."""
         arrays = {name: each[0] for name, each in batch.items()}
         encoded = self._encoded(self.model(parameters, {}), kind, arrays, {}, None)
         assert encoded is not None
@@ -189,5 +214,5 @@ class TrainingMethod:
 def jit_step(
     method: TrainingMethod, shardings: TrainState, mesh: Mesh
 ) -> Callable[..., tuple[TrainState, StepMetrics]]:
-    """`method.step` as a program that reuses the memory of the state it is given."""
+    """Return `method.step` as a jitted function that reuses the memory of the state it is given."""
     return jax.jit(method.step, donate_argnums=0, out_shardings=(shardings, NamedSharding(mesh, PartitionSpec())))

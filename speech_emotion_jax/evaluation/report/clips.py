@@ -1,4 +1,4 @@
-"""The clips that a report is made of, as arrays, and what is said of some of them together."""
+"""The clips of a report as arrays, and the accuracy of subsets of them."""
 
 from __future__ import annotations
 
@@ -14,9 +14,14 @@ from ..results import EvaluationRun
 
 @dataclass(frozen=True)
 class ReportClips:
-    """The clips that figures are made of: those with finite scores and, in a run with metrics, with a label.
+    """The clips in the figures: those with finite scores and, in a run with metrics, with a label.
 
-    Labels are numbers, by their place in the run's; `true` is -1 where a clip has none.
+    Attributes:
+        run: The run.
+        rows: The rows of the clips in the run's table.
+        scores: The scores of the clips.
+        true: The number of each clip's true label in the run's labels, -1 without a label.
+        labelled: Whether all clips have a label.
     """
 
     run: EvaluationRun
@@ -27,6 +32,7 @@ class ReportClips:
 
     @classmethod
     def of(cls, run: EvaluationRun, labelled: bool) -> ReportClips:
+        """Select the clips of a run."""
         place = {label: number for number, label in enumerate(run.labels)}
         true = np.array([place.get(label, -1) if label else -1 for label in run.truth], int)
         good = run.scored & np.isfinite(run.probabilities).all(axis=1)
@@ -35,23 +41,26 @@ class ReportClips:
 
     @cached_property
     def top(self) -> Int[np.ndarray, " clips"]:
+        """The number of the predicted label."""
         return self.scores.argmax(axis=1)
 
     @cached_property
     def score(self) -> Float[np.ndarray, " clips"]:
+        """The score of the predicted label."""
         return self.scores.max(axis=1)
 
     @cached_property
     def right(self) -> Bool[np.ndarray, " clips"]:
+        """Whether the predicted label is the true one."""
         return self.top == self.true
 
     @cached_property
     def duration(self) -> Float[np.ndarray, " clips"]:
-        """Seconds; NaN where there is no recording."""
+        """The length of the recording in seconds; NaN without a recording."""
         return self.run.table.column("duration").cast("float64").to_numpy()[self.rows]
 
     def slice(self, name: str, which: Int[np.ndarray, " some"]) -> Slice:
-        """The accuracy of some clips with its 95 % interval or, without truth, their mean score and its quartiles."""
+        """Return the accuracy of some clips with its interval; without labels, their mean score and its quartiles."""
         if not self.labelled:
             low, high = np.percentile(self.score[which], (25, 75))
             return Slice(name, len(which), float(self.score[which].mean()), float(low), float(high))
@@ -62,10 +71,18 @@ class ReportClips:
         return Slice(name, len(which), float(right.mean()), float(low), float(high), float(recall.mean()))
 
 
-def wilson_interval(share: Float[np.ndarray, " any"], clips: Int[np.ndarray, " any"]) -> Float[np.ndarray, "2 any"]:
-    """Wilson's 95 % interval of shares of so many clips, taken as independent. NaN without clips."""
+def wilson_interval(fractions: Float[np.ndarray, " any"], clips: Int[np.ndarray, " any"]) -> Float[np.ndarray, "2 any"]:
+    """Compute Wilson's 95 % interval of fractions of independent clips.
+
+    Args:
+        fractions: The fraction of correct clips of each subset.
+        clips: The number of clips of each subset.
+
+    Returns:
+        The lower and the upper ends; NaN for subsets without clips.
+    """
     z = 1.959964
     with np.errstate(divide="ignore", invalid="ignore"):
-        middle = (share + z**2 / (2 * clips)) / (1 + z**2 / clips)
-        reach = z / (1 + z**2 / clips) * np.sqrt(share * (1 - share) / clips + z**2 / (4 * clips**2))
+        middle = (fractions + z**2 / (2 * clips)) / (1 + z**2 / clips)
+        reach = z / (1 + z**2 / clips) * np.sqrt(fractions * (1 - fractions) / clips + z**2 / (4 * clips**2))
     return np.stack([np.maximum(middle - reach, 0), np.minimum(middle + reach, 1)])

@@ -1,4 +1,4 @@
-"""The figures of a report, each with what it says in words, and its numbers as a table."""
+"""The figures of a report, each with a caption and a table of its numbers."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from .clips import ReportClips, wilson_interval
 from .words import NO_VALUE, count_of, percent
 
 DASH = "\N{EN DASH}"  # from DASH to
-BINS = 6  # of durations, at most
-LEAST = 25  # clips in a bin of durations, where there are so many
-GROUPS = 30  # that are shown one by one
+BINS = 6  # largest number of duration bins
+MIN_CLIPS_PER_BIN = 25  # if the run has enough clips
+GROUPS = 30  # groups that are shown individually
 
 
 @dataclass(frozen=True)
 class Plot:
-    """A figure with what it says in words, and its numbers as a table."""
+    """A figure with its caption, its alternative text, and a table of its numbers."""
 
     name: str
     title: str
@@ -34,11 +34,12 @@ class Plot:
 
     @property
     def source(self) -> str:
+        """The figure as a data URL."""
         return "data:image/png;base64," + base64.b64encode(self.png).decode()
 
 
 def metric_figures(metrics: Mapping[str, Any]) -> list[Plot]:
-    """Confusion matrix, per-class bars and reliability diagram."""
+    """Draw the confusion matrix, the metrics per label and the reliability diagram."""
     labels = metrics["labels"]
     names = [shorten(label) for label in labels]
     counts = np.array(metrics["confusion_matrix"]["counts"])
@@ -55,7 +56,7 @@ def metric_figures(metrics: Mapping[str, Any]) -> list[Plot]:
     confusion = Plot(
         "confusion",
         "Confusion matrix",
-        "Each row is a true label: where its clips went.",
+        "Each row shows which labels the clips of one true label were given.",
         f"Confusion matrix of {count_of(metrics['clips'], 'clip')}. {found}.",
         plots.confusion(labels, counts),
         ["true \\ predicted", *names],
@@ -102,7 +103,7 @@ def _reliability(metrics: Mapping[str, Any]) -> Plot:
     if ends is None:
         words = "There are too few clips to tell."
     elif not ends[0]:
-        words = "The scores are off by no more than chance would give with so many clips."
+        words = "Chance alone would explain the difference between scores and accuracy."
     else:
         sure = "higher than the accuracy: over" if gap > 0 else "lower than the accuracy: under"
         words = f"On the whole, the scores are {100 * abs(gap):.1f} points {sure}-confident."
@@ -120,7 +121,7 @@ def _reliability(metrics: Mapping[str, Any]) -> Plot:
     return Plot(
         "reliability",
         "Reliability",
-        f"{words} {error}. Below the dashed line, the checkpoint is surer than it is right.",
+        f"{words} {error}. Below the dashed line, the checkpoint is overconfident.",
         f"Reliability diagram, accuracy against score. {error}. {words}",
         plots.reliability(edges, counts, confidence, accuracy, wilson_interval(accuracy, counts)),
         ["score", "clips", "mean score", "accuracy"],
@@ -129,11 +130,11 @@ def _reliability(metrics: Mapping[str, Any]) -> Plot:
 
 
 def prediction_figures(clips: ReportClips) -> list[Plot]:
-    """What was predicted, and how surely, where the truth is not known."""
+    """Draw the predicted labels and their scores, for a run without labels."""
     labels = clips.run.labels
     counts = np.bincount(clips.top, minlength=len(labels))
     total = len(clips.rows)
-    shares = [f"{shorten(label)} {percent(count / total)}" for label, count in zip(labels, counts, strict=True)]
+    percents = [f"{shorten(label)} {percent(count / total)}" for label, count in zip(labels, counts, strict=True)]
     sums = np.bincount(clips.top, clips.score, minlength=len(labels))
     low, middle, high = np.percentile(clips.score, (25, 50, 75))
     half = f"Half of the scores lie between {percent(low)} and {percent(high)}, the median is {percent(middle)}."
@@ -144,9 +145,9 @@ def prediction_figures(clips: ReportClips) -> list[Plot]:
             "predicted",
             "Predicted labels",
             f"Most often: {shorten(labels[counts.argmax()])}, {percent(counts.max() / total)} of the clips.",
-            f"Predicted labels of {count_of(total, 'clip')}: {', '.join(shares[:12])}.",
+            f"Predicted labels of {count_of(total, 'clip')}: {', '.join(percents[:12])}.",
             plots.predicted(labels, counts),
-            ["label", "clips", "share", "mean score"],
+            ["label", "clips", "percent", "mean score"],
             [
                 [shorten(label), f"{count:,}", percent(count / total), percent(mean / count) if count else NO_VALUE]
                 for label, count, mean in zip(labels, counts, sums, strict=True)
@@ -168,12 +169,16 @@ def prediction_figures(clips: ReportClips) -> list[Plot]:
 
 
 def by_length(clips: ReportClips) -> Plot | None:
-    """Bins of equal count, as far as equal durations allow; None where no clip has a duration."""
+    """Draw the accuracy over bins of duration with equal counts, as far as equal durations allow.
+
+    Returns None if no clip has a duration.
+    """
     timed = np.flatnonzero(np.isfinite(clips.duration))
     if not len(timed):
         return None
     seconds = clips.duration[timed]
-    edges = np.unique(np.quantile(seconds, np.linspace(0, 1, int(np.clip(len(timed) // LEAST, 1, BINS)) + 1)))
+    bin_count = int(np.clip(len(timed) // MIN_CLIPS_PER_BIN, 1, BINS))
+    edges = np.unique(np.quantile(seconds, np.linspace(0, 1, bin_count + 1)))
     digits = 1 if len(edges) < 2 or np.diff(edges).min() >= 0.1 else 2
     bins = np.clip(np.searchsorted(edges, seconds, side="right") - 1, 0, max(len(edges) - 2, 0))
     slices = []
@@ -194,7 +199,10 @@ def by_length(clips: ReportClips) -> Plot | None:
 
 
 def by_group(clips: ReportClips, group_by: str | None) -> Plot | None:
-    """The groups with the most clips, from the best to the worst, and the others as one."""
+    """Draw the accuracy of the groups with the most clips, from best to worst, and of all other groups together.
+
+    Returns None if no column of groups is named.
+    """
     if group_by is None:
         return None
     column = clips.run.column(group_by)
@@ -228,8 +236,8 @@ def _quantity(clips: ReportClips) -> str:
 
 def _bar_words(clips: ReportClips) -> str:
     if clips.labelled:
-        return "Bars are Wilson's 95 % intervals, clips taken as independent."
-    return "Bars hold the middle half of the scores."
+        return "Bars are Wilson's 95 % intervals, which take clips as independent."
+    return "Bars span the middle half of the scores."
 
 
 def _slice_row(each: Slice) -> list[str]:

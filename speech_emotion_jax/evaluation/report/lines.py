@@ -1,4 +1,4 @@
-"""What a bulk run found, in a few lines for a terminal."""
+"""Summarise a bulk run in a few lines for a terminal."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .words import HEADLINE_METRICS, NO_VALUE
 
 
 def summary(run: EvaluationRun, metrics: Mapping[str, Any] | None, throughput: Mapping[str, int | float]) -> str:
-    """A few lines for a terminal: how many clips, how right, how fast."""
+    """Summarise the clips, the metrics and the speed of a run for a terminal."""
     errors = int((~run.scored).sum())
     lines = [f"Clips     {len(run.table):,}: {len(run.table) - errors:,} scored, {errors:,} with an error"]
     if metrics is not None:
@@ -32,7 +32,7 @@ def summary(run: EvaluationRun, metrics: Mapping[str, Any] | None, throughput: M
 
 
 def speed(throughput: Mapping[str, int | float]) -> list[tuple[str, str]]:
-    """(what, how much) a second and host; of sound where there is any."""
+    """Return (quantity, value) of the rates per second and host: of audio if there is any, else of clips."""
     seconds, compiling = throughput["seconds"], throughput["compile_seconds"]
     of, key = ("audio-seconds", "audio_seconds") if throughput["audio_seconds"] else ("clips", "clips")
     per = "per second" if throughput.get("hosts", 1) == 1 else "per second and host"

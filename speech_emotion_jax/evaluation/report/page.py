@@ -1,6 +1,6 @@
-"""What a bulk run found, to look at: one self-contained page with its figures, and the figures as PNGs.
+"""Write the report of a bulk run: one self-contained HTML page, and its figures as PNG files.
 
-File names, labels and texts are the user's: the page escapes them. The same run gives the same bytes.
+File names, labels and texts come from the user, so the page escapes them. The same run gives the same bytes.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from .tables import error_summary, frequent_confusions, surest_mistakes
 from .words import HEADLINE_METRICS, count_of, duration, is_or_are, percent, plural
 
 PAGE = "report.html"
-FEW = 30  # clips of a label below which its figures say little
-FEW_GROUPS = 20  # below which intervals by groups are too narrow; see `metrics`
+FEW = 30  # labels with fewer clips get a warning
+FEW_GROUPS = 20  # with fewer groups intervals are too narrow, see `metrics`
 
 
 @dataclass(frozen=True)
 class Card:
-    """A number of the headline. `low`, `high` and `baseline` are fractions like `value`, None where there is none."""
+    """A headline number. `low`, `high` and `baseline` are fractions like `value`, or None."""
 
     name: str
     value: float
@@ -47,13 +47,20 @@ def write_report(
     throughput: Mapping[str, int | float],
     provenance: Mapping[str, Any],
 ) -> None:
-    """Write the figures' PNGs and, last, report.html.
+    """Write the figures as PNG files and then report.html.
 
-    `metrics` is what `measure` gave for the run's scored clips that have a label; None where there are none, and the
-    report shows what was predicted, and how surely. `group_by` names a column whose groups are shown side by side.
-    `throughput` has "clips", "audio_seconds", "seconds" and "compile_seconds" (of all hosts together, compilation in
-    the seconds), "hosts" and "devices". `provenance` is shown as a table: all that is needed to repeat the run.
-    Raises InvalidInput where there is no such column.
+    Args:
+        folder: The folder of the run.
+        run: The run.
+        metrics: The result of `measure` for the scored clips with a label. None: there are none, and the report shows
+            the predicted labels and their scores.
+        group_by: The column whose groups are compared.
+        throughput: "clips", "audio_seconds", "seconds" and "compile_seconds" of all hosts together (compilation is part
+            of "seconds"), "hosts" and "devices".
+        provenance: Everything that is needed to repeat the run, shown as a table.
+
+    Raises:
+        InvalidInput: There is no column `group_by`.
     """
     clips = ReportClips.of(run, metrics is not None)
     figures = []
@@ -82,14 +89,14 @@ def write_report(
 
 
 def _subtitle(run: EvaluationRun) -> str:
-    """What was scored by what, of the settings that say so."""
+    """Name the checkpoint and the clips, as far as the settings tell."""
     settings = run.record.get("settings") or {}
     parts = [str(settings[name]) for name in ("model", "mode", "language", "split") if settings.get(name)]
     return " · ".join(shorten(part, 80) for part in parts)
 
 
 def _cards(metrics: Mapping[str, Any]) -> list[Card]:
-    """The averages, each beside what answering the most frequent label always would reach."""
+    """Return the headline metrics, each with the baseline of always predicting the most frequent label."""
     label, share = _majority(metrics)
     count = len(metrics["truth_labels"])
     baselines = {"accuracy": share, "uar": 1 / count, "macro_f1": 2 * share / (1 + share) / count}
@@ -101,14 +108,16 @@ def _cards(metrics: Mapping[str, Any]) -> list[Card]:
 
 
 def _majority(metrics: Mapping[str, Any]) -> tuple[str, float]:
+    """Return the most frequent true label and its fraction of the clips."""
     supports = {label: each["support"] for label, each in metrics["per_class"].items()}
     label = max(supports, key=supports.__getitem__)
     return label, supports[label] / metrics["clips"]
 
 
 def _interval_words(metrics: Mapping[str, Any], group_by: str | None) -> str:
+    """Explain the intervals."""
     if not metrics["intervals"]:
-        return "There is nothing to draw intervals from."
+        return "There are too few clips or groups for intervals."
     if group_by is None:
         return "Intervals are 95 % bootstrap intervals; clips were drawn one by one."
     groups = f"whole groups of “{shorten(group_by)}” ({metrics['groups']:,})"
@@ -118,7 +127,7 @@ def _interval_words(metrics: Mapping[str, Any], group_by: str | None) -> str:
 def _facts(
     clips: ReportClips, metrics: Mapping[str, Any] | None, throughput: Mapping[str, int | float]
 ) -> list[tuple[str, str]]:
-    """(name, value) of the small numbers under the headline."""
+    """Return (name, value) of the small numbers under the headline."""
     run = clips.run
     errors = int((~run.scored).sum())
     total = len(run.table)
@@ -140,7 +149,7 @@ def _facts(
 
 
 def _notices(clips: ReportClips, metrics: Mapping[str, Any] | None, group_by: str | None) -> list[str]:
-    """What may mislead a reader of the figures."""
+    """Return warnings about figures that may mislead."""
     run, notices = clips.run, []
     errors = int((~run.scored).sum())
     if errors:
@@ -151,7 +160,7 @@ def _notices(clips: ReportClips, metrics: Mapping[str, Any] | None, group_by: st
     strange = int((run.scored & ~np.isfinite(run.probabilities).all(axis=1)).sum())
     if strange:
         notices.append(
-            f"{count_of(strange, 'clip')} got scores that are no numbers, and {is_or_are(strange)} in no figure."
+            f"{count_of(strange, 'clip')} got scores that are not numbers, and {is_or_are(strange)} in no figure."
         )
     truncated = run.table.column("truncated").cast("bool").fill_null(False).to_numpy().sum()
     if truncated:
@@ -165,7 +174,7 @@ def _notices(clips: ReportClips, metrics: Mapping[str, Any] | None, group_by: st
     if few:
         names = ", ".join(f"{shorten(label)} ({clips})" for label, clips in few.items())
         notices.append(
-            f"Fewer than {FEW} clips: {names}. What is said of such a label, and UAR and macro-F1, is unsure."
+            f"Fewer than {FEW} clips: {names}. Metrics of such a label, and UAR and macro-F1, are uncertain."
         )
     absent = [label for label in metrics["labels"] if not metrics["per_class"][label]["support"]]
     if absent:
@@ -173,10 +182,10 @@ def _notices(clips: ReportClips, metrics: Mapping[str, Any] | None, group_by: st
         notices.append(f"No scored clip has the label {names}; UAR and macro-F1 leave it out.")
     label, share = _majority(metrics)
     if metrics["accuracy"] < share:
-        notices.append(f"Answering “{shorten(label)}” always would be right more often ({percent(share)}).")
+        notices.append(f"Answering “{shorten(label)}” every time would be right more often ({percent(share)}).")
     if group_by is None and metrics["intervals"]:
         notices.append(
-            "The intervals take clips as independent. Where speakers or videos have several clips, the true ones are"
+            "The intervals take clips as independent. If speakers or videos have several clips, the true intervals are"
             " wider: name the column with --group-by."
         )
     if group_by is not None and metrics["groups"] < FEW_GROUPS:
@@ -200,7 +209,7 @@ def _throughput(throughput: Mapping[str, int | float]) -> list[tuple[str, str]]:
 
 
 def _flat(provenance: Mapping[str, Any], within: str = "") -> Iterator[tuple[str, str]]:
-    """(dotted name, value) of everything."""
+    """Yield (dotted name, value) of nested values."""
     for name, value in provenance.items():
         name = f"{within}{name}"
         if isinstance(value, Mapping) and value:

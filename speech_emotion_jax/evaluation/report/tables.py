@@ -1,4 +1,4 @@
-"""The tables of a report: labels that were confused, clips that were surely wrong, and those with an error."""
+"""The tables of a report: frequent confusions, confident mistakes, and errors."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from ..results import EvaluationRun
 from .clips import ReportClips
 from .words import NO_VALUE, percent
 
-WORST, PAIRS, ERRORS, KINDS = 20, 10, 50, 8  # rows of the tables
-LETTERS = 160  # of a clip's text
+WORST, PAIRS, ERRORS, KINDS = 20, 10, 50, 8  # largest numbers of rows of the tables
+LETTERS = 160  # largest number of characters of a clip's text
 
 
 def frequent_confusions(clips: ReportClips) -> list[dict[str, Any]]:
-    """The most frequent confusions."""
+    """Return the most frequent confusions."""
     if not clips.labelled:
         return []
     count = len(clips.run.labels)
@@ -43,7 +43,7 @@ def frequent_confusions(clips: ReportClips) -> list[dict[str, Any]]:
 
 
 def surest_mistakes(clips: ReportClips) -> list[dict[str, str]]:
-    """The clips whose wrong label has the highest score."""
+    """Return the wrongly labelled clips with the highest scores."""
     if not clips.labelled:
         return []
     wrong = np.flatnonzero(~clips.right)
@@ -66,7 +66,7 @@ def surest_mistakes(clips: ReportClips) -> list[dict[str, str]]:
 
 
 def error_summary(run: EvaluationRun) -> dict[str, Any] | None:
-    """How many errors of each kind, and the first of them; None where there are none."""
+    """Count the errors of each kind and list the first ones. Returns None if there are no errors."""
     rows = np.flatnonzero(~run.scored)
     if not len(rows):
         return None
@@ -87,7 +87,7 @@ def error_summary(run: EvaluationRun) -> dict[str, Any] | None:
 
 
 def _kind(message: str, name: str) -> str:
-    """An error without what is only this clip's: the file's name, with the folders before it, and figures."""
+    """Return an error without what is specific to one clip: its file name and all numbers."""
     at = message.find(name) if name else -1
     if at >= 0:
         start = max(message.rfind(" ", 0, at), message.rfind("'", 0, at), message.rfind('"', 0, at)) + 1
@@ -97,5 +97,5 @@ def _kind(message: str, name: str) -> str:
 
 
 def _cells(run: EvaluationRun, name: str, rows: Int[np.ndarray, " some"]) -> list[str]:
-    """A column's cells in some rows; empty where it has none."""
+    """Return the cells of a column in some rows; "" for empty cells."""
     return ["" if cell is None else str(cell) for cell in run.table.column(name).take(rows).to_pylist()]
