@@ -15,14 +15,9 @@ from hypothesis import strategies as st
 
 from speech_emotion_jax.corpus.manifest_files import read_manifest
 from speech_emotion_jax.errors import InvalidInput, UnreadableInput
-from speech_emotion_jax.evaluation.leakage import (
-    SplitOverlap,
-    SubsetScores,
-    audit,
-    render_audit,
-    render_split,
-    split_by_group,
-)
+from speech_emotion_jax.evaluation.audit_text import render_audit
+from speech_emotion_jax.evaluation.group_split import render_split, split_by_group
+from speech_emotion_jax.evaluation.leakage import SplitOverlap, SubsetScores, audit
 
 from .support.examples import examples
 
