@@ -245,7 +245,7 @@ def test_runs_that_do_not_match_are_refused():
         compare(a, EvaluationRun("B", a.record, a.table.slice(0, 1).set_column(0, "name", [["other"]])))
     changed = [*truth]
     changed[3] = "happy" if truth[3] != "happy" else "sad"
-    with pytest.raises(InvalidInput, match=rf"1 clips have another label.*\(clip 3: {truth[3]} and {changed[3]}\)"):
+    with pytest.raises(InvalidInput, match=rf"1 clips have different labels.*\(clip 3: {truth[3]} and {changed[3]}\)"):
         compare(a, run(changed, probabilities, name="B"))
     with pytest.raises(InvalidInput, match="angry, happy, sad and B has joy, rage, woe"):
         compare(a, run(truth, probabilities, name="B", labels=("joy", "rage", "woe")))

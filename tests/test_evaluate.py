@@ -172,7 +172,7 @@ def test_another_manifest_or_checkpoint_is_refused(job: EvaluateConfig, corpus: 
 def test_a_folder_with_something_else_is_refused(job: EvaluateConfig):
     Path(job.output).mkdir()
     (Path(job.output) / "thesis.tex").write_text("mine")
-    with pytest.raises(InvalidInput, match=r"no run and not empty \(thesis\.tex"):
+    with pytest.raises(InvalidInput, match=r"not empty and holds no run \(it has thesis\.tex"):
         evaluate(job)
 
 

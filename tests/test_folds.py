@@ -224,7 +224,7 @@ def test_rows_are_divided_where_there_is_no_group(corpus: Path, tmp_path: Path):
         (1, "", "1 fold can't be; ask for 2 or more"),
         (0, "", "0 folds can't be"),
         (28, "data.group_by=none", "has 27 labelled rows, fewer than 28 folds"),
-        (None, "data.group_by=none", "no column names the groups; give --group-by"),
+        (None, "data.group_by=none", "needs a column of groups; name it with --group-by"),
         (None, "data.group_by=nobody", "no column 'nobody'"),
         (None, "data.group_by=split", "row 3 of .* has nothing in 'split'"),
         (None, "data.group_by=half", "has 2 groups in 'half'"),
