@@ -1,5 +1,7 @@
 """Attention with relative keys, by each of its implementations, against its formula."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.sharding import Mesh, PartitionSpec
 
-from speech_emotion_jax.models.attention import QUERY_BLOCK, attend, attend_in_blocks
+from speech_emotion_jax.models.attention import attend
 from speech_emotion_jax.models.kernels.attention_cpu import QUERIES, attend_cpu
+from speech_emotion_jax.models.kernels.attention_xla import QUERY_BLOCK, attend_in_blocks, attention_gradients
 
 from .support.examples import examples
 
@@ -21,7 +24,11 @@ def plainly(query, key, value, mask, distances, *, dtype, left):
     return attend(query, key, value, mask, dtype=dtype, distances=distances, left=left)
 
 
-IMPLEMENTATIONS = (plainly, attend_in_blocks, attend_cpu)
+def in_small_blocks(*arrays, dtype, left):
+    return attend_in_blocks(*arrays, dtype=dtype, left=left, scores=0)
+
+
+IMPLEMENTATIONS = (plainly, attend_in_blocks, in_small_blocks, attend_cpu)
 
 
 def normal(*shape: int, seed: int = 0) -> jax.Array:
@@ -121,17 +128,79 @@ def test_gradient_of_attention_is_that_of_its_formula(time):
         assert difference < 1e-5 * max(1.0, float(theirs.grad.abs().max()))
 
 
-def test_attention_can_be_linearised_and_mapped():
+def dense(query, key, value, mask, distances, left):
+    """The formula in one piece, for JAX to derive."""
+    time, right = query.shape[1], len(distances) - 1 - left
+    place = (jnp.clip(jnp.arange(time)[None] - jnp.arange(time)[:, None], -left, right) + left)[None, None]
+    projected = jnp.einsum("bqhd,pd->bhqp", query, distances)
+    scores = jnp.einsum("bqhd,bkhd->bhqk", query, key)
+    scores = (scores + jnp.take_along_axis(projected, jnp.broadcast_to(place, scores.shape), -1)) / np.sqrt(
+        query.shape[-1]
+    )
+    scores = jnp.where(mask[:, None, None], scores, jnp.finfo(jnp.float32).min)
+    return jnp.einsum("bhqk,bkhd->bqhd", jax.nn.softmax(scores, axis=-1), value)
+
+
+@settings(max_examples=examples(8))
+@given(
+    time=st.integers(1, 4 * QUERY_BLOCK),
+    left=st.integers(0, 140),
+    right=st.integers(0, 140),
+    blocks=st.integers(1, 4),
+    seed=st.integers(0, 99),
+)
+def test_gradients_in_blocks_of_any_size(time, left, right, blocks, seed):
+    """Clips shorter than the band, of padding alone too, and blocks that do not divide the frames."""
+    query, key, value, mask, distances = inputs(time, left, right, seed)
+    mask = mask.at[1].set(seed % 3 > 0)
+    towards = normal(*query.shape, seed=9)
+
+    def plain(*learning):
+        return dense(*learning[:3], mask, learning[3], left)
+
+    expected = jax.vjp(plain, query, key, value, distances)[1](towards)
+    of_blocks = jax.jit(
+        lambda *arrays: attention_gradients(*arrays, dtype=FLOAT32, left=left, scores=2 * 2 * time * -(-time // blocks))
+    )
+    found = of_blocks(query, key, value, mask, distances, towards)
+    for gradient, formula in zip(found, expected, strict=True):
+        assert jnp.abs(gradient - formula).max() < 1e-5 * max(1.0, float(jnp.abs(formula).max()))
+
+
+def test_gradients_of_bfloat16_products():
+    """The products round their inputs to bfloat16, by 2^-9 each; sums of many are off by no more."""
+    query, key, value, mask, distances = inputs(300, 64, 8, 0, width=64)
+    towards = normal(*query.shape, seed=9)
+
+    def gradients(dtype):
+        def ours(*learning):
+            return plainly(*learning[:3], mask, learning[3], dtype=jnp.dtype(dtype), left=64)
+
+        return jax.jit(lambda *arrays: jax.vjp(ours, *arrays)[1](towards))(query, key, value, distances)
+
+    for rounded, exact in zip(gradients("bfloat16"), gradients("float32"), strict=True):
+        assert jnp.linalg.norm(rounded - exact) < 2**-7 * jnp.linalg.norm(exact)
+
+
+def test_the_gradient_needs_no_array_of_all_scores():
+    """Compiled for 1 clip of 80 s: all scores are 1 GB in float32, and a block holds two such arrays of its own."""
+    arrays = inputs(4_000, 64, 8, 0, heads=16, width=64, batch=1)
+    program = jax.jit(partial(attention_gradients, dtype=FLOAT32, left=64, scores=0))
+    memory = program.lower(*arrays, arrays[0]).compile().memory_analysis()
+    assert memory.temp_size_in_bytes < 0.25 * 4 * 16 * 4_000**2
+
+
+def test_attention_can_be_derived_and_mapped():
     query, key, value, mask, distances = inputs(70, 5, 3, 0)
 
     def ours(query):
         return plainly(query, key, value, mask, distances, dtype=FLOAT32, left=5)
 
-    direction = normal(*query.shape, seed=5)
-    change = jax.jvp(ours, (query,), (direction,))[1]
+    direction, towards = normal(*query.shape, seed=5), normal(*query.shape, seed=6)
+    [gradient] = jax.vjp(ours, query)[1](towards)
     step = 1e-2
     numeric = (ours(query + step * direction) - ours(query - step * direction)) / (2 * step)
-    assert np.abs(np.asarray(change - numeric)).max() < 1e-3
+    assert abs(float((gradient * direction).sum() - (numeric * towards).sum())) < 1e-2
     many = jnp.stack([query, direction])
     assert np.abs(np.asarray(jax.vmap(ours)(many)) - np.stack([ours(each) for each in many])).max() < 1e-5
 
@@ -159,3 +228,25 @@ def test_attention_inside_the_programs_of_others():
     assert np.abs(np.asarray(mapped)[0] - expected).max() < 1e-5
     with jax.set_mesh(mesh):
         assert np.abs(np.asarray(jax.jit(ours)(*clips)) - expected).max() < 1e-5
+
+
+def test_the_gradient_inside_a_shard_map_is_summed_over_the_devices():
+    *clips, mask, distances = inputs(140, 64, 8, 0, width=16)
+
+    def loss(clips, mask, distances):
+        return (plainly(*clips, mask, distances, dtype=FLOAT32, left=64) ** 2).sum()
+
+    mesh, rows = Mesh(np.array(jax.devices()[:1]), ("data",)), PartitionSpec("data")
+
+    def divided(clips, mask, distances):
+        each = jax.shard_map(
+            lambda *arrays: jax.lax.psum(loss(*arrays), "data"),
+            mesh=mesh,
+            in_specs=(rows, rows, PartitionSpec()),
+            out_specs=PartitionSpec(),
+        )
+        return each(clips, mask, distances)
+
+    found, expected = (jax.jit(jax.grad(of, argnums=(0, 2)))(clips, mask, distances) for of in (divided, loss))
+    for ours, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        assert jnp.abs(ours - theirs).max() < 1e-5 * jnp.abs(theirs).max()

@@ -1,4 +1,4 @@
-"""What the kernels of relative-key attention have in common, each interpreted on a CPU."""
+"""The Pallas kernel of relative-key attention as its callers meet it, interpreted on a CPU."""
 
 from collections.abc import Callable
 from functools import partial
@@ -10,26 +10,22 @@ import pytest
 
 from speech_emotion_jax.errors import InvalidInput
 from speech_emotion_jax.models.attention import attend as relative
-from speech_emotion_jax.models.attention import attend_in_blocks
-from speech_emotion_jax.models.kernels import attention_gpu, attention_tpu
+from speech_emotion_jax.models.kernels import attention_tpu
+from speech_emotion_jax.models.kernels.attention_xla import attend_in_blocks
 from speech_emotion_jax.models.kernels.pallas import SWITCH
 
 from .support.attention_definition import EXACT, FLOAT32, by_rows, drawn
 
-KERNELS = {  # with settings that make several blocks of 600 frames
-    "gpu": (attention_gpu, attention_gpu.attend_gpu, {}),
-    "tpu": (attention_tpu, attention_tpu.attend_tpu, {"ROWS": 128, "COLUMNS": 256 * 4}),
-}
 Attend = Callable[..., jax.Array]  # of queries, keys, values, a mask and the vectors of 73 distances, 64 before
 
 
-@pytest.fixture(params=KERNELS)
-def attend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Attend:
-    module, kernel, sizes = KERNELS[request.param]
-    for name, size in sizes.items():
-        monkeypatch.setattr(module, name, size)
-    monkeypatch.setattr(module.pl, "pallas_call", partial(module.pl.pallas_call, interpret=True))
-    return lambda *arrays: kernel(*map(jnp.asarray, arrays), dtype=FLOAT32, left=64)
+@pytest.fixture
+def attend(monkeypatch: pytest.MonkeyPatch) -> Attend:
+    for name, size in {"ROWS": 128, "COLUMNS": 256 * 4}.items():  # several blocks of 600 frames
+        monkeypatch.setattr(attention_tpu, name, size)
+    interpreted = partial(attention_tpu.pl.pallas_call, interpret=True)
+    monkeypatch.setattr(attention_tpu.pl, "pallas_call", interpreted)
+    return lambda *arrays: attention_tpu.attend_tpu(*map(jnp.asarray, arrays), dtype=FLOAT32, left=64)
 
 
 @pytest.mark.parametrize("time", [5, 600])

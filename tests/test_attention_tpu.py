@@ -196,7 +196,7 @@ import jax, jax.numpy as jnp, numpy as np
 from functools import partial
 from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from speech_emotion_jax.models.attention import attend_in_blocks
+from speech_emotion_jax.models.kernels.attention_xla import attend_in_blocks
 from speech_emotion_jax.models.kernels.attention_tpu import attend_tpu
 
 for name, chips in [("v5e:2x2", 4), ("v4:2x2x1", 1), ("v5p:2x2x1", 1), ("v6e:2x2", 1)]:

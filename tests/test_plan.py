@@ -309,7 +309,7 @@ def test_the_published_encoder_on_an_h100():
     [case] = plan(PlanConfig(("h100",), mode="audio", batch_sizes=(64,), seconds=10.0))
     assert case["fits"]
     assert case["of_model"] <= 1.05
-    assert case["times"]["memory"] <= 0.08  # s; 0.13 with attention in plain XLA
+    assert case["times"]["memory"] <= 0.115  # s; attention in plain XLA
     assert case["memory"]["temporaries"] <= 1.5e9
 
 

@@ -1,1 +1,1 @@
-"""Attention as fused kernels, one file for each kind of device."""
+"""Attention, one file for each way to compute it: on a CPU, by a TPU kernel, and in plain XLA."""

@@ -1,9 +1,9 @@
-"""Relative-key attention for a CPU: a few heads and many queries at a time, and as few passes over their scores as go.
+"""Relative-key attention for a CPU: a few heads and many queries at a time, with few passes over their scores.
 
-The matrix products of a CPU are fast from some hundred rows on, and then its passes over the scores take as long as the
-products. The position bias costs one that is there anyway: outside a band around the diagonal it is one of two numbers
-a query, which is added where the scores are masked. What the band differs from that is added in place, in pieces of a
-few queries, each a parallelogram that a reshape of padded rows lays along the diagonal.
+A CPU's matrix products are fast from some hundred rows on; then the passes over the scores take as long as the
+products. The position bias costs one pass that is needed for the mask anyway: outside a band around the diagonal it is
+one of two numbers a query. The band's difference from them is added in place, in pieces of a few queries. Each piece is
+a parallelogram, which a reshape of padded rows lays along the diagonal.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from jaxtyping import Array, Bool, Float
 
 from ..layers import contract
 
-QUERIES = 768  # of a head at a time, at most: short clips are not divided, long ones evenly
-SCORES = 2_000_000  # of the heads at a time, at most, which are 8 MB; but HEADS of them always
+QUERIES = 768  # Upper bound of a head's queries at a time. Short clips are not divided, long ones evenly.
+SCORES = 2_000_000  # Upper bound of the scores of several heads at a time, 8 MB; HEADS heads are always allowed.
 HEADS = 2
-PIECE = 64  # queries whose band is added at once
+PIECE = 64  # Queries whose band is added at once.
 
 
 def attend_cpu(
@@ -30,7 +30,20 @@ def attend_cpu(
     dtype: jnp.dtype,
     left: int,
 ) -> Float[Array, "batch time heads width"]:
-    """As `attention.attend`, forward alone."""
+    """Compute `attention.attend`, without a gradient.
+
+    Args:
+        query: Queries, not yet scaled.
+        key: Keys.
+        value: Values.
+        mask: True where a key may be attended to.
+        distances: Vectors of the clipped distances -left .. positions - 1 - left.
+        dtype: Dtype of the matrix products. They accumulate in float32, and the softmax is float32.
+        left: Largest distance to an earlier key that has a vector of its own.
+
+    Returns:
+        The attended values, float32.
+    """
     batch, time, heads, width = query.shape
     positions = len(distances)
     right = positions - 1 - left
@@ -45,7 +58,7 @@ def attend_cpu(
         return jnp.pad(x.swapaxes(1, 2), ((0, 0), (0, 0), (before, after), (0, 0)))
 
     def of_blocks(x: jax.Array) -> jax.Array:
-        """(batch, heads, padded time, n) to (groups x blocks, heads together, rows, n)."""
+        """Reshape (batch, heads, padded time, n) to (groups x blocks, heads together, rows, n)."""
         x = x.reshape(groups, together, blocks, rows, x.shape[-1])
         return x.swapaxes(1, 2).reshape(groups * blocks, together, rows, x.shape[-1])
 
@@ -76,7 +89,7 @@ def attend_cpu(
         shown = mask[group * together // heads][None, None]
         scores = jnp.where(shown, scores, jnp.finfo(jnp.float32).min)
         weights = jnp.exp(scores - scores.max(axis=-1, keepdims=True))
-        # Dividing what comes out, and not each weight, saves a pass over the scores.
+        # Dividing the result, and not each weight, saves a pass over the scores.
         return contract("hqk,hkd->hqd", weights, value[group]) / weights.sum(axis=-1, keepdims=True)
 
     out = jax.lax.map(attended, (jnp.arange(groups * blocks), queries, before, after, band))
@@ -85,7 +98,7 @@ def attend_cpu(
 
 
 def _sheared(x: Float[Array, "*outer rows columns"]) -> Float[Array, "*outer rows wider"]:
-    """Row i moved right by i, with zeros beside it; rows - 1 columns more."""
+    """Move row i right by i, with zeros beside it; the result has rows - 1 more columns."""
     *outer, rows, columns = x.shape
     x = jnp.pad(x, [(0, 0)] * (len(outer) + 1) + [(0, rows)]).reshape(*outer, -1)
     return x[..., : rows * (rows + columns - 1)].reshape(*outer, rows, rows + columns - 1)

@@ -1,9 +1,9 @@
-"""Relative-key attention for a TPU: one kernel, which reads queries, keys and values once and writes the result once.
+"""Relative-key attention for a TPU: one kernel that reads queries, keys and values once and writes the result once.
 
-The arrays stay as the linear layers make and take them, (batch, time, heads x width): a block of 128 lanes holds two
-heads of 64, so nothing is transposed around the kernel. A step of the grid takes a block of queries against all keys of
-its heads, up to COLUMNS at a time, with a running softmax. The products of queries and vectors of the distances are
-rolled, row i by i: a key's product is then in the column of its place modulo their number, padded to whole registers.
+The arrays have the layout of the linear layers, (batch, time, heads x width). A block of 128 lanes holds two heads of
+64, so nothing is transposed around the kernel. A step of the grid attends a block of queries to all keys of its heads,
+up to COLUMNS at a time, with a running softmax. The products of the queries and the distances' vectors are rolled, row
+i by i: the product of a key is then in the column of its frame modulo their number, padded to whole registers.
 """
 
 from __future__ import annotations
@@ -22,23 +22,36 @@ from jaxtyping import Array, Bool, Float
 
 from .pallas import Work, added_to_scores, bytes_moved, dot, on_each_chip, padded
 
-SUBLANES, LANES = 8, 128  # of a TPU's vector register
-ROWS, COLUMNS = 640, 3072  # queries, and bytes of a row of keys, at once at most: that fits in 16 MB of vector memory
-AHEAD = 6 << 20  # bytes of keys and values up to which those of the next heads are fetched while these are attended
+SUBLANES, LANES = 8, 128  # Shape of a TPU's vector register.
+ROWS, COLUMNS = 640, 3072  # Upper bounds of queries, and of bytes of a row of keys, that fit in 16 MB of VMEM.
+AHEAD = 6 << 20  # Up to so many bytes of keys and values, those of the next heads are fetched in the meantime.
 
 
 class _Blocks(NamedTuple):
-    """How a call is divided: its grid (batch, groups of heads, blocks of queries) and what a step of it holds."""
+    """How a call is divided.
+
+    Attributes:
+        grid: Clips, groups of heads, blocks of queries.
+        time: Frames, padded.
+        rows: Queries of a step.
+        columns: Keys at once.
+        together: Heads of a step.
+        period: Positions, padded.
+        mask: Block of the mask.
+        queries: Block of the queries and of the result.
+        keys: Block of the keys and of the values.
+        distances: Block of the distances' vectors.
+    """
 
     grid: tuple[int, int, int]
-    time: int  # padded
-    rows: int  # queries of a step
-    columns: int  # keys at once
-    together: int  # heads of a step
-    period: int  # positions, padded
+    time: int
+    rows: int
+    columns: int
+    together: int
+    period: int
     mask: pl.BlockSpec
-    queries: pl.BlockSpec  # and what comes out
-    keys: pl.BlockSpec  # and values
+    queries: pl.BlockSpec
+    keys: pl.BlockSpec
     distances: pl.BlockSpec
 
 
@@ -52,10 +65,21 @@ def attend_tpu(
     dtype: jnp.dtype,
     left: int,
 ) -> Float[Array, "batch time heads width"]:
-    """As `attention.attend`, forward alone. What comes out is float32, rounded to `dtype`.
+    """Compute `attention.attend`, without a gradient.
 
-    The products take `dtype` and accumulate in float32, as the softmax. A program for several chips is to be traced
-    with its mesh in use (`jax.set_mesh`): each chip attends its own clips.
+    Trace a program for several chips with its mesh set (`jax.set_mesh`): each chip attends its own clips.
+
+    Args:
+        query: Queries, not yet scaled.
+        key: Keys.
+        value: Values.
+        mask: True where a key may be attended to.
+        distances: Vectors of the clipped distances -left .. positions - 1 - left; None for no position bias.
+        dtype: Dtype of the matrix products. They accumulate in float32, and the softmax is float32.
+        left: Largest distance to an earlier key that has a vector of its own.
+
+    Returns:
+        The attended values, rounded to `dtype`, as float32.
     """
     batch, time, heads, width = query.shape
     positions = 0 if distances is None else len(distances)
@@ -75,7 +99,19 @@ def attend_tpu(
 
 
 def work(batch: int, time: int, heads: int, width: int, positions: int, itemsize: int) -> Work:
-    """What `attend_tpu` does for such arrays, items of `itemsize` bytes, counted from its grid and blocks."""
+    """Count what `attend_tpu` does from its grid and blocks.
+
+    Args:
+        batch: Number of clips.
+        time: Frames of a clip.
+        heads: Number of heads.
+        width: Width of a head.
+        positions: Number of vectors of distances; 0 for no position bias.
+        itemsize: Bytes per item of the products' dtype.
+
+    Returns:
+        FLOPs and bytes.
+    """
     blocks = _blocks(batch, time, heads, width, positions, itemsize)
     moved = bytes_moved(
         [
@@ -193,9 +229,10 @@ def _kernel(
 def _position_bias(
     query: jax.Array, distances: jax.Array, columns: int, positions: int, left: int
 ) -> Callable[[jax.Array], jax.Array]:
-    """The bias of the queries of a step for as many keys as `columns`, by how far their first is from its first.
+    """Return a function that gives the position bias of a step's queries for `columns` keys.
 
-    A key beyond the clipped distances has that of the nearest of them.
+    The function takes the frame of the first key minus the frame of the first query. A key beyond the clipped distances
+    has the bias of the nearest of them.
     """
     projected = dot(query, distances, 1)
     before, after = projected[:, :1], projected[:, positions - 1 : positions]
@@ -210,10 +247,10 @@ def _position_bias(
 
 
 def _along_diagonals(projected: jax.Array, left: int) -> jax.Array:
-    """Row i rolled right by i - left: column c is then that of the distance c - i, modulo the number of columns.
+    """Roll row i right by i - left, so that column c has the distance c - i modulo the number of columns.
 
-    Registers of eight rows are rolled as a whole, after their rows were, by powers of two where a row's number has
-    them. To roll each row by another length takes a TPU v5 or later.
+    Rows are first rolled within registers of eight, by the powers of two in their number; then whole registers are
+    rolled. A TPU v4 can't roll each row by its own length.
     """
     rows, period = projected.shape
     number = jax.lax.broadcasted_iota(jnp.int32, projected.shape, 0)

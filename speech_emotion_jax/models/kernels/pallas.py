@@ -1,4 +1,4 @@
-"""What the hand-written kernels share: their masks and products, their calls on several chips, what a call does."""
+"""Helpers for Pallas kernels: their masks and products, their calls on several chips, and what a call costs."""
 
 from __future__ import annotations
 
@@ -22,16 +22,28 @@ SWITCH = "SPEECH_EMOTION_JAX_KERNELS"
 
 
 class Work(NamedTuple):
-    """What a call does: floating-point operations of its matrix products, and bytes between its blocks and memory."""
+    """Cost of a kernel's call.
+
+    Attributes:
+        flops: Floating-point operations of its matrix products.
+        bytes: Bytes moved between its blocks and memory.
+    """
 
     flops: int
     bytes: int
 
 
 def bytes_moved(blocks: Iterable[tuple[pl.BlockSpec, int]], steps: Sequence[tuple[int, ...]]) -> int:
-    """Bytes that pass between memory and blocks, each with its bytes an item, in the order of the grid's steps.
+    """Count the bytes moved between memory and a kernel's blocks.
 
-    A block is read, or written, where it isn't that of the step before.
+    A block is moved at each step of the grid at which it is not the block of the step before.
+
+    Args:
+        blocks: Pairs of a block and its bytes per item.
+        steps: The grid's steps in the order in which they run.
+
+    Returns:
+        Bytes read and written.
     """
     total = 0
     for spec, itemsize in blocks:
@@ -44,9 +56,15 @@ def bytes_moved(blocks: Iterable[tuple[pl.BlockSpec, int]], steps: Sequence[tupl
 
 
 def added_to_scores(mask: Bool[Array, "batch time"], padding: int) -> Float[Array, "batch padded"]:
-    """What is added to the scores of each key, and of so many keys of padding behind them.
+    """Return what to add to the scores of each key: 0, or the lowest float32 for a masked key.
 
-    A clip without a single unmasked key attends to all of its own, as elsewhere, but never to the padding here.
+    Args:
+        mask: True where a key may be attended to.
+        padding: Number of keys of padding to append. They get -inf: a clip without any unmasked key attends to all its
+            own keys, as on other platforms, but never to these.
+
+    Returns:
+        The summands, float32.
     """
     hidden = jnp.where(mask, 0.0, jnp.finfo(jnp.float32).min).astype(jnp.float32)
     return jnp.pad(hidden, ((0, 0), (0, padding)), constant_values=-jnp.inf)
@@ -55,7 +73,16 @@ def added_to_scores(mask: Bool[Array, "batch time"], padding: int) -> Float[Arra
 def dot(
     a: Float[Array, "rows inner"], b: Float[Array, "first second"], contracted: int
 ) -> Float[Array, "rows columns"]:
-    """The last axis of `a` by the axis `contracted` of `b`, accumulated in float32, which is multiplied in full."""
+    """Multiply the last axis of `a` by the axis `contracted` of `b`, accumulated in float32.
+
+    Args:
+        a: Left operand.
+        b: Right operand. float32 is multiplied at full precision.
+        contracted: Axis of `b` to sum over, 0 or 1.
+
+    Returns:
+        The product, float32.
+    """
     return jax.lax.dot_general(
         a,
         b,
@@ -66,24 +93,30 @@ def dot(
 
 
 def kernels_enabled() -> bool:
-    """Whether kernels may be called at all. The environment can say that they may not, as on a chip for which one can't
-    be compiled. Raises InvalidInput where it says neither.
+    """Return False if SPEECH_EMOTION_JAX_KERNELS=off.
+
+    Raises:
+        InvalidInput: The variable is neither "on" nor "off".
     """
-    if (said := os.environ.get(SWITCH) or "on") not in ("on", "off"):
-        raise InvalidInput(f"{SWITCH} is {said!r}; set it to on or off")
-    return said == "on"
+    if (value := os.environ.get(SWITCH) or "on") not in ("on", "off"):
+        raise InvalidInput(f"{SWITCH} is {value!r}; set it to on or off")
+    return value == "on"
 
 
-def knows_its_chips() -> bool:
-    """Whether what is traced can call a kernel: its mesh is in use, or there is but one device."""
+def has_mesh_or_one_device() -> bool:
+    """Return whether a kernel can be traced here: a mesh is set (`jax.set_mesh`), or there is one device."""
     return not jax.sharding.get_abstract_mesh().empty or jax.device_count() == 1
 
 
 def on_each_chip(call: Kernel, batch: int) -> Kernel:
-    """`call`, which XLA can't divide, where each chip of the mesh in use attends its own clips.
+    """Let each chip of the mesh that is set attend its own clips. XLA can't divide a kernel's call.
 
-    The last of its five arguments is whole on each. Without a mesh (`jax.set_mesh`), or inside a `shard_map`, it is one
-    chip's call.
+    Args:
+        call: A function of five arrays. The first axis of four of them is the batch; all chips get the last in full.
+        batch: Number of clips.
+
+    Returns:
+        The divided call; `call` itself without a mesh (`jax.set_mesh`) or inside a `shard_map`.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.manual_axes:
@@ -94,5 +127,5 @@ def on_each_chip(call: Kernel, batch: int) -> Kernel:
 
 
 def padded(count: int, multiple: int) -> int:
-    """The least number that holds `count` and that `multiple` divides."""
+    """Return `count` rounded up to a multiple of `multiple`."""
     return -(-count // multiple) * multiple
