@@ -4,8 +4,10 @@ from jaxtyping import install_import_hook
 
 install_import_hook("speech_emotion_jax", "beartype.beartype")  # before the package is imported
 
+import re  # noqa: E402
 import shutil  # noqa: E402
 from collections.abc import Iterator  # noqa: E402
+from importlib.util import find_spec  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 import jax  # noqa: E402
@@ -14,6 +16,25 @@ import pytest  # noqa: E402
 from .support import examples  # noqa: E402, F401  the profiles of hypothesis
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+NEEDS_TORCH = "needs torch, which the extra test-no-torch leaves out; pip install -e '.[test]'"
+_IMPORTS_TORCH = re.compile(r"^(import torch|from (torch|safetensors\.torch|\.+support\.checkpoints) )", re.MULTILINE)
+
+
+class _NeedsTorch(pytest.Module):
+    """Skip a test file as a whole."""
+
+    def collect(self):
+        pytest.skip(NEEDS_TORCH, allow_module_level=True)
+
+
+def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> pytest.Module | None:
+    """Skip the files that import torch, and the comparisons with the original, where torch is not installed."""
+    if find_spec("torch") is None and (
+        module_path.parent.name == "parity" or _IMPORTS_TORCH.search(module_path.read_text(encoding="utf-8"))
+    ):
+        return _NeedsTorch.from_parent(parent, path=module_path)
+    return None
 
 
 PROGRAMS = "compiled-programs"  # a folder of pytest's cache: `--cache-clear` empties it
@@ -74,6 +95,7 @@ def _programs_are_let_go() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def published(tmp_path_factory: pytest.TempPathFactory):
     """Folders of tiny random checkpoints in the published layout, by mode and language, made once."""
+    pytest.importorskip("torch", reason=NEEDS_TORCH)
     from .support.checkpoints import write_audio_checkpoint, write_bert, write_roberta
 
     root = tmp_path_factory.mktemp("published")
@@ -97,6 +119,7 @@ def published(tmp_path_factory: pytest.TempPathFactory):
 @pytest.fixture(scope="session")
 def whisper_tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny random Whisper in the published layout; its tokenizer works."""
+    pytest.importorskip("torch", reason=NEEDS_TORCH)
     from .support.checkpoints import write_whisper
 
     return write_whisper(tmp_path_factory.mktemp("whisper") / "tiny", seed=6)

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from transformers.models.wav2vec2_bert.modeling_wav2vec2_bert import _compute_mask_indices
 
 from speech_emotion_jax.models.spec_augment import masked_spans
 
+from .conftest import NEEDS_TORCH
 from .support.examples import examples
 
 DRAWS = 3000
@@ -112,7 +112,8 @@ def drawn(lengths: np.ndarray, size: int, fraction: float, span: int, least: int
 
 def originals(inside: np.ndarray, fraction: float, span: int, least: int) -> np.ndarray:
     """The same by transformers, which marks padding in a row without a span: that is zeroed later, and not counted."""
-    import torch
+    torch = pytest.importorskip("torch", reason=NEEDS_TORCH)
+    from transformers.models.wav2vec2_bert.modeling_wav2vec2_bert import _compute_mask_indices
 
     np.random.seed(7)
     mask = torch.tensor(inside.astype(np.int64))

@@ -7,12 +7,10 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-import torch
-from safetensors.torch import load_file, save_file
 
 from speech_emotion_jax import EmotionPipeline
 from speech_emotion_jax.convert.emotion import open_emotion
@@ -20,8 +18,11 @@ from speech_emotion_jax.convert.engine import convert, write_safetensors
 from speech_emotion_jax.convert.published import Origin, PublishedCheckpoint
 from speech_emotion_jax.errors import InvalidInput
 
+if TYPE_CHECKING:
+    import torch
+
 Folders = Callable[[str, str], Path]
-Tensors = dict[str, torch.Tensor]
+Tensors = dict[str, "torch.Tensor"]
 
 WEIGHTS = "model.safetensors"
 CLIP = {"array": np.random.default_rng(0).normal(size=4800).astype(np.float32), "sampling_rate": 16_000}
@@ -51,6 +52,8 @@ def copied(folder: Path, destination: Path) -> Path:
 
 
 def rewrite(folder: Path, change: Callable[[Tensors], object]) -> None:
+    from safetensors.torch import load_file, save_file
+
     tensors = load_file(folder / WEIGHTS)
     change(tensors)
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / WEIGHTS, {"format": "pt"})
@@ -64,6 +67,9 @@ def rewrite_json(path: Path, **values: Any) -> None:
 
 def pickled(folder: Path, name: str, tensors: dict[str, Any] | None = None, *, archive: bool = True) -> None:
     """Write a torch state dict, by default the folder's own weights in place of its safetensors."""
+    import torch
+    from safetensors.torch import load_file
+
     if tensors is None:
         tensors = load_file(folder / WEIGHTS)
         (folder / WEIGHTS).unlink()
