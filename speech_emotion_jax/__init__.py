@@ -36,6 +36,8 @@ _MODULE_OF = {
     "predict_emotion": "inference",
 }
 
+_NEED_JAX = {"inference", "models", "whisper"}
+
 __all__ = [
     "EmotionConfig",
     "EmotionModel",
@@ -54,6 +56,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
+    if name == "functional" or _MODULE_OF.get(name) in _NEED_JAX:
+        import_module(".runtime.versions", __name__).require_tested_versions()
     if name == "functional":
         return import_module(".functional", __name__)
     if name == "__version__":

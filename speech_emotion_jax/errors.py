@@ -17,5 +17,9 @@ class UnreadableInput(SpeechEmotionError, OSError):
     """A file, folder or download that is missing or broken."""
 
 
+class UnsupportedVersion(SpeechEmotionError, ImportError):
+    """The installed Python, JAX or Flax is outside the range that this package is tested with."""
+
+
 class Interrupted(SpeechEmotionError):
     """A signal ended the program. Finished work is saved, and the same command continues from there."""

@@ -18,6 +18,7 @@ from typing import Any
 
 from ..errors import Interrupted, InvalidInput, SpeechEmotionError
 from ..runtime.console import PROGRAM, say
+from ..runtime.versions import require_tested_versions
 from . import chips, convert, corpora, evaluate, parity, predict, train, transcribe
 from .interrupt import reraise_swallowed_interrupts
 from .options import ComparisonFailed, Parser, PartlyFailed
@@ -74,6 +75,7 @@ def _run(arguments: list[str] | None) -> None:
     if unknown:  # parse_args would refer to the help of the program instead of the verb's
         raise InvalidInput(f"unrecognized arguments: {' '.join(unknown)}; see {PROGRAM} {options.name} --help")
     with _messages_on_stderr(verbose=options.verbose):
+        require_tested_versions()
         if options.compile_cache:
             from ..runtime.compile_cache import enable_compile_cache
 
