@@ -23,6 +23,7 @@ FLOORS = (
     ("evaluation", "functional", "demo", "inputs"),
     ("training",),
     ("planning", "benchmarking", "parity", "exporting"),
+    ("selfcheck",),
     ("cli",),
     ("__main__",),
 )
@@ -132,7 +133,9 @@ def test_there_are_no_circles():
 def test_torch_is_imported_where_the_original_runs_and_only_when_needed():
     users = {name: top for name in MODULES for target, top in imports(name) if target.split(".")[0] == "torch"}
     originals = {f"{PACKAGE}.parity.original", f"{PACKAGE}.parity.original_whisper"}
-    readers = {f"{PACKAGE}.convert.sources": False, f"{PACKAGE}.benchmarking.torch_side": False}
+    readers = dict.fromkeys(
+        (f"{PACKAGE}.{name}" for name in ("convert.sources", "benchmarking.torch_side", "selfcheck.speed")), False
+    )
     assert users == dict.fromkeys(originals, True) | readers
     at_the_top = {name for name in MODULES for target, top in imports(name) if target in originals and top}
     assert at_the_top <= originals

@@ -1,5 +1,6 @@
 """The networks as Flax NNX modules, and their parameters by path."""
 
+from .attention import attend, attend_in_blocks
 from .emotion import EmotionModel
 from .flops import audio_encoder_flops, text_encoder_flops
 from .kernels.pallas import SWITCH, kernels_enabled
@@ -17,6 +18,8 @@ __all__ = [
     "SelfAttention",
     "Whisper",
     "abstract_model",
+    "attend",
+    "attend_in_blocks",
     "audio_encoder_flops",
     "fill_parameters",
     "kernels_enabled",

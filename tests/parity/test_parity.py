@@ -18,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scripts.make_goldens import TEXT
+from speech_emotion_jax.benchmarking import random_checkpoint
 from speech_emotion_jax.checkpoints import Checkpoint, Request, load_checkpoint
 from speech_emotion_jax.cli.main import main
 from speech_emotion_jax.convert.emotion import open_emotion
@@ -35,6 +36,7 @@ from speech_emotion_jax.parity.reference_activations import FullActivation, Samp
 from speech_emotion_jax.parity.report import ParityResult, parity_as_dict, render_parity
 from speech_emotion_jax.parity.stages import FUSED, PREDICTION, Stages, layer
 from speech_emotion_jax.parity.verdict import Verdict, judge
+from speech_emotion_jax.selfcheck.numbers import random_config
 
 from ..support.checkpoints import TINY, write_audio_checkpoint, write_golden_checkpoint
 from ..support.examples import examples
@@ -43,6 +45,7 @@ from ..support.marks import rest_slow
 
 ROOT = Path(__file__).parent.parent.parent
 GOLDENS = ROOT / "tests" / "goldens"
+SHIPPED = ROOT / "speech_emotion_jax" / "selfcheck" / "goldens"
 DEMO = ROOT / "speech_emotion_jax" / "demo_data"
 JOY, FEAR = str(DEMO / "joy.flac"), str(DEMO / "fear.flac")
 MODES = ("text", "audio", "concat", "mean", "multihead")
@@ -249,11 +252,16 @@ def test_a_golden_finds_faults(converted, monkeypatch):
 def test_the_goldens_are_those_of_this_pytorch(converted, tmp_path):
     """Recorded again they are the same file, but for what rounds otherwise on another machine."""
     source, _ = converted
-    for name, checkpoint, mode in (("demo", DEMO / "checkpoint", "concat"), ("tiny-random", source, "multihead")):
-        again = tmp_path / f"{name}.safetensors"
+    small = random_checkpoint(random_config(), tmp_path).published
+    for golden, checkpoint, mode in (
+        (SHIPPED / "demo.safetensors", DEMO / "checkpoint", "concat"),
+        (SHIPPED / "random.safetensors", small, "concat"),
+        (GOLDENS / "tiny-random.safetensors", source, "multihead"),
+    ):
+        again = tmp_path / golden.name
         recorded = parity(ParityConfig(Request(str(checkpoint), mode, "es"), (JOY,), (TEXT,), record=str(again)))
         assert recorded.passed
-        old, new = read_golden(str(GOLDENS / f"{name}.safetensors")), read_golden(str(again))
+        old, new = read_golden(str(golden)), read_golden(str(again))
         assert old.weights == new.weights
         assert old.tensors == new.tensors
         [one], [other] = old.recordings, new.recordings
@@ -282,7 +290,7 @@ sys.exit(code)
 def test_no_pytorch_is_needed_with_a_golden(tmp_path):
     checkpoint = str(DEMO / "checkpoint")
     arguments = ["parity", "--model-id", checkpoint, "--mode", "concat", "--language", "es"]
-    against = [*arguments, "--against", str(GOLDENS / "demo.safetensors"), "--json"]
+    against = [*arguments, "--against", str(SHIPPED / "demo.safetensors"), "--json"]
     done = subprocess.run([sys.executable, "-c", WITHOUT_TORCH, *against], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["passed"] is True
@@ -337,7 +345,7 @@ def test_bfloat16_has_budgets_of_its_own(published):
 
 def wrong(published, tmp_path, name: str) -> ParityConfig:
     good = job(published, "audio")
-    golden = str(GOLDENS / "demo.safetensors")
+    golden = str(SHIPPED / "demo.safetensors")
     broken = tmp_path / "broken.safetensors"
     broken.write_bytes(b"12345678" * 9)
     return {
