@@ -111,7 +111,7 @@ def _losses(devices: list[jax.Device]) -> list[float]:
     shardings = parameter_shardings({path: array.shape for path, array in parameters.items()}, mesh)
     learning = {path: jax.device_put(array, shardings[path]) for path, array in parameters.items()}
     method = TrainingMethod(config, optax.adamw(1e-3), jnp.ones(labels))
-    state = method.begin(learning)
+    state = method.init_state(learning)
     step = jit_step(method, method.shardings(learning, mesh), mesh)
     losses = []
     for _ in range(STEPS):
