@@ -1,4 +1,4 @@
-"""The verbs that compare numbers with a reference: parity, precision."""
+"""The verbs that compare numbers with a reference: parity, precision, selfcheck."""
 
 from __future__ import annotations
 
@@ -34,6 +34,19 @@ def add_verbs(verbs: Any) -> None:
     precision.add_argument("--device", help="cpu, gpu, cuda:1, tpu (default: the first of the fastest kind)")
     precision.add_argument("--output", metavar="DIR", help="folder for precision.json and precision.png")
     precision.set_defaults(run=_precision, compile_cache=True)
+
+    selfcheck = verbs.add_parser(
+        "selfcheck",
+        parents=[shared.JSON, shared.COMMON],
+        help="check the numbers of this machine's device, then measure it",
+    )
+    selfcheck.add_argument("--device", help="cpu, gpu, cuda:1, tpu (default: the first of the fastest kind)")
+    selfcheck.add_argument("--output", metavar="DIR", help="folder for selfcheck.html and selfcheck.json")
+    selfcheck.add_argument(
+        "--minutes", type=float, default=8.0, metavar="N", help="time after which measuring stops (default: 8)"
+    )
+    selfcheck.add_argument("--short", action="store_true", help="fewer lengths, and one layer in place of 24")
+    selfcheck.set_defaults(run=_selfcheck, compile_cache=True)
 
 
 def _parity(options: argparse.Namespace) -> None:
@@ -71,3 +84,12 @@ def _precision(options: argparse.Namespace) -> None:
         )
     )
     shared.show_result(options, precisions_as_dict(result), render_precisions(result), options.output)
+
+
+def _selfcheck(options: argparse.Namespace) -> None:
+    from ..selfcheck import SelfcheckConfig, render_selfcheck, selfcheck, selfcheck_as_dict
+
+    report = selfcheck(SelfcheckConfig(options.device, options.output, options.minutes, options.short))
+    shared.show_result(options, selfcheck_as_dict(report), render_selfcheck(report), options.output)
+    if not report.passed:
+        raise shared.ComparisonFailed("a check failed")
