@@ -372,7 +372,7 @@ def wrong(published, tmp_path, name: str) -> ParityConfig:
         ("a folder for a file", "is a folder; name a file for the golden"),
         ("a file above a file", "broken.safetensors is a file; name a folder"),
         ("no recording", "name some with --audio"),
-        ("no text", "give them with --text"),
+        ("no text", "give it with --text"),
         ("texts that are no pairs", "2 recordings and 3 texts cannot be paired"),
         ("another checkpoint's golden", "was recorded from another checkpoint: its model.safetensors has the sha256"),
         ("a broken golden", "is not a golden, is damaged, or is of another version"),
