@@ -111,7 +111,8 @@ def _forward(dtype: jnp.dtype, left: int, drop: float, *inputs: Any) -> tuple[ja
 def _backward(
     dtype: jnp.dtype, left: int, drop: float, inputs: tuple[Any, ...], gradient: jax.Array
 ) -> tuple[jax.Array | None, ...]:
-    *arrays, drop_key = inputs
+    query, key, value, mask, distances, drop_key = inputs
+    arrays = (query, key, value, mask, distances)
     in_blocks = partial(attention_gradients, dtype=dtype, left=left, drop=drop, drop_key=drop_key)
     in_small_blocks = partial(in_blocks, scores=CPU_SCORES)
     if drop_key is not None:

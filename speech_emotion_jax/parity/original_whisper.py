@@ -33,19 +33,20 @@ class WhisperOriginal:
         """Return the constants of the modules, named as in `tensors.module_constants`."""
         return module_constants(self._model.model)
 
-    def compute_stages(self, recording: str, text: str | None = None) -> dict[str, StageArray]:
+    def compute_stages(self, recording: str | None, text: str | None = None) -> dict[str, StageArray]:
         """Compute every stage of the first 30 s of a file.
 
         The stage "words" holds the prompt and the greedily decoded tokens, without the end token. The stage "logits of
         the words" holds, for each of them, the logits of the next token.
 
         Args:
-            recording: the path of an audio file.
+            recording: the path of an audio file, never None.
             text: ignored, because Whisper takes no text.
 
         Returns:
             The arrays by stage, without a batch axis.
         """
+        assert recording is not None
         waveform = load_waveform(recording)[:WINDOW_SAMPLES]
         with torch.inference_mode():
             log_mel = self._extractor(waveform, sampling_rate=SAMPLE_RATE, return_tensors="pt").input_features

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 Item = TypeVar("Item")
 
@@ -39,7 +39,8 @@ def ahead(items: Iterable[Item], count: int) -> Iterator[Item]:
     """
     from grain.experimental import ThreadPrefetchDatasetIterator
 
-    iterator = ThreadPrefetchDatasetIterator(_Stream(items), max(1, count))
+    stream: Any = _Stream(items)  # Grain asks for these methods, its types for a class of its own.
+    iterator = ThreadPrefetchDatasetIterator(stream, max(1, count))
     try:
         yield from iterator
     finally:

@@ -60,8 +60,8 @@ def check_goldens(device: jax.Device, home: Path, precisions: tuple[str, ...]) -
                     except SpeechEmotionError as error:
                         yield Check(title, None, 1.0, False, str(error), seconds())
                         continue
-                    used = max(row.used for verdict in result.verdicts for row in verdict.rows)
-                    yield Check(title, used, 1.0, result.passed, result.first_bad or "", seconds())
+                    used = max(stage.budget_used for verdict in result.verdicts for stage in verdict.rows)
+                    yield Check(title, used, 1.0, result.passed, result.first_failure or "", seconds())
 
 
 def check_training(devices: list[jax.Device]) -> Iterator[Check]:

@@ -12,9 +12,9 @@ from typing import Any
 import jax
 
 from ..errors import InvalidInput
-from ..runtime.console import aligned
+from ..runtime.console import align_columns
 from ..runtime.devices import select_device
-from ..runtime.pages import page
+from ..runtime.pages import render_page
 from ..runtime.progress import progress
 from ..runtime.storage import Folder
 from ..runtime.versions import versions
@@ -124,8 +124,8 @@ def selfcheck_as_dict(report: SelfcheckReport) -> dict[str, Any]:
 
 def render_selfcheck(report: SelfcheckReport) -> str:
     """Return the report as lines of text, one a check and one a measurement."""
-    checks = aligned([_check_row(check) for check in report.checks])
-    figures = aligned([_measurement_row(each) for each in report.measurements])
+    checks = align_columns([_check_row(check) for check in report.checks])
+    figures = align_columns([_measurement_row(each) for each in report.measurements])
     return "\n".join([report.device, "", *checks, "", *figures, "", _conclusion(report)])
 
 
@@ -148,7 +148,7 @@ def _measurement_row(measurement: Measurement) -> tuple[str, ...]:
 
 
 def _write(folder: Folder, report: SelfcheckReport) -> None:
-    content = page(
+    content = render_page(
         __name__.rpartition(".")[0],
         title=f"Self check of {report.device}",
         passed=report.passed,

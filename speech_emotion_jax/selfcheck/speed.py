@@ -123,8 +123,10 @@ def measure_torch(device: jax.Device, clock: Clock, layers: int | None, precisio
         return
     if not torch.cuda.is_available():
         return
-    options = {} if layers is None else {"num_hidden_layers": layers}
-    model = Wav2Vec2BertModel(Wav2Vec2BertConfig(**options)).to("cuda", getattr(torch, precision)).eval()
+    configuration = Wav2Vec2BertConfig()
+    configuration.num_hidden_layers = layers or configuration.num_hidden_layers
+    model: torch.nn.Module = Wav2Vec2BertModel(configuration)
+    model = model.to("cuda", getattr(torch, precision)).eval()
     for seconds_of_sound, batch in ((10, 16), (30, 4)):
         features = torch.randn(
             batch, 50 * seconds_of_sound, FEATURE_DIM, device="cuda", dtype=getattr(torch, precision)

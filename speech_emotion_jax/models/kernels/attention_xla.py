@@ -29,12 +29,12 @@ class _Blocks(NamedTuple):
     """How the queries of a call are divided.
 
     Attributes:
-        count: Number of blocks.
+        number: Number of blocks.
         rows: Queries of a block, a multiple of `piece`.
         piece: Queries whose band of the position bias is added at once.
     """
 
-    count: int
+    number: int
     rows: int
     piece: int
 
@@ -165,9 +165,9 @@ def _heads_first(x: Float[Array, "batch time heads width"]) -> Float[Array, "bat
 def _divided(blocks: _Blocks, x: Float[Array, "batch time heads width"]) -> tuple[jax.Array, jax.Array]:
     """Return the first frame of each block, and the blocks as (blocks, batch, heads, rows, width), zeros at the end."""
     batch, time, heads, width = x.shape
-    x = jnp.pad(_heads_first(x), ((0, 0), (0, 0), (0, blocks.count * blocks.rows - time), (0, 0)))
-    x = x.reshape(batch, heads, blocks.count, blocks.rows, width)
-    return jnp.arange(blocks.count, dtype=jnp.int32) * blocks.rows, jnp.moveaxis(x, 2, 0)
+    x = jnp.pad(_heads_first(x), ((0, 0), (0, 0), (0, blocks.number * blocks.rows - time), (0, 0)))
+    x = x.reshape(batch, heads, blocks.number, blocks.rows, width)
+    return jnp.arange(blocks.number, dtype=jnp.int32) * blocks.rows, jnp.moveaxis(x, 2, 0)
 
 
 def _joined(x: Float[Array, "blocks batch heads rows width"], time: int) -> Float[Array, "batch time heads width"]:
