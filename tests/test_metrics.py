@@ -129,8 +129,8 @@ def test_degenerate_input_is_measured_without_a_warning(truth: list[str], tops: 
         ([], np.empty((0, 2)), ["a", "b"], "no clip"),
         (["a", "calm", "bored"], one_hot(0, 1, 1, count=2), ["a", "b"], "bored, calm"),
         (["a"], one_hot(0, 1, count=2), ["a", "b"], "fit"),
-        (["a"], np.array([[0.5, np.nan]]), ["a", "b"], "fractions"),
-        (["a"], np.array([[-0.5, 1.5]]), ["a", "b"], "fractions"),
+        (["a"], np.array([[0.5, np.nan]]), ["a", "b"], "not between 0 and 1"),
+        (["a"], np.array([[-0.5, 1.5]]), ["a", "b"], "not between 0 and 1"),
         (["a"], np.ones((1, 1)), ["a"], "two"),
     ],
 )
