@@ -374,11 +374,11 @@ def test_every_row_is_in_one_batch(tmp_path: Path, monkeypatch, count: int, batc
     numbers = [[row.number for row in batch] for batch in batches]
     assert sorted(number for batch in numbers for number in batch) == list(range(count))
     assert all(1 <= len(batch) <= batch_size for batch in numbers)
-    assert [each for window in range(batches.windows()) for each in batches.in_window(window)] == list(
+    assert [each for window in range(batches.window_count()) for each in batches.batches_of_window(window)] == list(
         range(len(batches))
     )
-    for window in range(batches.windows()):
-        rows = [number for each in batches.in_window(window) for number in numbers[each]]
+    for window in range(batches.window_count()):
+        rows = [number for each in batches.batches_of_window(window) for number in numbers[each]]
         assert set(rows) == set(range(window * 8, min(window * 8 + 8, count)))
         lengths = [seconds[row] for row in rows]
         assert all(after > before - 60 for before, after in pairwise(lengths))
