@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from statistics import median
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -125,7 +126,7 @@ def measure_torch(device: jax.Device, clock: Clock, layers: int | None, precisio
         return
     configuration = Wav2Vec2BertConfig()
     configuration.num_hidden_layers = layers or configuration.num_hidden_layers
-    model: torch.nn.Module = Wav2Vec2BertModel(configuration)
+    model: Any = Wav2Vec2BertModel(configuration)
     model = model.to("cuda", getattr(torch, precision)).eval()
     for seconds_of_sound, batch in ((10, 16), (30, 4)):
         features = torch.randn(
