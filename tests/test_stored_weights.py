@@ -76,3 +76,28 @@ def test_weights_that_can_not_be_read(tmp_path: Path, file: str, spoil: Callable
     assert (folder / file).read_bytes() != whole
     wanted = {"a.b": jax.ShapeDtypeStruct((6, 24), np.float32, sharding=SingleDeviceSharding(jax.devices()[0]))}
     assert f"{folder} can't be read" in refusal(lambda: load_parameters(tmp_path, wanted), UnreadableInput)
+
+
+@pytest.mark.parametrize("ocdbt", [False, True])
+@pytest.mark.parametrize("compression", [False, True])
+def test_other_layouts_of_orbax_are_read_too(tmp_path: Path, ocdbt: bool, compression: bool) -> None:
+    """Each with the values, dtypes and shardings of ocp.load, a part of the parameters alone as well."""
+    arrays = {"a.b": np.arange(144, dtype=np.float32).reshape(6, 24), "a.c": np.ones(3, np.float32)}
+    context = ocp.Context()
+    context.array.saving.use_ocdbt = ocdbt
+    context.array.saving.use_compression = compression
+    with context, quiet_orbax():
+        ocp.save(tmp_path / "weights", {"a": {"b": arrays["a.b"], "c": arrays["a.c"]}})
+    sharding = SingleDeviceSharding(jax.devices()[0])
+    wanted = {
+        path: jax.ShapeDtypeStruct(array.shape, jnp.bfloat16, sharding=sharding) for path, array in arrays.items()
+    }
+    with quiet_orbax():
+        theirs = ocp.load(tmp_path / "weights", {"a": {"b": wanted["a.b"], "c": wanted["a.c"]}})["a"]
+    for asked in (wanted, {"a.c": wanted["a.c"]}):
+        ours = load_parameters(tmp_path, asked)
+        assert ours.keys() == asked.keys()
+        for path, array in ours.items():
+            expected = theirs[path.removeprefix("a.")]
+            assert (array.dtype, array.sharding) == (expected.dtype, expected.sharding)
+            assert np.array_equal(np.asarray(array), np.asarray(expected))

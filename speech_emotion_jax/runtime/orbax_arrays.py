@@ -1,4 +1,9 @@
-"""Arrays on disk: one uncompressed Orbax checkpoint in a folder, written by Orbax and mapped into memory by hand."""
+"""Arrays on disk: one uncompressed Orbax checkpoint in a folder, written by Orbax and mapped into memory by hand.
+
+Mapping returns at once and copies nothing on a CPU; `ocp.load` reads every byte into new memory first. Any other layout
+of Orbax (compressed, in chunks, in one database) is read by `ocp.load`.
+tests/test_stored_weights.py compares both ways.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +15,7 @@ import re
 import struct
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -67,24 +73,72 @@ def load_parameters(folder: Path, wanted: Mapping[str, jax.ShapeDtypeStruct]) ->
     Returns at once: the files are mapped, and are read, copied to devices and cast while the caller goes on. A CPU
     copies nothing but what it casts: its arrays are the files, on however many devices. Raises UnreadableInput.
     """
-    present = {path.name for path in (folder / WEIGHTS / _STATE).glob("*")}
+    state = folder / WEIGHTS / _STATE
+    if (state / "manifest.ocdbt").exists():  # all arrays in one database
+        return _loaded_by_orbax(folder, wanted, state)
+    present = {path.name for path in state.glob("*")}
     if missing := sorted(wanted.keys() - present):
         raise UnreadableInput(f"{folder / WEIGHTS} has no {', '.join(missing)}; convert the source again")
     arrays = {}
     for path, asked in wanted.items():
+        try:
+            stored = _mapped(state / path, asked.shape)
+        except _UnknownLayoutError:
+            return _loaded_by_orbax(folder, wanted, state / path)
         # Orbax would read each file into memory and copy it from there, which takes seconds.
-        array = jax.device_put(_mapped(folder / WEIGHTS / _STATE / path, asked.shape), asked.sharding)
+        array = jax.device_put(stored, asked.sharding)
         arrays[path] = array if array.dtype == asked.dtype else array.astype(asked.dtype)
     return arrays
 
 
+class _UnknownLayoutError(Exception):
+    """The array is stored in another way than `save_parameters` has it stored: compressed, or in several chunks."""
+
+
+def _loaded_by_orbax(folder: Path, wanted: Mapping[str, jax.ShapeDtypeStruct], unknown: Path) -> dict[str, jax.Array]:
+    """Read the parameters by Orbax's public interface, which knows every layout that Orbax has written.
+
+    Args:
+        folder: The folder that holds `weights/`.
+        wanted: The path, shape, dtype and sharding of each parameter.
+        unknown: What has the other layout, to be named where Orbax can't read it either.
+
+    Returns:
+        {path: array}.
+
+    Raises:
+        UnreadableInput: Orbax can't read it.
+    """
+    from orbax.checkpoint import v1 as ocp
+
+    context = ocp.Context()
+    context.pytree.loading.partial_load = True
+    try:
+        with context, quiet_orbax():
+            tree: Any = ocp.load(os.path.abspath(folder / WEIGHTS), _nested(dict(wanted)))
+        return {path: reduce(lambda node, name: node[name], path.split("."), tree) for path in wanted}
+    except jax.errors.JaxRuntimeError:
+        raise
+    except Exception as error:  # of many kinds
+        raise UnreadableInput(
+            f"{unknown} can't be read ({first_line(error)[:200]}); convert the source again"
+        ) from error
+
+
 def _mapped(folder: Path, shape: tuple[int, ...]) -> np.ndarray:
-    """An array as `save_parameters` has it written: one uncompressed chunk of Zarr 3, and behind it where that is."""
+    """Map an array as `save_parameters` has it written: one uncompressed chunk of Zarr 3, and behind it its place.
+
+    Raises:
+        UnreadableInput: The array is damaged, or has another shape.
+        _UnknownLayoutError: It is compressed, or divided into chunks.
+    """
     file = folder.joinpath("c", *["0"] * len(shape))
     try:
         description = json.loads((folder / "zarr.json").read_bytes())
-        if description["shape"] != list(shape) or description["codecs"] != _codecs(shape):
-            raise ValueError(f"shape {description['shape']}, codecs {description['codecs']}")
+        if description["shape"] != list(shape):
+            raise ValueError(f"shape {description['shape']}")
+        if description["codecs"] != _codecs(shape):
+            raise _UnknownLayoutError
         with file.open("rb") as opened:
             content = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_COPY)  # what writes to it leaves the file alone
         array = np.ndarray(shape, np.dtype(description["data_type"]), content)
