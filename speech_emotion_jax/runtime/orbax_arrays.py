@@ -115,7 +115,7 @@ def _loaded_by_orbax(folder: Path, wanted: Mapping[str, jax.ShapeDtypeStruct], u
     context.pytree.loading.partial_load = True
     try:
         with context, quiet_orbax():
-            tree: Any = ocp.load(os.path.abspath(folder / WEIGHTS), _nested(dict(wanted)))
+            tree: Any = ocp.load(os.path.abspath(folder / WEIGHTS), nest(dict(wanted)))
         return {path: reduce(lambda node, name: node[name], path.split("."), tree) for path in wanted}
     except jax.errors.JaxRuntimeError:
         raise
