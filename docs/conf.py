@@ -1,6 +1,7 @@
 """Sphinx configuration of the documentation site."""
 
 import importlib.metadata
+import re
 
 project = "speech_emotion_jax"
 author = "The speech_emotion_jax authors"
@@ -15,9 +16,19 @@ nb_execution_raise_on_error = True
 autodoc_typehints = "description"
 autodoc_member_order = "bysource"
 napoleon_numpy_docstring = False
+napoleon_use_ivar = True
 
 html_theme = "sphinx_book_theme"
 html_title = "speech_emotion_jax"
 html_theme_options = {"show_toc_level": 2}
 copybutton_prompt_text = r">>> |\$ "
 copybutton_prompt_is_regexp = True
+
+
+def escape_shapes(app, what, name, obj, options, lines):
+    """Keep the star of a shape such as (*batch, frames) from starting emphasis."""
+    lines[:] = [re.sub(r"(?<![*\\`])\*(?=\w)", r"\\*", line) for line in lines]
+
+
+def setup(app):
+    app.connect("autodoc-process-docstring", escape_shapes, priority=1000)
