@@ -4,7 +4,7 @@ import logging
 import re
 from dataclasses import replace
 from itertools import pairwise
-from time import perf_counter
+from time import thread_time
 
 import numpy as np
 import pytest
@@ -295,10 +295,10 @@ def test_two_hours():
     def seconds(windows: int) -> float:
         spoken = rng.integers(0, 900, 50 * windows + 50).tolist()
         recording = tiled([tuple(spoken[50 * index : 50 * index + 75]) for index in range(windows)])
-        start = perf_counter()
+        start = thread_time()
         (segment,) = stitch(recording, first_timestamp=FIRST)
         assert list(segment.tokens) == spoken[: 50 * (windows - 1) + 75]
-        return perf_counter() - start
+        return thread_time() - start
 
     seconds(4)
     assert seconds(360) < 2
