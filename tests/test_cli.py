@@ -406,7 +406,7 @@ def test_nothing_transcribed_is_a_failure(run: Callable[..., Run]):
         (["speech.wav", "--beams=0"], "the number of beams is 0"),
         (["speech.wav", "--batch-size=0"], "batch_size is 0"),
         (["speech.wav", "--condition-on-previous"], "condition_on_previous needs sequential"),
-        (["speech.wav", "--model-id=audio-es"], "no Whisper checkpoint"),
+        (["speech.wav", "--model-id=audio-es"], "not a Whisper checkpoint"),
         (["speech.wav", "--model-id=models/not/here"], "models/not/here does not exist"),
         (["speech.wav", "--device=banana"], "'banana'"),
         (["speech.wav", "--precision=float8"], "'float8'"),

@@ -337,7 +337,7 @@ def test_a_function_takes_the_branches_that_it_uses(demo, inputs, expected):
     with pytest.raises(KeyError, match=r"missing or unknown: \['projector\.bias', 'projector\.kernel'\]"):
         functional.encode_audio({"audio_encoder": parameters["audio_encoder"]}, config, x, mask)
     with pytest.raises(KeyError, match=r"missing or unknown: \['audio\.bias'\]"):
-        functional.encode_text(parameters | {"audio": {"bias": mask}}, config, ids, token_mask)
+        functional.encode_text(parameters | {"audio": {"bias": audio.pooled}}, config, ids, token_mask)
 
 
 def test_the_functions_keep_their_types():
