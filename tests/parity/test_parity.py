@@ -14,10 +14,12 @@ from typing import NamedTuple
 import jax
 import numpy as np
 import pytest
+import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scripts.make_goldens import TEXT
+from speech_emotion_jax.audio import load
 from speech_emotion_jax.benchmarking import random_checkpoint
 from speech_emotion_jax.checkpoints import Checkpoint, Request, load_checkpoint
 from speech_emotion_jax.cli.main import main
@@ -450,10 +452,18 @@ def test_what_is_not_finite_fails():
     assert not row.passed
 
 
-def test_whisper(whisper_tiny):
-    """Log-mel, the encoder's layers, logits, tokens: a tiny RANDOM one here, the real one in test_whisper_base."""
+def test_whisper(whisper_tiny, tmp_path):
+    """Log-mel, the encoder's layers, logits, tokens: a tiny RANDOM one here, the real one in test_whisper_base.
+
+    Speech fills the window of 30 s. Frames of silence share their rounding errors, which then don't cancel in the gain:
+    on some processors 3 s of speech and 27 s of silence take 140 % of that budget.
+    """
     golden = "memory://goldens/whisper.safetensors"  # as on a bucket
-    result = parity(ParityConfig(Request(str(whisper_tiny)), (JOY, FEAR), record=golden))
+    speech = np.tile(np.concatenate([load(str(path)) for path in sorted(DEMO.glob("*.flac"))]), 3)[: 30 * 16_000]
+    recordings = [str(tmp_path / name) for name in ("forward.wav", "backward.wav")]
+    for recording, samples in zip(recordings, (speech, speech[::-1]), strict=True):
+        soundfile.write(recording, samples, 16_000, subtype="FLOAT")
+    result = parity(ParityConfig(Request(str(whisper_tiny)), recordings, record=golden))
     assert result.passed, render_parity(result)
     stages = [row.stage for row in result.verdicts[0].rows]
     assert stages[:3] == ["waveform", "log-mel", "convolutions"]
