@@ -56,12 +56,12 @@ def measure_encoder(
     Yields:
         Speed, fraction of the matmul rate, and memory, for each length.
     """
-    config = concat_config(layers)
+    concat = concat_config(layers)
+    config = EmotionConfig.of("audio", concat.labels, concat.audio, None)
     assert config.audio is not None
     parameters = {
         path: jax.device_put(array.astype(parameter_dtype(path, precision)), device)
         for path, array in random_parameters(config).items()
-        if path.startswith(("audio_encoder.", "projector."))
     }
     size = "published size" if layers is None else f"{layers} layer{'s' * (layers > 1)} of the published width"
     for seconds_of_sound in (10, 30):
@@ -148,14 +148,8 @@ def _encoder(
 ) -> Callable[[], object]:
     features = jax.device_put(np.zeros((batch, frames, FEATURE_DIM), np.float32), device)
     mask = jax.device_put(np.ones((batch, frames), bool), device)
-    audio = EmotionConfig.of("audio", config.labels, config.audio, None)
-    head = {
-        path: jax.device_put(array, device)
-        for path, array in random_parameters(audio).items()
-        if path not in parameters
-    }
-    program = jax.jit(lambda parameters: with_parameters(audio, parameters).encode_audio(features, mask))
-    return partial(program, parameters | head)
+    program = jax.jit(lambda parameters: with_parameters(config, parameters).encode_audio(features, mask))
+    return partial(program, parameters)
 
 
 def _seconds(run: Callable[[], object], clock: Clock | None = None) -> float:
