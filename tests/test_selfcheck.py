@@ -76,7 +76,7 @@ def test_what_is_not_a_number_fails():
 
 def test_bad_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     with pytest.raises(InvalidInput, match="positive"):
-        SelfcheckConfig(minutes=0)
+        SelfcheckConfig(minutes=0.0)
     (tmp_path / "file").touch()
     assert main(["selfcheck", "--output", str(tmp_path / "file")]) == 2
     assert "is a file" in capsys.readouterr().err
