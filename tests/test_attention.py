@@ -141,6 +141,7 @@ def dense(query, key, value, mask, distances, left):
     return jnp.einsum("bhqk,bkhd->bqhd", jax.nn.softmax(scores, axis=-1), value)
 
 
+@pytest.mark.slow
 @settings(max_examples=examples(8))
 @given(
     time=st.integers(1, 4 * QUERY_BLOCK),

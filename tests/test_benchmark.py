@@ -52,11 +52,13 @@ def report(home, tmp_path_factory):
     return benchmark(job), output
 
 
+@pytest.mark.slow
 def test_the_sides_compute_the_same(report):
     differences = [case["differences"] for case in report[0]["cases"]]
     assert all(value < 1e-4 for case in differences for value in case.values()), differences
 
 
+@pytest.mark.slow
 def test_every_side_takes_its_turns(report):
     sides = {f"{case['task']}, {case['case']}": set(case["sides"]) for case in report[0]["cases"]}
     assert sides == {
@@ -71,6 +73,7 @@ def test_every_side_takes_its_turns(report):
             assert side["peak_bytes"] > 100e6  # an interpreter with JAX or torch takes more
 
 
+@pytest.mark.slow
 def test_a_title_tells_the_size_of_a_model_that_is_not_the_published_one(report):
     assert {case["title"].split("concat")[-1] for case in report[0]["cases"] if case["task"] != "encoder"} == {
         ", 1 layer of 64"
@@ -78,6 +81,7 @@ def test_a_title_tells_the_size_of_a_model_that_is_not_the_published_one(report)
     assert RandomCheckpoint(Path(), concat_config()).size == ""
 
 
+@pytest.mark.slow
 def test_a_ratio_is_of_neighbouring_turns(report):
     for case in report[0]["cases"]:
         for name, ratio in case["ratios"].items():
@@ -86,6 +90,7 @@ def test_a_ratio_is_of_neighbouring_turns(report):
             assert ratio["median"] == pytest.approx(np.median(theirs / ours))
 
 
+@pytest.mark.slow
 def test_the_share_of_the_matmul_rate(report):
     case = next(case for case in report[0]["cases"] if case["task"] == "encoder")
     side = case["sides"][OURS]
@@ -98,6 +103,7 @@ def _ends(seconds, rate):
     return (min(seconds), rate["low"]), (max(seconds), rate["high"])
 
 
+@pytest.mark.slow
 def test_what_is_written(report):
     found, output = report
     assert json.loads((output / JSON).read_text()) == json.loads(json.dumps(found))
@@ -109,6 +115,7 @@ def test_what_is_written(report):
         assert words in render_benchmark(found) or words == "RANDOM"
 
 
+@pytest.mark.slow
 def test_a_further_run_adds_its_cases_and_replaces_its_own(report, home, tmp_path):
     found, output = report
     (tmp_path / JSON).write_bytes((output / JSON).read_bytes())
@@ -122,12 +129,14 @@ def test_a_further_run_adds_its_cases_and_replaces_its_own(report, home, tmp_pat
     assert places == sorted(places), "by task and length, whatever was measured first"
 
 
+@pytest.mark.slow
 def test_a_run_of_ours_alone_has_no_figure(home, tmp_path):
     benchmark(small(home, tasks=("encoder",), output=str(tmp_path)))
     assert not (tmp_path / FIGURE).exists()
     assert FIGURE not in (tmp_path / PAGE).read_text()
 
 
+@pytest.mark.slow
 def test_another_machines_figures_are_left_alone(report, home, tmp_path):
     kept = json.loads((report[1] / JSON).read_text())
     kept["machine"]["processor"] = "another"
@@ -136,6 +145,7 @@ def test_another_machines_figures_are_left_alone(report, home, tmp_path):
         benchmark(small(home, tasks=("encoder",), output=str(tmp_path)))
 
 
+@pytest.mark.slow
 def test_torch_is_asked_for_where_it_is_compared_with_alone(home, tmp_path, monkeypatch):
     (tmp_path / "torch.py").write_text("raise ImportError('hidden by the test')")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))

@@ -89,6 +89,21 @@ def request(published: Callable[..., Path], mode: str) -> Request:
     return Request(str(published(mode, "es")), mode, "es", encoder)
 
 
+@pytest.fixture(scope="module")
+def finished_run(corpus: Path, published: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The output of `job`, made once."""
+    folder = tmp_path_factory.mktemp("finished") / "out"
+    evaluate(EvaluateConfig(str(corpus / "manifest.csv"), str(folder), request(published, "concat"), batch_size=4))
+    return folder
+
+
+@pytest.fixture
+def finished_job(job: EvaluateConfig, finished_run: Path) -> EvaluateConfig:
+    """A job whose output is finished."""
+    shutil.copytree(finished_run, job.output)
+    return job
+
+
 def files(folder: str | Path) -> dict[str, tuple[bytes, int]]:
     return {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in Path(folder).iterdir()}
 
@@ -131,13 +146,13 @@ def test_a_run(job: EvaluateConfig, corpus: Path):
     assert not list(Path(job.output).glob("part-*"))
 
 
-def test_a_finished_run_is_left_alone_and_may_be_measured_anew(job: EvaluateConfig):
-    first = evaluate(job)
-    before = files(job.output)
-    assert evaluate(job) == first
-    assert files(job.output) == before
-    evaluate(replace(job, group_by="speaker"))
-    after = files(job.output)
+def test_a_finished_run_is_left_alone_and_may_be_measured_anew(finished_job: EvaluateConfig):
+    before = files(finished_job.output)
+    outcome = evaluate(finished_job)
+    assert (outcome.finished, outcome.clips, outcome.errors) == (True, CLIPS, len(BROKEN))
+    assert files(finished_job.output) == before
+    evaluate(replace(finished_job, group_by="speaker"))
+    after = files(finished_job.output)
     assert after["predictions.parquet"] == before["predictions.parquet"]
     assert json.loads(after["metrics.json"][0])["groups"] == 7
 
@@ -151,22 +166,22 @@ def test_a_finished_run_is_left_alone_and_may_be_measured_anew(job: EvaluateConf
         ({"precision": "bfloat16"}, 'precision: "float32" then, "bfloat16" now'),
     ],
 )
-def test_other_settings_are_refused_by_name(job: EvaluateConfig, change: dict[str, Any], named: str):
-    evaluate(job)
-    before = files(job.output)
+def test_other_settings_are_refused_by_name(finished_job: EvaluateConfig, change: dict[str, Any], named: str):
+    before = files(finished_job.output)
     with pytest.raises(InvalidInput, match="begun with other settings") as refusal:
-        evaluate(replace(job, **change))
+        evaluate(replace(finished_job, **change))
     assert named in str(refusal.value)
-    assert files(job.output) == before
+    assert files(finished_job.output) == before
 
 
-def test_another_manifest_or_checkpoint_is_refused(job: EvaluateConfig, corpus: Path, published: Callable[..., Path]):
-    evaluate(job)
+def test_another_manifest_or_checkpoint_is_refused(
+    finished_job: EvaluateConfig, corpus: Path, published: Callable[..., Path]
+):
     changed = write_csv(corpus / "changed.csv", rows_of(corpus)[1:])
     with pytest.raises(InvalidInput, match=r"settings\.manifest"):
-        evaluate(replace(job, manifest=str(changed)))
+        evaluate(replace(finished_job, manifest=str(changed)))
     with pytest.raises(InvalidInput, match=r"settings\.weights\.model"):
-        evaluate(replace(job, request=request(published, "audio")))
+        evaluate(replace(finished_job, request=request(published, "audio")))
 
 
 def test_a_folder_with_something_else_is_refused(job: EvaluateConfig):

@@ -75,6 +75,7 @@ def written(folder: Path) -> dict[str, int]:
     return {str(path.relative_to(folder)): path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.mark.slow
 def test_every_clip_is_predicted_once_in_the_order_of_the_manifest(three: tuple[TrainConfig, str]):
     out = Path(three[0].output)
     rows = table(out / "predictions.parquet")
@@ -88,6 +89,7 @@ def test_every_clip_is_predicted_once_in_the_order_of_the_manifest(three: tuple[
     assert {row["id"]: row for row in rows} == of_folds
 
 
+@pytest.mark.slow
 def test_no_group_is_on_two_sides(three: tuple[TrainConfig, str]):
     tested: dict[str, int] = {}
     for number in (1, 2, 3):
@@ -102,6 +104,7 @@ def test_no_group_is_on_two_sides(three: tuple[TrainConfig, str]):
     assert len(tested) == SPEAKERS
 
 
+@pytest.mark.slow
 def test_mean_and_spread_are_those_of_the_folds(three: tuple[TrainConfig, str]):
     out = Path(three[0].output)
     found = json.loads((out / "folds.json").read_text())
@@ -120,6 +123,7 @@ def test_mean_and_spread_are_those_of_the_folds(three: tuple[TrainConfig, str]):
     assert found["pooled"] == json.loads(json.dumps(measure(truth, scores, labels, groups=speakers)))
 
 
+@pytest.mark.slow
 def test_the_table_has_a_row_a_fold(three: tuple[TrainConfig, str]):
     found = json.loads((Path(three[0].output) / "folds.json").read_text())
     lines = [re.split(r"\s{2,}", line.strip()) for line in three[1].splitlines()]
@@ -135,6 +139,7 @@ def test_the_table_has_a_row_a_fold(three: tuple[TrainConfig, str]):
     assert lines[5][1:3] == [str(CLIPS - 1), f"{100 * found['pooled']['accuracy']:.1f}"]
 
 
+@pytest.mark.slow
 def test_a_second_start_does_nothing(three: tuple[TrainConfig, str]):
     before = written(Path(three[0].output))
     outcome = cross_validate(three[0], 3)
@@ -142,6 +147,7 @@ def test_a_second_start_does_nothing(three: tuple[TrainConfig, str]):
     assert written(Path(three[0].output)) == before
 
 
+@pytest.mark.slow
 def test_other_settings_are_refused_with_the_difference(three: tuple[TrainConfig, str]):
     with pytest.raises(InvalidInput, match="folds: 3 then, 2 now"):
         cross_validate(three[0], 2)

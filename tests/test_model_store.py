@@ -156,6 +156,7 @@ def test_a_wrong_number_of_models_is_refused(text: str, monkeypatch: pytest.Monk
         ask(ModelStore(), "a")
 
 
+@pytest.mark.slow
 def test_predict_emotion_from_eight_threads_with_two_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("SPEECH_EMOTION_JAX_CACHE", str(tmp_path))
 

@@ -110,6 +110,7 @@ def test_the_table_of_the_demo(demo):
     assert "A CPU multiplies float32 in full" in result.why
 
 
+@pytest.mark.slow
 def test_what_is_written_and_shown(demo):
     result, folder = demo
     assert json.loads((folder / "precision.json").read_text()) == json.loads(json.dumps(precisions_as_dict(result)))

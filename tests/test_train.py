@@ -43,6 +43,7 @@ def concat(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "out"
 
 
+@pytest.mark.slow
 def test_what_a_run_leaves(concat: Path, corpus: Path):
     metrics = json.loads((concat / "metrics.json").read_text())
     assert metrics["clips"] == 6
@@ -71,6 +72,7 @@ def test_what_a_run_leaves(concat: Path, corpus: Path):
     assert predictions[0] == predictions[1]
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_left_as_it_is(concat: Path, corpus: Path):
     before = {path: path.stat().st_mtime_ns for path in concat.rglob("*") if path.is_file()}
     again = recipe(concat.parent, "concat", "training.epochs=12")
@@ -80,6 +82,7 @@ def test_a_finished_run_is_left_as_it_is(concat: Path, corpus: Path):
     assert changed == set()
 
 
+@pytest.mark.slow
 def test_another_recipe_is_refused_with_the_difference(concat: Path, corpus: Path):
     other = recipe(concat.parent, "concat", "training.epochs=12", "optimizer.learning_rate=1e-3")
     with pytest.raises(InvalidInput, match=r"recipe.optimizer.learning_rate: 0.003 then, 0.001 now"):

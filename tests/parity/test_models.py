@@ -227,6 +227,7 @@ def test_batch_invariance(published, mode):
         assert max(abs(alone["scores"][label] - batched["scores"][label]) for label in alone["scores"]) <= BATCH_BUDGET
 
 
+@pytest.mark.slow
 def test_padding_in_one_batch_changes_nothing(published):
     """The same, below the pipeline's buckets: eight lengths in one array of 1,024 frames."""
     model = load(published("audio", "es"), None, "audio", "es")
