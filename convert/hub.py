@@ -40,6 +40,7 @@ from huggingface_hub.utils import tqdm, validate_repo_id
 
 from ..errors import InvalidInput, UnreadableInput
 from ..runtime.atomic import atomic_file
+from ..runtime.compat import hub_ref
 from .record import TEXT_ENCODER
 from .sources import CONFIG, SINGLE, TOOLKIT_BIN, TORCH_BIN
 
@@ -250,7 +251,7 @@ def _write_ref(snapshot: Snapshot, revision: str | None) -> None:
     """
     if _is_commit(revision):
         return
-    ref = snapshot.folder.parent.parent / "refs" / (revision or constants.DEFAULT_REVISION)
+    ref = hub_ref(snapshot.folder.parent.parent, revision or constants.DEFAULT_REVISION)
     with suppress(OSError):  # A shared cache may be read-only.
         if ref.is_file() and ref.read_text() == snapshot.revision:
             return

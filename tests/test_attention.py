@@ -168,6 +168,16 @@ def test_gradients_in_blocks_of_any_size(time, left, right, blocks, seed):
         assert jnp.abs(gradient - formula).max() < 1e-5 * max(1.0, float(jnp.abs(formula).max()))
 
 
+def test_gradients_where_integers_have_64_bits():
+    query, key, value, mask, distances = inputs(150, 64, 8, 0)
+    towards = normal(*query.shape, seed=9)
+    expected = attention_gradients(query, key, value, mask, distances, towards, dtype=FLOAT32, left=64)
+    with jax.enable_x64(True):
+        found = attention_gradients(query, key, value, mask, distances, towards, dtype=FLOAT32, left=64)
+    for gradient, before in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(gradient, before)
+
+
 def test_gradients_of_bfloat16_products():
     """The products round their inputs to bfloat16, by 2^-9 each; sums of many are off by no more."""
     query, key, value, mask, distances = inputs(300, 64, 8, 0, width=64)

@@ -14,17 +14,16 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tensorboardX.proto import event_pb2
-from tensorboardX.record_writer import masked_crc32c
 
 from speech_emotion_jax.errors import UnreadableInput
+from speech_emotion_jax.runtime.compat import tensorboard_protocol
 from speech_emotion_jax.runtime.plots import curves
 from speech_emotion_jax.runtime.storage import Folder
 from speech_emotion_jax.training.history import CURVES, HISTORY, SCHEMA, TENSORBOARD, History
 
 from .support.examples import examples
 
-PROTOCOL: Any = event_pb2  # its names are made when it is imported
+PROTOCOL = tensorboard_protocol()
 EVERY = 4  # steps between validations
 
 
@@ -55,8 +54,8 @@ def events(folder: Path) -> list[Any]:
         while content:
             (size,) = struct.unpack_from("<Q", content)
             body = content[12 : 12 + size]
-            assert struct.unpack_from("<I", content, 8) == (masked_crc32c(content[:8]),)
-            assert struct.unpack_from("<I", content, 12 + size) == (masked_crc32c(body),)
+            assert struct.unpack_from("<I", content, 8) == (PROTOCOL.checksum(content[:8]),)
+            assert struct.unpack_from("<I", content, 12 + size) == (PROTOCOL.checksum(body),)
             found.append(PROTOCOL.Event.FromString(body))
             content = content[16 + size :]
     return found

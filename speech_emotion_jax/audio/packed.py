@@ -12,6 +12,7 @@ from threading import Lock
 from typing import Any, NamedTuple
 
 from ..errors import UnreadableInput
+from ..runtime.compat import array_record_reader
 
 _OPEN_SHARDS = 64  # an open shard costs a file descriptor and its index, 8 bytes per record
 
@@ -62,14 +63,12 @@ class PackedRecording(NamedTuple):
 
 def _reader(shard: str, status: os.stat_result) -> Any:
     """Return an open ArrayRecordReader, which threads may share. Only the last _OPEN_SHARDS used stay open."""
-    from array_record.python.array_record_module import ArrayRecordReader
-
     key = (shard, status.st_ino, status.st_mtime_ns)
     with _lock:
         reader = _readers.get(key)
         if reader is None:
             # ArrayRecord recommends these settings for random access: no read-ahead and no threads of its own.
-            reader = ArrayRecordReader(
+            reader = array_record_reader(
                 shard, "readahead_buffer_size:0,max_parallelism:0", file_reader_buffer_size=1 << 15
             )
             if not reader.ok():

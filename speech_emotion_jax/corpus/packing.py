@@ -24,6 +24,7 @@ from jaxtyping import Float, Int
 from ..audio import decode_audio, describe, stated_seconds
 from ..errors import InvalidInput, SpeechEmotionError, UnreadableInput
 from ..runtime.atomic import atomic_folder
+from ..runtime.compat import array_record_writer
 from ..runtime.progress import progress
 from .manifest import TIME_UNITS, Manifest, locate
 from .manifest_files import read_manifest
@@ -175,10 +176,8 @@ def _shard_names(count: int) -> list[str]:
 @contextmanager
 def _writer(path: Path) -> Iterator[Any]:
     """Open a writer of one shard. Each record is a group of its own, for random access, and is not compressed."""
-    from array_record.python.array_record_module import ArrayRecordWriter
-
     try:
-        writer = ArrayRecordWriter(str(path), "group_size:1,uncompressed")
+        writer = array_record_writer(str(path), "group_size:1,uncompressed")
         yield writer
         writer.close()
     except RuntimeError as error:  # ArrayRecord raises it also for a full disk

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key
 
+from ..runtime.compat import varying_axes
 from .kernels.attention_cpu import attend_cpu
 from .kernels.attention_tpu import attend_tpu
 from .kernels.attention_xla import QUERY_BLOCK, attend_in_blocks, attention_gradients
@@ -59,7 +60,7 @@ def attend(
     if distances is not None:
         # In a `shard_map` the clips differ between devices and the vectors do not. Made to differ here, their gradient
         # is summed over the devices.
-        varying = jax.typeof(query).manual_axis_type.varying - jax.typeof(distances).manual_axis_type.varying
+        varying = varying_axes(query) - varying_axes(distances)
         distances = jax.lax.pcast(distances, tuple(varying), to="varying")
     return _attend(jnp.dtype(dtype), left, drop, query, key, value, mask, distances, drop_key if drop > 0 else None)
 

@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ..runtime.compat import varying_axes
+
 
 def depthwise(
     x: Float[Array, "batch frames width"], kernel: Float[Array, "taps width"]
@@ -23,7 +25,7 @@ def depthwise(
     # Inside a caller's `shard_map` the kernel is replicated and the clips are divided over the devices. `_backward`
     # computes each device's part of the kernel's gradient. Marking the kernel as varying over those axes makes JAX sum
     # the parts.
-    axes = [jax.typeof(each).manual_axis_type.varying for each in (x, kernel)]
+    axes = [varying_axes(each) for each in (x, kernel)]
     if axes[0] != axes[1]:
         x = jax.lax.pcast(x, tuple(axes[1] - axes[0]), to="varying")
         kernel = jax.lax.pcast(kernel, tuple(axes[0] - axes[1]), to="varying")

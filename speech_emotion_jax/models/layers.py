@@ -15,8 +15,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.core import Tracer
 from jaxtyping import Array, Float, Key
+
+from ..runtime.compat import is_traced
 
 
 @jax.custom_jvp
@@ -125,7 +126,7 @@ def layer_at(layers: Layer, index: int) -> Layer:
     def at(leaf: Any) -> Any:
         if isinstance(leaf, jax.ShapeDtypeStruct):
             return jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype, sharding=leaf.sharding)
-        if isinstance(leaf, Tracer) or next(iter(leaf.devices())).platform != "cpu":
+        if is_traced(leaf) or next(iter(leaf.devices())).platform != "cpu":
             return leaf[index]
         return jax.device_put(np.asarray(leaf)[index], leaf.sharding)
 

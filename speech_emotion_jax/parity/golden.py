@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from ..errors import InvalidInput, UnreadableInput
+from ..runtime.compat import safetensors_metadata
 from ..runtime.storage import Folder
 from .reference_activations import SampledActivation, sha256
 from .stages import INPUT_STAGES, Stages
@@ -171,9 +172,7 @@ def read_golden(path: str) -> Golden:
 
 
 def _read_metadata(data: bytes) -> dict[str, Any]:
-    """Return the golden's metadata. safetensors has no public way to read metadata from bytes."""
-    length = int.from_bytes(data[:8], "little")
-    return json.loads(json.loads(data[8 : 8 + length])["__metadata__"][_KEY])
+    return json.loads(safetensors_metadata(data)[_KEY])
 
 
 def _read_recording(number: int, metadata: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> GoldenRecording:

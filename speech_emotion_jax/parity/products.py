@@ -11,8 +11,17 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Var, jaxpr_as_fun, new_jaxpr_eqn
-from jax.extend.core.primitives import dot_general_p, reduce_precision_p
+
+from ..runtime.compat import (
+    ClosedJaxpr,
+    Jaxpr,
+    JaxprEqn,
+    Var,
+    dot_general_p,
+    jaxpr_as_fun,
+    new_jaxpr_eqn,
+    reduce_precision_p,
+)
 
 # JAX's settings for float32 products. "highest" is full float32. "high" is three bfloat16 passes on TPUs and TF32 on
 # GPUs. "default" is one bfloat16 pass on TPUs and TF32 on GPUs.

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import subprocess
 import sys
 import time
@@ -18,18 +17,9 @@ from importlib.util import find_spec
 from typing import Any
 
 from ..errors import InvalidInput
+from ..runtime.compat import GPU_COMPILER_ENVIRONMENT, TPU_COMPILER_ENVIRONMENT, chip_topology, memory_shortage
 from .chips import Topology
 
-TPU = {
-    "JAX_PLATFORMS": "cpu",
-    "TPU_SKIP_MDS_QUERY": "1",
-    "TPU_ACCELERATOR_TYPE": "v5litepod-4",
-    "TPU_WORKER_HOSTNAMES": "localhost",
-    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
-    "TPU_LIBRARY_LOG_LEVEL": "3",
-    "TF_CPP_MIN_LOG_LEVEL": "3",
-}
-GPU = {"JAX_PLATFORMS": "cpu", "JAX_SKIP_CUDA_CONSTRAINTS_CHECK": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}
 # XLA asks the driver for a GPU's properties. Without a GPU it takes them from this text protocol buffer: an H100 SXM.
 H100 = """
 gpu_device_info {
@@ -77,7 +67,7 @@ def compile_for_chips(job: Mapping[str, Any]) -> Answer:
         input=json.dumps(dict(job)),
         capture_output=True,
         text=True,
-        env={**os.environ, **(GPU if gpu else TPU)},
+        env={**os.environ, **(GPU_COMPILER_ENVIRONMENT if gpu else TPU_COMPILER_ENVIRONMENT)},
     )
     lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
     if done.returncode or not lines:
@@ -99,7 +89,6 @@ def _compile(job: Mapping[str, Any]) -> Answer:
     """Answer a job; runs in the child process."""
     import jax
     import numpy as np
-    from jax.experimental import topologies
     from jax.sharding import Mesh
 
     from ..config import EmotionConfig
@@ -111,10 +100,10 @@ def _compile(job: Mapping[str, Any]) -> Answer:
     topology = Topology.parse(job["topology"])
     if topology.chip.name == "h100":
         machine = {"topology": f"1x1x{topology.chips}", "target_config": H100}  # slices x hosts x GPUs per host
-        described = topologies.get_topology_desc(platform="cuda", topology_name=topology.name, **machine)
+        described = chip_topology("cuda", topology.name, **machine)
     else:
         alone = {"chips_per_host_bounds": [1, 1, 1]} if topology.chips == 1 else {}
-        described = topologies.get_topology_desc(platform="tpu", topology_name=topology.name, **alone)
+        described = chip_topology("tpu", topology.name, **alone)
     config = EmotionConfig.published(job["language"], job["mode"])
     mesh = Mesh(np.array(described.devices).reshape(1, -1), BATCH)
     build = training if job["train"] else inference
@@ -124,10 +113,9 @@ def _compile(job: Mapping[str, Any]) -> Answer:
         with jax.set_mesh(mesh):
             done = program.lower(*inputs).compile()
     except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
+        if (shortage := memory_shortage(error)) is None:
             raise
-        used = re.search(r"Used ([\d.]+)([GM]) of ([\d.]+)([GM])", str(error))
-        return {"refused": f"needs {used[1]} {used[2]}iB of {used[3]} {used[4]}iB" if used else "does not fit"}
+        return {"refused": shortage}
     memory = done.memory_analysis()
     counted = Costs()
     cores = mesh.size // topology.chips  # a v4 has two cores, and each counts as a device here

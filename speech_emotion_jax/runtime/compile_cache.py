@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from jax.experimental.compilation_cache import compilation_cache
 
 from .cache_folder import cache_folder
+from .compat import reset_compile_cache
 
 logger = logging.getLogger("speech_emotion_jax")
 
@@ -71,7 +71,7 @@ def disable_compile_cache() -> None:
         for name, value in _previous.items():
             jax.config.update(name, value)
         _previous.clear()
-        compilation_cache.reset_cache()
+        reset_compile_cache()
 
 
 def _setting(name: str) -> Any:

@@ -6,9 +6,9 @@ import secrets
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 
 from ..errors import InvalidInput
+from .compat import multihost_utils
 from .storage import Folder
 
 # Hosts end together, and one may have to wait hours for the slowest.

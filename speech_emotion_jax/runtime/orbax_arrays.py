@@ -11,7 +11,6 @@ import json
 import logging
 import mmap
 import os
-import re
 import struct
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -24,6 +23,7 @@ import numpy as np
 
 from ..errors import UnreadableInput
 from .atomic import first_line
+from .compat import as_os_error
 from .parameter_tree import nest
 
 WEIGHTS = "weights"
@@ -47,12 +47,6 @@ def save_parameters(folder: Path, parameters: dict[str, np.ndarray]) -> None:
             ocp.save(os.path.abspath(folder / WEIGHTS), nest(dict(sorted(parameters.items()))))
     except ValueError as error:
         raise as_os_error(error) from error
-
-
-def as_os_error(error: Exception) -> Exception:
-    """What the operating system said, which Orbax hides in its text; else the error itself."""
-    code = re.search(r"os_error_code='(\d+)'", str(error))
-    return error if code is None else OSError(int(code[1]), os.strerror(int(code[1])))
 
 
 @contextmanager

@@ -15,11 +15,11 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec
 
 from ..errors import Interrupted, InvalidInput
 from ..evaluation import measure
+from ..runtime.compat import multihost_utils
 from ..runtime.progress import progress
 from ..runtime.sharding import on_mesh
 from .batches import StepBatches, length_sorted_batches

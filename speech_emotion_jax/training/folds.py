@@ -21,11 +21,11 @@ import jax
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from jax.experimental import multihost_utils
 
 from ..corpus import Manifest, read_manifest, validate
 from ..errors import InvalidInput
 from ..evaluation import METRICS, PREDICTIONS, EvaluateResult, EvaluationRun, claim_folder, measure
+from ..runtime.compat import multihost_utils
 from ..runtime.console import align_columns
 from ..runtime.plots import shorten
 from ..runtime.progress import progress

@@ -14,13 +14,13 @@ import struct
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import jax
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..errors import UnreadableInput
+from ..runtime.compat import tensorboard_protocol
 from ..runtime.plots import curves
 from ..runtime.storage import Folder
 
@@ -158,11 +158,8 @@ class _Events:
     """
 
     def __init__(self, folder: Path, first: int):
-        # They take a second to import, and their names are made then.
-        from tensorboardX.proto import event_pb2, summary_pb2
-
-        self._protocol: tuple[Any, Any] = event_pb2, summary_pb2
-        event, session = self._protocol[0].Event, self._protocol[0].SessionLog
+        self._protocol = tensorboard_protocol()
+        event, session = self._protocol.Event, self._protocol.SessionLog
         folder.mkdir(parents=True, exist_ok=True)
         self._path = folder / f"events.out.tfevents.{time.time_ns()}.{socket.gethostname()}"
         self._waiting = [
@@ -172,7 +169,7 @@ class _Events:
         self._next = 0.0
 
     def add(self, step: int, scalars: Mapping[str, float]) -> None:
-        event, summary = self._protocol[0].Event, self._protocol[1].Summary
+        event, summary = self._protocol.Event, self._protocol.Summary
         values = [summary.Value(tag=tag, simple_value=value) for tag, value in scalars.items()]
         self._waiting.append(event(wall_time=time.time(), step=step, summary=summary(value=values)))
         if time.monotonic() > self._next:
@@ -180,14 +177,12 @@ class _Events:
 
     def write(self) -> None:
         """Append what waits, each event framed as a TFRecord: its length, and a checksum of that and of itself."""
-        from tensorboardX.record_writer import masked_crc32c
-
         frames = []
         for event in self._waiting:
             content = event.SerializeToString()
             length = struct.pack("<Q", len(content))
-            frames += [length, struct.pack("<I", masked_crc32c(length)), content]
-            frames += [struct.pack("<I", masked_crc32c(content))]
+            frames += [length, struct.pack("<I", self._protocol.checksum(length)), content]
+            frames += [struct.pack("<I", self._protocol.checksum(content))]
         with open(self._path, "ab") as file:
             file.write(b"".join(frames))
         self._waiting = []

@@ -29,7 +29,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pyarrow.parquet as pq
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Int
 
@@ -41,6 +40,7 @@ from ..errors import InvalidInput
 from ..evaluation import METRICS, EvaluateConfig, EvaluateResult, claim_folder, evaluate, recording_source
 from ..models import parameter_shapes
 from ..registry import FUSION_MODES
+from ..runtime.compat import multihost_utils
 from ..runtime.progress import progress
 from ..runtime.sharding import on_mesh, parameter_shardings, place, training_mesh
 from ..runtime.storage import Folder

@@ -18,7 +18,8 @@ from orbax.checkpoint import v1 as ocp
 
 from ..errors import UnreadableInput
 from ..runtime.atomic import check_disk_space
-from ..runtime.orbax_arrays import as_os_error, quiet_orbax
+from ..runtime.compat import as_os_error
+from ..runtime.orbax_arrays import quiet_orbax
 from .step import TrainState
 
 

@@ -8,6 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from ..config import WhisperConfig
 from ..errors import InvalidInput
+from ..runtime.compat import whisper_language_codes, whisper_language_names
 from .rules import TokenRules
 
 TASKS = ("transcribe", "translate")
@@ -103,7 +104,7 @@ class Vocabulary:
                 f"the tokenizer of {name} has no <|{missing[0]}|>, so it is not Whisper's; fetch the whole folder again"
             )
         multilingual = stated.get("is_multilingual", config.vocab_size >= MULTILINGUAL_VOCABULARY)
-        languages = {code: id for code in _language_codes() if (id := token(f"<|{code}|>")) is not None}
+        languages = {code: id for code in whisper_language_codes() if (id := token(f"<|{code}|>")) is not None}
         layers, heads_each = config.decoder_layers, config.decoder_attention_heads
         all_heads = [[layer, head] for layer in range(layers) for head in range(heads_each)]
         all_upper = all_heads[layers // 2 * heads_each :]
@@ -168,10 +169,8 @@ class Vocabulary:
         Raises:
             InvalidInput: The checkpoint doesn't know the language.
         """
-        from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
-
         name = language.strip().lower()
-        code = TO_LANGUAGE_CODE.get(name, name.removeprefix("<|").removesuffix("|>"))
+        code = whisper_language_names().get(name, name.removeprefix("<|").removesuffix("|>"))
         if not self.languages and code != "en":
             raise InvalidInput(
                 f"{self.name} is an English-only checkpoint and can't transcribe {language!r}; "
@@ -219,12 +218,6 @@ class Vocabulary:
     def text(self, tokens: Sequence[int]) -> str:
         """Return the text of tokens. Special tokens and timestamps are skipped."""
         return str(self.tokenizer.decode([token for token in tokens if token < self.end], skip_special_tokens=True))
-
-
-def _language_codes() -> tuple[str, ...]:
-    from transformers.models.whisper.tokenization_whisper import LANGUAGES
-
-    return tuple(LANGUAGES)
 
 
 def _ids(values: Sequence[Any]) -> tuple[int, ...]:

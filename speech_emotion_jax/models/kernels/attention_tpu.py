@@ -20,6 +20,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Bool, Float
 
+from ...runtime.compat import shape_like
 from .pallas import Work, added_to_scores, bytes_moved, dot, on_each_chip, padded
 
 SUBLANES, LANES = 8, 128  # Shape of a TPU's vector register.
@@ -171,7 +172,7 @@ def _call(
     blocks = _blocks(batch, time, heads, lanes // heads, positions, query.dtype.itemsize)
     return pl.pallas_call(
         partial(_kernel, blocks=blocks, width=lanes // heads, positions=positions, left=left),
-        out_shape=jax.ShapeDtypeStruct(query.shape, query.dtype, manual_axis_type=jax.typeof(query).mat),
+        out_shape=shape_like(query),
         grid=blocks.grid,
         in_specs=[blocks.mask, blocks.queries, blocks.keys, blocks.keys, blocks.distances],
         out_specs=blocks.queries,

@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key
 
+from ...runtime.compat import varying_axes
 from ..layers import contract, dropout
 
 QUERY_BLOCK = 64  # Least number of queries in a block, and those whose band is added at once.
@@ -179,7 +180,7 @@ def _joined(x: Float[Array, "blocks batch heads rows width"], time: int) -> Floa
 def _zeros(like: jax.Array) -> jax.Array:
     """Return float32 zeros of an array's shape which, inside a `shard_map`, differ between the devices as it does."""
     zeros = jnp.zeros(like.shape, jnp.float32)
-    return jax.lax.pcast(zeros, tuple(jax.typeof(like).manual_axis_type.varying), to="varying")
+    return jax.lax.pcast(zeros, tuple(varying_axes(like)), to="varying")
 
 
 def _dropped(weights: jax.Array, drop: float, drop_key: jax.Array | None, start: jax.Array) -> jax.Array:
@@ -208,7 +209,7 @@ def _scores(
             window = (*scores.shape[:2], piece, min(time, near.shape[-1]))
             near = jnp.pad(near, [(0, 0)] * 3 + [(near.shape[-1], near.shape[-1])])
             near = jax.lax.dynamic_slice_in_dim(near, shift, window[-1], axis=-1)
-            at = (0, 0, first, place)
+            at = (jnp.int32(0), jnp.int32(0), jnp.int32(first), place)
             scores = jax.lax.dynamic_update_slice(scores, jax.lax.dynamic_slice(scores, at, window) + near, at)
         scores += jnp.where(_is_before(start, rows, time)[None, None], before, after)
     return jnp.where(mask[:, None, None, :], scores, jnp.finfo(jnp.float32).min)
@@ -223,7 +224,8 @@ def _projected_gradient(
     for first, place, shift in _windows(start, rows, time, piece, positions, left):
         whole = piece + positions - 1
         window = (*of_scores.shape[:2], piece, min(time, whole))
-        near = jax.lax.dynamic_slice(of_scores, (0, 0, first, place), window)
+        at = (jnp.int32(0), jnp.int32(0), jnp.int32(first), place)
+        near = jax.lax.dynamic_slice(of_scores, at, window)
         near = jnp.pad(near, [(0, 0)] * 3 + [(whole, whole)])
         near = jax.lax.dynamic_slice_in_dim(near, 2 * whole - shift, whole, axis=-1)
         pieces.append(_unsheared(near, positions))
