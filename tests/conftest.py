@@ -4,6 +4,7 @@ from jaxtyping import install_import_hook
 
 install_import_hook("speech_emotion_jax", "beartype.beartype")  # before the package is imported
 
+import os  # noqa: E402
 import re  # noqa: E402
 import shutil  # noqa: E402
 from collections.abc import Iterator  # noqa: E402
@@ -64,6 +65,16 @@ def _own_caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SPEECH_EMOTION_JAX_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+OPTIMIZATIONS_OFF = "jax_disable_most_optimizations"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _compiled_quickly() -> None:
+    """Skip most of LLVM's optimizations: they take a third of the tests' time. tests/parity compiles as users do."""
+    if OPTIMIZATIONS_OFF.upper() not in os.environ:
+        jax.config.update(OPTIMIZATIONS_OFF, True)
 
 
 @pytest.fixture(scope="session", autouse=True)
