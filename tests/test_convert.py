@@ -320,7 +320,7 @@ for index, point in enumerate(points):
     print(os.waitstatus_to_exitcode(os.wait()[1]))
 """
 POINTS = {
-    "the folder is made": r"os.mkdir .*unfinished-\w+$",
+    "the folder is made": r"(os.mkdir|open) .*unfinished-\w+/",  # the first event within it
     "the first array is written": r"os.mkdir .*/weights.orbax-checkpoint-tmp/state$",
     "the weights are nearly whole": r"open .*/commit_success.txt",
     "the weights are whole": r"shutil.copyfile .*/config.json",

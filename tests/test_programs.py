@@ -159,7 +159,7 @@ report(codes=codes)
     done = run(code, tmp_path / "file" / "below", str(published("text", "es")))
     assert done["codes"] == [0, 0]
     (line,) = (line for line in done["stderr"].splitlines() if "Reading tensors" not in line)
-    assert f"{tmp_path / 'file/below/compiled'} can't be written, so that" in line
+    assert f"{tmp_path / 'file/below/compiled'} can't be written, so programs are compiled again" in line
     assert "SPEECH_EMOTION_JAX_CACHE" in line
 
 
