@@ -36,9 +36,7 @@ def _known_fields(cls: type, source: Mapping[str, Any]) -> dict[str, Any]:
 
 def _check_layers(width: int, heads: int, *activations: str) -> None:
     if width % heads:
-        raise InvalidInput(
-            f"config.json has a width of {width}, which {heads} attention heads can't share; fetch it again"
-        )
+        raise InvalidInput(f"config.json has width {width}, which {heads} attention heads can't share; fetch it again")
     for activation in activations:
         if activation not in ACTIVATIONS:
             raise InvalidInput(f"the activation {activation!r} is not implemented; there are {', '.join(ACTIVATIONS)}")

@@ -195,8 +195,9 @@ def test_shard_map_and_pmap_of_others(demo, inputs, expected):
 @pytest.mark.process
 def test_on_several_devices():
     """The test above, where there are two."""
+    alone = ("-n", "0", "-m", "", "-p", "no:cacheprovider")
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-n", "0", "-m", "", "-p", "no:cacheprovider", __file__, "-k", "shard_map"],
+        [sys.executable, "-m", "pytest", "-q", *alone, __file__, "-k", "shard_map"],
         env={**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2"},
         capture_output=True,
         text=True,

@@ -132,7 +132,7 @@ def test_there_are_no_circles():
 
 def test_torch_is_imported_where_the_original_runs_and_only_when_needed():
     users = {name: top for name in MODULES for target, top in imports(name) if target.split(".")[0] == "torch"}
-    originals = {f"{PACKAGE}.parity.original", f"{PACKAGE}.parity.original_whisper"}
+    originals = {f"{PACKAGE}.parity.original{part}" for part in ("", "_files", "_whisper")}
     readers = dict.fromkeys(
         (f"{PACKAGE}.{name}" for name in ("convert.sources", "benchmarking.torch_side", "selfcheck.speed")), False
     )

@@ -6,21 +6,17 @@ Wav2Vec2BertForSequenceClassification has a different classifier and would initi
 
 from __future__ import annotations
 
-import json
 import warnings
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import librosa
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import (
     AutoTokenizer,
-    BertConfig,
-    BertModel,
     RobertaConfig,
     RobertaForSequenceClassification,
     SeamlessM4TFeatureExtractor,
@@ -31,13 +27,12 @@ from transformers import (
 from ..audio import MAX_FBANK_FRAMES, SAMPLE_RATE
 from ..convert import TEXT_ENCODER
 from ..registry import FUSION_MODES
+from .original_files import fill, load_bert, read_tensors
 from .stages import FEATURES, FUSED, LOGITS, POOLED, PREDICTION, PROBABILITIES, TOKENS, WAVEFORM, StageArray, layer
 from .tensors import EPSILON, MAX_LEFT_DISTANCE, Constants
 
 MAX_TOKENS = 512
 CROSS_ATTENTION_HEADS = 8
-
-Model = TypeVar("Model", bound=nn.Module)
 
 
 class CrossAttentionHead(nn.Module):
@@ -382,43 +377,3 @@ def module_constants(model: nn.Module) -> Constants:
         elif hasattr(module, MAX_LEFT_DISTANCE) and hasattr(module, "distance_embedding"):
             constants[f"{name}.{MAX_LEFT_DISTANCE}"] = getattr(module, MAX_LEFT_DISTANCE)
     return constants
-
-
-def load_bert(folder: Path) -> BertModel:
-    """Load a BERT encoder.
-
-    The published files name the tensors with or without the prefix "bert.", and the parameters of the norms as weight
-    and bias or as gamma and beta.
-    """
-    tensors = {}
-    for name, tensor in read_tensors(folder).items():
-        if name.startswith("cls.") or name.endswith("embeddings.position_ids"):
-            continue  # the heads of pretraining, and the constant positions 0 to 511
-        name = name.removeprefix("bert.")
-        tensors[name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")] = (
-            tensor
-        )
-    config = BertConfig.from_pretrained(folder, attn_implementation="eager")
-    return fill(BertModel(config, add_pooling_layer="pooler.dense.weight" in tensors), tensors)
-
-
-def read_tensors(folder: Path) -> dict[str, Tensor]:
-    """Read all tensors of a folder, from one safetensors file, from shards or from a PyTorch file."""
-    index, single = folder / "model.safetensors.index.json", folder / "model.safetensors"
-    if single.exists():
-        return load_file(single)
-    for name in ("model.bin", "pytorch_model.bin"):
-        if (folder / name).exists():
-            return torch.load(folder / name, map_location="cpu", weights_only=True)
-    weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-    tensors = {}
-    for file in sorted(set(weight_map.values())):
-        tensors |= load_file(folder / file)
-    assert tensors.keys() == weight_map.keys(), "the shards do not hold the tensors that their index lists"
-    return tensors
-
-
-def fill(model: Model, tensors: dict[str, Tensor]) -> Model:
-    """Fill a model with exactly these tensors, in float32, and set it to eval mode."""
-    model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, strict=True, assign=True)
-    return model.eval().requires_grad_(False)

@@ -14,7 +14,8 @@ from torch.nn.functional import layer_norm, linear, scaled_dot_product_attention
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 from transformers import Wav2Vec2BertForSequenceClassification as TransformersClassifier
 
-from speech_emotion_jax.parity.original import MAX_TOKENS, TorchOriginal, attention, read_tensors
+from speech_emotion_jax.parity.original import MAX_TOKENS, TorchOriginal, attention
+from speech_emotion_jax.parity.original_files import read_tensors
 
 from ..support.checkpoints import (
     FULL,
