@@ -39,7 +39,9 @@ def model_of(layers: int, language: str = "es") -> EmotionModel:
 
 
 @pytest.mark.parametrize("kind", ["audio", "text"])
-@pytest.mark.parametrize(("language", "layers", "groups"), [("es", 10, [4, 4, 2]), ("en", 2, [2])])
+@pytest.mark.parametrize(
+    ("language", "layers", "groups"), [pytest.param("es", 10, [4, 4, 2], marks=pytest.mark.slow), ("en", 2, [2])]
+)
 def test_some_layers_after_others_give_what_a_scan_gives(language: str, layers: int, groups: list[int], kind: str):
     model = model_of(layers, language)
     assert len(encoder_steps(model, kind, last, "tpu")) == 1

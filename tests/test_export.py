@@ -24,6 +24,7 @@ from speech_emotion_jax.text.tokenizer import load_cached_tokenizer
 
 from .support.bad_input import RATE, noise
 from .support.folders import refusal
+from .support.marks import rest_slow
 
 DEMO = Path(str(files("speech_emotion_jax") / "demo_data"))
 EXPORT_BUDGET = 1e-6  # absolute, on probabilities, float32: the same programs
@@ -80,7 +81,7 @@ def exported(published: Callable[[str, str], Path], tmp_path_factory: pytest.Tem
     return make
 
 
-@pytest.mark.parametrize("seconds", [(0.3,), (2.5, 2.3, 2.4)])
+@pytest.mark.parametrize("seconds", rest_slow([(0.3,), (2.5, 2.3, 2.4)]))
 def test_the_demo_says_what_the_pipeline_says(emotions: Emotions, seconds: tuple[float, ...]):
     clips = [noise(each, seed=number) for number, each in enumerate(seconds)]
     expected = probabilities(load(REQUEST, len(clips)), clips, TEXTS[: len(clips)])

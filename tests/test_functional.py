@@ -116,6 +116,7 @@ def test_vmap(demo, inputs, expected):
     assert_same(jax.jit(jax.vmap(partial(logits, demo.parameters, demo.config)))(*inputs), expected)
 
 
+@pytest.mark.slow
 def test_the_gradient_of_a_waveform(demo, clips):
     """Through the front end, which multiplies in slices that are rounded: not zero, and the slope that is measured."""
     waveforms, lengths = clips

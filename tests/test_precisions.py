@@ -120,6 +120,7 @@ def test_what_is_written_and_shown(demo):
     assert "3 of 3" in text
 
 
+@pytest.mark.slow
 def test_the_command(capsys):
     arguments = ["precision", "--model-id", str(DEMO / "checkpoint"), "--mode", "concat", "--language", "es", "--json"]
     assert main([*arguments, "--audio", RECORDINGS[0], "--text", TEXT]) == 0

@@ -90,7 +90,7 @@ def job(published, mode: str, **changes) -> ParityConfig:
     return replace(ParityConfig(request, recordings, () if mode == "audio" else (TEXT,)), **changes)
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", rest_slow(reversed(MODES)))
 def test_what_is_right_passes(published, mode: str):
     result = parity(job(published, mode))
     assert result.passed, render_parity(result)
@@ -333,6 +333,7 @@ def test_other_weights_than_the_reference_fail(published, tmp_path, capsys):
     assert captured.err.count("the two sides differ by more than the tolerances") == 1
 
 
+@pytest.mark.slow
 def test_bfloat16_has_budgets_of_its_own(published):
     result = parity(job(published, "multihead", precision="bfloat16"))
     assert result.passed, render_parity(result)
@@ -452,6 +453,7 @@ def test_what_is_not_finite_fails():
     assert not row.passed
 
 
+@pytest.mark.slow
 def test_whisper(whisper_tiny, tmp_path):
     """Log-mel, the encoder's layers, logits, tokens: a tiny RANDOM one here, the real one in test_whisper_base.
 
