@@ -135,7 +135,7 @@ def render_benchmark(report: Mapping[str, Any]) -> str:
 def _plans(config: BenchmarkConfig, folder: Path) -> Iterator[Plan]:
     against = config.against is not None
     if {"encoder", "prediction", "start", "bulk"} & set(config.tasks):
-        home = Path(config.weights).expanduser() if config.weights else cache_folder() / "benchmarks"
+        home = Path(os.path.expanduser(config.weights)) if config.weights else cache_folder() / "benchmarks"
         checkpoint = random_checkpoint(concat_config(config.layers, config.width), home.absolute())
         for precision in config.precisions:
             yield from _emotion_plans(config, checkpoint, precision, folder, against=against)

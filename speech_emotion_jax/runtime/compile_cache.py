@@ -13,11 +13,12 @@ import logging
 import os
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 
 from .cache_folder import cache_folder
+from .cache_repair import LOCK, repair_compile_cache
 from .compat import reset_compile_cache
 
 logger = logging.getLogger("speech_emotion_jax")
@@ -28,9 +29,15 @@ SETTINGS = {
     # Small programs are cached, too: together they take longer to compile than a large one.
     "jax_persistent_cache_min_compile_time_secs": 0,
 }
-
+# For a folder that can't be written: without a size limit JAX locks nothing and notes no use, and no program takes long
+# enough to be added.
+READ_ONLY_SETTINGS = {
+    "jax_compilation_cache_max_size": -1,
+    "jax_persistent_cache_min_compile_time_secs": float("inf"),
+}
 
 _previous: dict[str, Any] = {}  # The settings of JAX that `enable_compile_cache` changed, with their values before.
+_read_only: set[str] = set()  # the folders that were enabled with READ_ONLY_SETTINGS
 
 
 def compile_cache_folder() -> str | None:
@@ -48,21 +55,31 @@ def cached_programs(folder: str) -> dict[str, int]:
 def enable_compile_cache() -> bool:
     """Enable JAX's persistent compilation cache in `compile_cache_folder`. The user's settings of JAX take precedence.
 
+    What a killed process has left in the folder is repaired first. From a folder that can't be written, programs are
+    loaded and none are added.
+
     Returns:
-        False if the user has disabled the cache, or if the folder can't be written, which is logged.
+        Whether new programs are kept. False if the user has disabled the cache, or if the folder can't be written,
+        which is logged.
     """
     folder = compile_cache_folder()
-    if folder is None or folder == _setting("jax_compilation_cache_dir"):
-        return folder is not None
-    if not _is_writable(folder):
+    if folder is None:
         return False
-    jax.config.update("jax_compilation_cache_dir", folder)
-    _previous.setdefault("jax_compilation_cache_dir", None)
-    for name, value in SETTINGS.items():
-        if name.upper() not in os.environ:
-            _previous.setdefault(name, _setting(name))
-            jax.config.update(name, value)
-    return True
+    if folder == _setting("jax_compilation_cache_dir"):
+        return folder not in _read_only
+    access = _access(folder)
+    if access is None:
+        return False
+    if access == "write":
+        repair_compile_cache(Path(folder))
+        settings = {name: value for name, value in SETTINGS.items() if name.upper() not in os.environ}
+    else:
+        settings = READ_ONLY_SETTINGS
+        _read_only.add(folder)
+    for name, value in {"jax_compilation_cache_dir": folder, **settings}.items():
+        _previous.setdefault(name, _setting(name))
+        jax.config.update(name, value)
+    return access == "write"
 
 
 def disable_compile_cache() -> None:
@@ -71,6 +88,7 @@ def disable_compile_cache() -> None:
         for name, value in _previous.items():
             jax.config.update(name, value)
         _previous.clear()
+        _read_only.clear()
         reset_compile_cache()
 
 
@@ -80,14 +98,20 @@ def _setting(name: str) -> Any:
 
 
 @cache
-def _is_writable(folder: str) -> bool:
-    """Return whether JAX can make the folder or write into it. It is not made: the command may still be refused."""
-    nearest = next(path for path in (Path(folder), *Path(folder).parents) if path.exists())
-    if nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK):
-        return True
+def _access(folder: str) -> Literal["write", "read"] | None:
+    """Return what JAX can do with the folder. It is not made: the command may still be refused."""
+    path = Path(folder)
+    nearest = next(each for each in (path, *path.parents) if each.exists())
+    lock = path / LOCK
+    lock_is_free = not lock.exists() or os.access(lock, os.R_OK | os.W_OK)
+    if nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK) and lock_is_free:
+        return "write"
+    readable = path.is_dir() and os.access(path, os.R_OK | os.X_OK)
+    effect = "its programs are used and others are compiled" if readable else "programs are compiled again"
     logger.warning(
-        "%s can't be written, so programs are compiled again in each process; give access to it, or set "
-        "SPEECH_EMOTION_JAX_CACHE to another folder",
+        "%s can't be written, so %s in each process; give access to it, or set SPEECH_EMOTION_JAX_CACHE to another "
+        "folder",
         folder,
+        effect,
     )
-    return False
+    return "read" if readable else None
