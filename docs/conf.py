@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import re
+from pathlib import Path
 
 project = "speech_emotion_jax"
 author = "The speech_emotion_jax authors"
@@ -30,5 +31,24 @@ def escape_shapes(app, what, name, obj, options, lines):
     lines[:] = [re.sub(r"(?<![*\\`])\*(?=\w)", r"\\*", line) for line in lines]
 
 
+def llms_text(folder):
+    """Return the site's llms.txt (llmstxt.org): each page with its title and whom it is for."""
+    lines = ["# speech_emotion_jax", "", "> Emotion recognition from Spanish and English speech and text, in JAX.", ""]
+    for path in sorted(folder.rglob("*.md"), key=lambda path: (len(path.relative_to(folder).parts), path)):
+        name = path.relative_to(folder).with_suffix("")
+        if name.parts[0] in ("benchmarks", "site"):
+            continue
+        title, *paragraphs = [part.strip() for part in path.read_text(encoding="utf-8").split("\n\n")]
+        first = " ".join(paragraphs[0].split()) if paragraphs and not paragraphs[0].startswith("```") else ""
+        lines.append(f"- [{title.splitlines()[-1].lstrip('# ')}]({name}.html): {first}".rstrip(": "))
+    return "\n".join(lines) + "\n"
+
+
+def write_llms_text(app, error):
+    if error is None and app.builder.name == "html":
+        (Path(app.outdir) / "llms.txt").write_text(llms_text(Path(app.srcdir)), encoding="utf-8")
+
+
 def setup(app):
     app.connect("autodoc-process-docstring", escape_shapes, priority=1000)
+    app.connect("build-finished", write_llms_text)

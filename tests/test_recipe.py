@@ -10,10 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import speech_emotion_jax
-from speech_emotion_jax import InvalidInput
+from speech_emotion_jax import EmotionConfig, InvalidInput
 from speech_emotion_jax.errors import UnreadableInput
-from speech_emotion_jax.registry import LANGUAGES, MODES
-from speech_emotion_jax.training import find_recipe
+from speech_emotion_jax.models import parameter_shapes
+from speech_emotion_jax.registry import LANGUAGES, MODES, PUBLISHED
+from speech_emotion_jax.training import find_recipe, trainable_paths
 from speech_emotion_jax.training.recipe import (
     AugmentConfig,
     DataConfig,
@@ -214,9 +215,9 @@ def test_settings_are_what_json_gives_back(write) -> None:
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.toml")), ids=lambda path: path.stem)
-def test_a_published_recipe_reads_and_says_how_to_run_it(path: Path) -> None:
+def test_a_recipe_reads_and_says_how_to_run_it(path: Path) -> None:
     recipe = read_recipe(path)
-    assert path.stem == f"{recipe.model.language}-{recipe.model.mode}"
+    assert path.stem in ("finetune-small", f"{recipe.model.language}-{recipe.model.mode}")
     text = path.read_text(encoding="utf-8")
     assert f"speech-emotion-jax train configs/{path.name} --manifest M" in text
     assert "Nothing was measured here" in text
@@ -226,7 +227,16 @@ def test_a_published_recipe_reads_and_says_how_to_run_it(path: Path) -> None:
 
 
 def test_there_is_a_recipe_of_every_published_system() -> None:
-    assert {path.stem for path in CONFIGS.glob("*.toml")} == {f"{lang}-{mode}" for lang in LANGUAGES for mode in MODES}
+    published = {f"{lang}-{mode}" for lang in LANGUAGES for mode in MODES}
+    assert {path.stem for path in CONFIGS.glob("*.toml")} == published | {"finetune-small"}
+
+
+def test_the_small_recipe_leaves_the_encoders_of_a_published_model_as_they_are() -> None:
+    recipe = read_recipe(CONFIGS / "finetune-small.toml")
+    assert recipe.start.checkpoint == PUBLISHED.model_id(recipe.model.language, recipe.model.mode)
+    assert recipe.start.head == "kept"
+    learning = trainable_paths(parameter_shapes(EmotionConfig.tiny("es", "concat")), recipe.optimizer.freeze)
+    assert {path.split(".")[0] for path in learning} == {"projector", "classifier"}
 
 
 def test_recipes_are_found_by_name_or_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -238,5 +248,7 @@ def test_recipes_are_found_by_name_or_path(tmp_path: Path, monkeypatch: pytest.M
     (tmp_path / "es-text.toml").write_text("")
     assert find_recipe("es-text.toml") == Path("es-text.toml")
     assert find_recipe("absent.toml") == Path("absent.toml")  # reading it says that it is absent
-    with pytest.raises(InvalidInput, match=r"no recipe 'es-txt'; name a TOML file or one of demo/audio, .*es-text$"):
+    with pytest.raises(
+        InvalidInput, match=r"no recipe 'es-txt'; name a TOML file or one of demo/audio, .*finetune-small$"
+    ):
         find_recipe("es-txt")
