@@ -5,6 +5,7 @@ import subprocess
 import sys
 import tracemalloc
 from difflib import SequenceMatcher
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -103,6 +104,29 @@ def test_the_language_is_recognised(pipeline: WhisperPipeline, joined: dict):
 def test_translation_is_another_text(pipeline: WhisperPipeline, alone: list[Transcript]):
     (english,) = pipeline.transcribe(PATHS[:1], TranscriptionOptions(language="es", task="translate"))
     assert english["text"] != alone[0]["text"]
+
+
+def test_words_begin_with_the_speech_and_do_not_overlap(pipeline: WhisperPipeline):
+    """After a pause a word begins with its sound, also where the same sentence is said again in the next window."""
+
+    def quiet(seconds: float) -> np.ndarray:
+        return np.random.default_rng(1).normal(size=round(seconds * SAMPLE_RATE)) * 0.0005
+
+    clips = [load(path) for path in PATHS]
+    sad, joy = (load(DEMO / f"{name}.flac") for name in ("sadness", "joy"))
+    pauses = np.concatenate([quiet(5), sad, quiet(4), joy])
+    dense = np.concatenate([np.pad(clip, (0, SAMPLE_RATE // 4)) for clip in clips * 4])[: 45 * SAMPLE_RATE]
+    sources = [{"array": np.float32(each), "sampling_rate": SAMPLE_RATE} for each in (pauses, dense)]
+    transcripts = pipeline.transcribe(sources, TranscriptionOptions(language="es", timestamps="word"))
+    first, second = transcripts[0].get("segments", [])
+    assert first["start"] == pytest.approx(5.0, abs=0.5)
+    assert second["start"] == pytest.approx(9.0 + len(sad) / SAMPLE_RATE, abs=0.5)
+    for transcript in transcripts:
+        segments = transcript.get("segments", [])
+        words = [word for segment in segments for word in segment.get("words", [])]
+        assert all(word["start"] < word["end"] for word in words)
+        assert all(one["end"] <= two["start"] for one, two in pairwise(words))
+        assert all(one["end"] <= two["start"] for one, two in pairwise(segments))
 
 
 @pytest.mark.parametrize("sequential", [False, True])

@@ -108,17 +108,6 @@ def test_nothing_is_lost(tokens, spaced):
     assert not grouped or grouped[-1].end == len(tokens)
 
 
-def test_words_of_two_windows_do_not_overlap():
-    """Where windows were joined, the second's clock may be behind the first's."""
-    tokens = ids(" hola", "s", " el", "la", " 5")
-    times = [(0.0, 1.0), (1.0, 2.0), (1.5, 1.7), (1.7, 1.9), (2.5, 3.0)]
-    assert group_into_words(tokens, times, decode, spaced=True) == [
-        Word(" holas", 0.0, 2.0),
-        Word(" ella", 2.0, 2.0),
-        Word(" 5", 2.5, 3.0),
-    ]
-
-
 def test_punctuation_goes_with_its_word():
     tokens = ids(" ¿", " hola", "s", "?", " (", "la", ")", ".", " 5", "%", " el", "...")
     grouped = group_into_words(tokens, seconds(tokens), decode, spaced=True)

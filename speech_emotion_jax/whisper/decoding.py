@@ -13,6 +13,7 @@ from .options import TranscriptionOptions
 from .programs import WhisperPrograms
 from .stitch import DecodedWindow, Segment
 from .vocabulary import Vocabulary
+from .word_placement import loud_frames, trim_quiet
 from .words import FRAME_SECONDS, Span, token_times
 
 
@@ -181,9 +182,12 @@ class WindowDecoder:
             vocabulary.alignment_heads,
         )
         for row, prompt, weights in zip(rows, prompts, attention, strict=True):
-            frames = max(1, round(len(batch[row].window.waveform) / SAMPLE_RATE / FRAME_SECONDS))
+            waveform = batch[row].window.waveform
+            frames = max(1, round(len(waveform) / SAMPLE_RATE / FRAME_SECONDS))
             steps = slice(len(prompt) - 1, len(prompt) + len(texts[row][:limit]))
-            spans = iter(map(tuple, token_times(weights[:, steps, :frames]).tolist()))
+            found = [(start, end) for start, end in token_times(weights[:, steps, :frames]).tolist()]
+            written = [vocabulary.text([token]) for token in texts[row][:limit]]
+            spans = iter(trim_quiet(found, written, loud_frames(waveform)))
             end = (frames * FRAME_SECONDS,) * 2
             times = tuple(next(spans, end) if token < vocabulary.end else end for token in results[row].tokens)
             results[row] = results[row]._replace(times=times)

@@ -28,6 +28,7 @@ from .seek import split_at_timestamps
 from .stitch import DecodedWindow, Segment, stitch
 from .transcript import TranscribedSegment, TranscribedWord, Transcript
 from .vocabulary import UNSPACED_LANGUAGES, Vocabulary
+from .word_placement import place_words
 from .words import group_into_words
 
 MAX_PREVIOUS = 223  # tokens of earlier text in a prompt at most, as in the original
@@ -267,7 +268,10 @@ class WhisperPipeline:
     def _transcript(self, recording: RecordingState, options: TranscriptionOptions) -> Transcript:
         """Return the transcript of a recording whose windows are all decoded."""
         duration = recording.samples / SAMPLE_RATE
-        texts = [self.vocabulary.text(segment.tokens) for segment in recording.segments]
+        segments = recording.segments
+        if options.timestamps == "word":
+            segments = [each for each in segments if each.times[-1][1] > each.times[0][0]]  # said at no time: invented
+        texts = [self.vocabulary.text(segment.tokens) for segment in segments]
         transcript = Transcript(
             text="".join(texts).strip(),
             language=recording.language,
@@ -276,21 +280,24 @@ class WhisperPipeline:
         )
         if options.timestamps is not None:
             transcript["segments"] = [
-                self._segment(segment, text, recording.language, min(segment.end, duration), options)
-                for segment, text in zip(recording.segments, texts, strict=True)
+                TranscribedSegment(start=min(each.start, duration), end=min(each.end, duration), text=text)
+                for each, text in zip(segments, texts, strict=True)
             ]
+        if options.timestamps == "word":
+            self._add_words(transcript["segments"], segments, spaced=_is_spaced(recording.language, options.task))
         return transcript
 
-    def _segment(
-        self, segment: Segment, text: str, language: str | None, end: float, options: TranscriptionOptions
-    ) -> TranscribedSegment:
-        """Return a segment that ends at `end`, with its words if the options ask for them."""
-        transcribed = TranscribedSegment(start=min(segment.start, end), end=end, text=text)
-        if options.timestamps == "word":
-            spaced = language not in UNSPACED_LANGUAGES or options.task == "translate"
-            timed = group_into_words(segment.tokens, segment.times, self.vocabulary.text, spaced=spaced)
-            transcribed["words"] = [TranscribedWord(text=each.text, start=each.start, end=each.end) for each in timed]
-            if timed:
-                # The times of words are more exact than timestamp tokens, and all words must lie in their segment.
-                transcribed["start"], transcribed["end"] = timed[0].start, max(timed[-1].end, timed[0].start)
-        return transcribed
+    def _add_words(
+        self, transcribed: Sequence[TranscribedSegment], segments: Sequence[Segment], *, spaced: bool
+    ) -> None:
+        """Add the words of segments. Their times are more exact than timestamps, so segments take them over."""
+        words = [group_into_words(each.tokens, each.times, self.vocabulary.text, spaced=spaced) for each in segments]
+        placed = place_words(words, [(each.start, each.end) for each in segments])
+        for segment, timed in zip(transcribed, placed, strict=True):
+            segment["words"] = [TranscribedWord(text=each.text, start=each.start, end=each.end) for each in timed]
+            segment["start"], segment["end"] = timed[0].start, timed[-1].end
+
+
+def _is_spaced(language: str | None, task: str) -> bool:
+    """Return whether the language of a transcript puts spaces between words."""
+    return language not in UNSPACED_LANGUAGES or task == "translate"

@@ -133,7 +133,7 @@ def group_into_words(
 
     A word begins at a space or at a punctuation mark. In languages without spaces between words, each token that
     completes a character is a word. Punctuation is then joined to the word it belongs to. The texts of all words
-    together are the text of all tokens. Words don't overlap.
+    together are the text of all tokens. `place_words` puts the words of two windows that were joined in order.
 
     Args:
         tokens: Text tokens, without special tokens and timestamps.
@@ -150,10 +150,7 @@ def group_into_words(
         pieces = _by_spaces(pieces)
     timed: list[Word] = []
     for piece in _join_punctuation(pieces):
-        start, end = times[piece.first][0], times[piece.stop - 1][1]
-        if timed:  # times may decrease where two windows were joined
-            start = max(start, timed[-1].end)
-        timed.append(Word(piece.text, start, max(start, end)))
+        timed.append(Word(piece.text, times[piece.first][0], times[piece.stop - 1][1]))
     return timed
 
 
