@@ -6,7 +6,9 @@ its field. All other columns are kept unchanged.
 
 from __future__ import annotations
 
+import difflib
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -16,6 +18,7 @@ import pyarrow as pa
 from jaxtyping import Int
 
 from ..errors import InvalidInput
+from ..runtime.paths import find_path
 
 FIELDS: Mapping[str, pa.DataType] = {
     "id": pa.string(),  # unique name of the clip; see `Manifest` for its default
@@ -151,6 +154,18 @@ class Manifest:
         return {**self.label_map, None: None, "": None}
 
 
+def nearest_column(wanted: str, names: Sequence[str]) -> str | None:
+    """Return the column whose name differs least from a wanted one, but for letters' case and signs; None if none does.
+
+    Args:
+        wanted: A field, or the name of a column.
+        names: The columns that there are.
+    """
+    bare = {re.sub(r"[\W_]", "", name).casefold(): name for name in reversed(names)}
+    found = difflib.get_close_matches(re.sub(r"[\W_]", "", wanted).casefold(), list(bare), 1, 0.7)
+    return bare[found[0]] if found else None
+
+
 def locate(filename: str, audio_root: str | None) -> str:
     """Return the path of a recording that a manifest names.
 
@@ -159,14 +174,14 @@ def locate(filename: str, audio_root: str | None) -> str:
         audio_root: Folder of the recordings. None takes the path from the working folder.
 
     Returns:
-        The path.
+        The path. If the folder has the name in another form of its letters, the name that is there.
 
     Raises:
         InvalidInput: The path has ".." in it or lies outside the audio root.
     """
     if not is_inside(filename, audio_root):
         raise InvalidInput(f"{filename} leaves the audio root; name recordings below it")
-    return filename if audio_root is None else os.path.join(audio_root, filename)
+    return find_path(filename if audio_root is None else os.path.join(audio_root, filename))
 
 
 def is_inside(filename: str, audio_root: str | None) -> bool:

@@ -1,4 +1,4 @@
-"""Read and write manifests: CSV, TSV, JSON lines or Parquet, on a disk or a bucket.
+"""Read and write manifests: CSV, TSV, JSON or Parquet, on a disk or a bucket.
 
 The columns start, end, seconds and record become numbers, and id, filename, label, transcription, split and shard
 become text. Manifests are read in parts into Arrow columns, so that no list of Python objects is ever as long as the
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,8 +19,9 @@ from pyarrow import csv as arrow_csv
 
 from ..errors import InvalidInput, UnreadableInput
 from ..runtime.storage import Folder
-from .manifest import FIELDS, TIME_UNITS, Manifest
-from .manifest_formats import READERS, ChunkedTable, csv_fault, open_bytes, suffix
+from .cells import cast_fields
+from .manifest import FIELDS, TIME_UNITS, Manifest, nearest_column
+from .manifest_formats import READERS, ChunkedTable, clean_name, open_bytes, suffix
 
 
 def read_manifest(
@@ -34,8 +35,9 @@ def read_manifest(
     """Read a manifest.
 
     Args:
-        path: A file that ends in .csv, .tsv, .jsonl or .parquet, on a disk or a bucket.
-        columns: {field: column} for columns that are not named like their field in `FIELDS`.
+        path: A file that ends in .csv, .tsv, .jsonl, .json or .parquet, on a disk or a bucket.
+        columns: {field: column} for columns that are not named like their field in `FIELDS`. Blanks around names mean
+            nothing.
         split: Splits to keep, "test" or "dev,test". None keeps all rows.
         label_map: {label in the manifest: label to use}, "" for no label.
         time_unit: Unit of start and end, a key of `TIME_UNITS`.
@@ -48,23 +50,24 @@ def read_manifest(
         InvalidInput: The file has no rows, or lacks a column or a split; a cell that should hold a number does not; or
             an argument is unknown.
     """
-    columns, label_map = dict(columns or {}), dict(label_map or {})
+    columns = {field: clean_name(column) for field, column in (columns or {}).items()}
+    label_map = {clean_name(label): clean_name(to) for label, to in (label_map or {}).items()}
     if time_unit not in TIME_UNITS:
         raise InvalidInput(f"the time unit {time_unit!r} is unknown; give {' or '.join(TIME_UNITS)}")
     if suffix(path) not in READERS:
-        raise InvalidInput(f"{path} has no known suffix; give a manifest that ends in {', '.join(READERS)}")
+        raise InvalidInput(f"{path} has no known suffix; save the manifest as {', '.join(READERS)}")
     with open_bytes(path) as file:
         digest = _digest(file)
     names = {field: columns.get(field, field) for field in FIELDS}
-    splits_to_keep = None if split is None else pa.array([each.strip() for each in split.split(",")])
+    splits_to_keep = None if split is None else pa.array([clean_name(each) for each in split.split(",")])
     parts = ChunkedTable()
     file_rows: list[np.ndarray] = []
     splits: dict[str, None] = {}  # used as an ordered set
     labels: set[str | None] = set()
     read = 0
     try:
-        for part in READERS[suffix(path)](path):
-            part = _typed(part, names, path, read)
+        for part in READERS[suffix(path)](path, {name.lower() for name in names.values()}):
+            part = cast_fields(part, names, path, read, time_unit)
             numbers = np.arange(read + 1, read + 1 + len(part))
             read += len(part)
             if label_map and names["label"] in part.column_names:
@@ -82,8 +85,7 @@ def read_manifest(
     except UnreadableInput:
         raise
     except (OSError, pa.ArrowException, UnicodeError, csv.Error) as error:
-        fault = csv_fault(path) or str(error)
-        raise UnreadableInput(f"{path} can't be read ({fault}); correct it, or write it again") from error
+        raise UnreadableInput(f"{path} can't be read ({error}); correct it, or write it again") from error
     if not read:
         raise InvalidInput(f"{path} has no rows; give a manifest with one row per clip")
     table = parts.table()
@@ -91,7 +93,7 @@ def read_manifest(
     if missing:
         raise InvalidInput(
             f"{path} has no column {', '.join(f'{column!r} (for {field})' for field, column in missing.items())};"
-            f" there are {', '.join(table.column_names)}"
+            f" there are {', '.join(table.column_names)}{_nearest(missing, table.column_names)}"
         )
     if splits_to_keep is not None and not len(table):
         there = f"there are {', '.join(splits)}" if splits else f"it has no splits in a column {names['split']!r}"
@@ -107,46 +109,20 @@ def read_manifest(
     return Manifest(path, table, present, digest, label_map, time_unit, numbers, unused, table.num_columns > width)
 
 
+def _nearest(missing: Mapping[str, str], names: Sequence[str]) -> str:
+    """Return advice that names the column most like one that is missing, or ""."""
+    for field, column in missing.items():
+        if near := nearest_column(column, names):
+            return f"; give --columns {field}={near}"
+    return ""
+
+
 def _digest(file: Any) -> str:
     """Return the SHA-256 of an open file."""
     digest = hashlib.sha256()
     while block := file.read(1 << 20):
         digest.update(block)
     return digest.hexdigest()
-
-
-def _typed(part: pa.Table, names: Mapping[str, str], path: str, before: int) -> pa.Table:
-    """Cast the columns of the fields to the types of the fields.
-
-    Args:
-        part: Rows of the manifest.
-        names: {field: column}.
-        path: Path of the manifest for messages.
-        before: Number of rows before this part.
-
-    Returns:
-        The rows with cast columns.
-    """
-    for field, column in names.items():
-        if column not in part.column_names or (kind := FIELDS[field]) == (cells := part.column(column)).type:
-            continue
-        if pa.types.is_dictionary(cells.type):
-            cells = cells.cast(cells.type.value_type)
-        try:
-            typed = cells.cast(kind)
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-            for number, cell in enumerate(cells.to_pylist(), start=before + 1):
-                try:
-                    pa.array([cell]).cast(kind)
-                except pa.ArrowException as error:
-                    what = {pa.float64(): "a number", pa.int64(): "a whole number"}.get(kind, "text")
-                    raise InvalidInput(
-                        f"{path}: row {number} has {cell!r} in the column {column!r}, which is not {what}; correct it,"
-                        f" or say which column is {field}"
-                    ) from error
-            raise
-        part = part.set_column(part.column_names.index(column), column, typed)
-    return part
 
 
 def _with_id(table: pa.Table, present: Mapping[str, str], file_rows: np.ndarray) -> tuple[pa.Table, str]:

@@ -6,6 +6,7 @@ Columns are checked in parts, and names are compared by their hashes. A million 
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -16,6 +17,7 @@ import pyarrow.compute as pc
 from jaxtyping import Bool, Int
 
 from ..errors import InvalidInput
+from ..runtime.paths import find_path
 from .manifest import CHUNK_ROWS, Manifest, is_inside
 
 # Columns of the results, beside those that begin with "score_".
@@ -262,16 +264,18 @@ def _absent_files(
     for number, above in enumerate(folders):
         members = order[bounds[number] : bounds[number + 1]]
         if len(members) >= LISTED:
-            members = members[~np.isin(base[members], _listed(os.path.join(root, above) or "."))]
+            members = members[~np.isin(base[members], _listed(find_path(os.path.join(root, above)) or "."))]
         for each in members.tolist():
-            missing[each] = not os.path.isfile(os.path.join(root, names[each].as_py()))
+            missing[each] = not os.path.isfile(find_path(os.path.join(root, names[each].as_py())))
     return empty, outside, missing
 
 
 def _listed(folder: str) -> Int[np.ndarray, " files"]:
-    """Return the hashes of the names of the files in a folder."""
+    """Return the hashes of the names of the files in a folder, in composed letters as a manifest's."""
     try:
         with os.scandir(folder) as entries:
-            return np.fromiter((hash(entry.name) for entry in entries if entry.is_file()), np.int64)
+            return np.fromiter(
+                (hash(unicodedata.normalize("NFC", entry.name)) for entry in entries if entry.is_file()), np.int64
+            )
     except OSError:
         return np.empty(0, np.int64)
