@@ -34,7 +34,7 @@ from speech_emotion_jax.training.recipe import TABLES
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "README.es.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md"))]
 GUIDES = DOCS / "guides"
 RUN = [path.stem for path in sorted(GUIDES.glob("*.md")) if "```bash" in path.read_text(encoding="utf-8")]
 
@@ -249,13 +249,30 @@ def test_llms_txt_names_every_page():
     assert text.count("\n- [") == len([page for page in DOCS.rglob("*.md") if "benchmarks" not in page.parts])
 
 
+SPANISH = {
+    "README.es.md": "README.md",
+    "docs/es/quickstart.md": "docs/quickstart.md",
+    "docs/es/predict.md": "docs/guides/predict.md",
+    "docs/es/responsible-use.md": "docs/responsible-use.md",
+}
+
+
+@pytest.mark.parametrize(("spanish", "english"), SPANISH.items())
+def test_the_commands_of_a_spanish_page_are_those_of_the_english_one(spanish: str, english: str):
+    def lines(page: str) -> set[str]:
+        found = [block for language in ("bash", "sh", "python") for block in blocks(ROOT / page, language)]
+        return {line.partition("#")[0].strip() for block in found for line in block.splitlines()}
+
+    assert lines(spanish) <= lines(english)
+
+
 def test_readme_has_one_screen_and_names_every_verb():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert len(text.splitlines()) <= 150
     assert [verb for verb in verbs() if f"`{verb}`" not in text] == []
 
 
-@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
+@pytest.mark.parametrize("page", ["README.md", "README.es.md", "CONTRIBUTING.md"])
 def test_links_lead_to_files(page: str):
     links = re.findall(r"\]\(([^)#]+)", (ROOT / page).read_text(encoding="utf-8"))
     assert [link for link in links if "://" not in link and not (ROOT / link).exists()] == []
