@@ -19,6 +19,7 @@ FLOORS = (
     ("convert",),
     ("checkpoints",),
     ("whisper",),
+    ("timeline",),
     ("inference", "corpus"),
     ("evaluation", "functional", "demo", "inputs"),
     ("training",),

@@ -19,11 +19,11 @@ from typing import Any
 from ..errors import Interrupted, InvalidInput, SpeechEmotionError
 from ..runtime.console import PROGRAM, say
 from ..runtime.versions import require_tested_versions
-from . import chips, convert, corpora, evaluate, parity, predict, train, transcribe
+from . import chips, convert, corpora, evaluate, parity, predict, timeline, train, transcribe
 from .interrupt import reraise_swallowed_interrupts
 from .options import ComparisonFailed, Parser, PartlyFailed
 
-GROUPS = (predict, transcribe, evaluate, train, corpora, convert, chips, parity)
+GROUPS = (predict, timeline, transcribe, evaluate, train, corpora, convert, chips, parity)
 SHELLS = ("bash", "zsh", "tcsh")
 
 

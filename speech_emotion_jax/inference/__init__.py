@@ -6,6 +6,7 @@ from .encoder_programs import encoder_steps
 from .pipeline import EmotionPipeline, Prediction
 from .predict import close, predict_emotion
 from .scorer import Scorer, default_batch_size
+from .timeline_run import TimelineConfig, make_timeline
 from .warmup import render_warmup, warm_up
 
 __all__ = [
@@ -14,10 +15,12 @@ __all__ = [
     "EmotionPipeline",
     "Prediction",
     "Scorer",
+    "TimelineConfig",
     "bucket",
     "close",
     "default_batch_size",
     "encoder_steps",
+    "make_timeline",
     "pad_tokens",
     "padded_size",
     "predict_emotion",

@@ -12,12 +12,25 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Float
 
-from ..audio import Clip, describe, feature_frames
+from ..audio import AudioSource, Clip, describe, feature_frames
 from ..checkpoints import Request, load_checkpoint
 from ..errors import InvalidInput, SpeechEmotionError
 from ..registry import PUBLISHED, Registry
 from ..runtime.devices import select_device, select_mesh
 from ..text import Tokens
+from ..timeline import (
+    TimelineUnit,
+    Turn,
+    Unit,
+    Windows,
+    add_texts,
+    require_texts,
+    segment_units,
+    timeline_unit,
+    turn_units,
+    window_units,
+)
+from ..whisper import TranscriptionOptions, WhisperPipeline
 from .batching import FRAME_BUCKETS, TOKEN_BUCKETS, plan_batches, repeat_first
 from .scorer import Scorer, default_batch_size
 
@@ -144,6 +157,51 @@ class EmotionPipeline:
             predictions += self._predict(chunk)
         return predictions
 
+    def timeline(
+        self,
+        recordings: Sequence[AudioSource],
+        *,
+        turns: Sequence[Sequence[Turn]] | None = None,
+        windows: Windows | None = None,
+        transcriber: WhisperPipeline | None = None,
+        transcription: TranscriptionOptions | None = None,
+    ) -> Iterator[TimelineUnit]:
+        """Predict the parts of recordings. The parts of all recordings are scored in common batches.
+
+        >>> for unit in pipeline.timeline(["call.wav"], windows=Windows(10, 2.5)):
+        ...     print(unit["start"], unit["end"], unit["top_label"])
+
+        The parts are the given turns or windows. With neither they are the transcriber's segments.
+
+        Args:
+            recordings: Paths, bytes or {"array": ..., "sampling_rate": ...}.
+            turns: The turns of each recording in the order of their starts, see `read_turns`.
+            windows: The length of windows and from one to the next.
+            transcriber: Makes segments, and transcribes turns without a text and windows if the mode reads text.
+            transcription: How to transcribe. None selects the pipeline's language.
+
+        Yields:
+            The parts of each recording in order, as soon as they are scored. A part that is silent, shorter than 35 ms
+            or, where the mode reads text, without words is marked and has no probabilities.
+
+        Raises:
+            InvalidInput: The arguments don't fit together, or a recording or turn can't be used.
+            UnreadableInput: A recording is missing or broken.
+        """
+        self.scorer.check_open()
+        units = self._units(recordings, turns, windows, transcriber, transcription)
+        while chunk := list(islice(units, 8 * self.batch_size)):
+            scored = [unit for unit in chunk if unit.unscored is None]
+            predictions = iter(self._predict([self._unit_inputs(unit) for unit in scored]) if scored else ())
+            for unit in chunk:
+                result = None if unit.unscored else next(predictions)
+                yield timeline_unit(
+                    unit,
+                    result and result["scores"],
+                    result and result["top_label"],
+                    result is not None and result.get("truncated", False),
+                )
+
     def close(self) -> None:
         """Free the parameters and the compiled programs. The pipeline can't predict any more."""
         self.scorer.close()
@@ -167,6 +225,42 @@ class EmotionPipeline:
                 stacklevel=3,
             )
         return _Inputs(clip, tokens)
+
+    def _units(
+        self,
+        recordings: Sequence[AudioSource],
+        turns: Sequence[Sequence[Turn]] | None,
+        windows: Windows | None,
+        transcriber: WhisperPipeline | None,
+        transcription: TranscriptionOptions | None,
+    ) -> Iterator[Unit]:
+        """Return the units of a timeline, with texts if the mode reads text."""
+        options = transcription or TranscriptionOptions(language=self.language)
+        if turns is not None and windows is not None:
+            raise InvalidInput("a timeline is made of turns or of windows; give one of them")
+        if turns is not None:
+            if len(turns) != len(recordings):
+                raise InvalidInput(f"there are turns of {len(turns)} recordings, and {len(recordings)} recordings")
+            units = turn_units(recordings, turns)
+        elif windows is not None:
+            units = window_units(recordings, windows)
+        elif transcriber is not None:
+            return segment_units(recordings, transcriber, options)
+        else:
+            raise InvalidInput("a timeline needs turns, windows, or a transcriber that makes segments; give one")
+        if self.config.text is None:
+            return units
+        if self.config.audio is None:  # A text is scored, whatever its sound.
+            units = (unit._replace(unscored=None) if unit.text else unit for unit in units)
+        return require_texts(units, self.config.mode) if transcriber is None else add_texts(units, transcriber, options)
+
+    def _unit_inputs(self, unit: Unit) -> _Inputs:
+        """Prepare a unit that can be scored. Errors name it."""
+        try:
+            return _Inputs(self.scorer.clip(unit.audio), self.scorer.tokens(unit.text))
+        except SpeechEmotionError as error:
+            place = f"{unit.recording} from {unit.start:g} to {unit.end:g} s"
+            raise type(error)(str(error) if str(error).startswith(place) else f"{place}: {error}") from error
 
     def _predict(self, inputs: list[_Inputs]) -> list[Prediction]:
         clips = [each.clip for each in inputs if each.clip is not None]
