@@ -1,10 +1,17 @@
 """Check the shapes of every annotated function, and hand out checkpoints and caches."""
 
+import os
+
+# PyTorch's threads spin while they wait, and take the cores from JAX's threads and from other workers. Its library
+# reads these variables when it is loaded.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 from jaxtyping import install_import_hook
 
 install_import_hook("speech_emotion_jax", "beartype.beartype")  # before the package is imported
 
-import os  # noqa: E402
 import re  # noqa: E402
 import shutil  # noqa: E402
 from collections.abc import Iterator  # noqa: E402

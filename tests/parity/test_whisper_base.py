@@ -88,11 +88,8 @@ def tokens_of(
 
 @pytest.fixture(autouse=True, scope="module")
 def _torch_for_inference() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(2)  # this model is large enough for them
     with torch.no_grad():
         yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
