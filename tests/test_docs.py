@@ -25,6 +25,7 @@ from scipy.stats import binomtest
 
 import speech_emotion_jax
 from speech_emotion_jax import EmotionConfig
+from speech_emotion_jax.cli.help import GROUP_OF
 from speech_emotion_jax.cli.main import _parser, main
 from speech_emotion_jax.corpus.manifest import FIELDS
 from speech_emotion_jax.models import parameter_shapes
@@ -103,10 +104,30 @@ def test_the_python_of_threads_runs(newcomer: Path):
     exec("\n".join(blocks(GUIDES / "threads.md", "python")), {})
 
 
+def verb_parsers() -> dict[str, argparse.ArgumentParser]:
+    (subparsers,) = (each for each in _parser()._actions if isinstance(each, argparse._SubParsersAction))
+    return subparsers.choices
+
+
 def verbs() -> dict[str, set[str]]:
     """Return the flags of each verb, read from the parser."""
-    (subparsers,) = (each for each in _parser()._actions if isinstance(each, argparse._SubParsersAction))
-    return {name: set(verb._option_string_actions) for name, verb in subparsers.choices.items()}
+    return {name: set(verb._option_string_actions) for name, verb in verb_parsers().items()}
+
+
+@pytest.mark.parametrize("verb", verbs())
+def test_help_of_a_verb_ends_with_an_example_that_the_parser_takes(verb: str):
+    words = shlex.split(verb_parsers()[verb].format_help().split("example:\n  speech-emotion-jax ")[1])
+    assert words[0] == verb
+    assert len(words) > 1
+    _parser().parse_args(words)
+
+
+def test_help_has_every_flag_in_a_group():
+    everywhere = {flag for flags in verbs().values() for flag in flags if flag.startswith("--")} - {"--help"}
+    assert set(GROUP_OF) == everywhere, "each flag belongs to a group of cli/help.py"
+    shown = verb_parsers()["evaluate"].format_help()
+    titles = ["input:", "model:", "measuring:", "devices and speed:", "several hosts:", "output:"]
+    assert [title for title in titles if f"\n{title}\n" not in shown] == []
 
 
 def test_verbs_and_flags_of_all_pages_exist():

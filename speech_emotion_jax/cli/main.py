@@ -20,6 +20,7 @@ from ..errors import Interrupted, InvalidInput, SpeechEmotionError
 from ..runtime.console import PROGRAM, say
 from ..runtime.versions import require_tested_versions
 from . import chips, convert, corpora, evaluate, parity, predict, timeline, train, transcribe
+from .help import example_of
 from .interrupt import reraise_swallowed_interrupts
 from .options import ComparisonFailed, Parser, PartlyFailed
 
@@ -88,7 +89,7 @@ def _parser() -> Parser:
     parser = Parser(
         prog=PROGRAM,
         description="Emotion of Spanish and English speech and text, in JAX.",
-        epilog=f"`{PROGRAM} VERB --help` explains a verb. Tab completion: install the extra completion, then "
+        epilog=f"`{PROGRAM} VERB --help` explains a verb. Tab completion: install the extra completion, then\n"
         f'`eval "$({PROGRAM} --print-completion bash)"` (or {", ".join(SHELLS[1:])}).',
     )
     parser.add_argument("--version", action=_PrintVersion, help="print the version")
@@ -99,6 +100,8 @@ def _parser() -> Parser:
     verbs = parser.add_subparsers(required=True, metavar="VERB", dest="name")
     for group in GROUPS:
         group.add_verbs(verbs)
+    for name, verb in verbs.choices.items():
+        verb.epilog = example_of(name)
     return parser
 
 

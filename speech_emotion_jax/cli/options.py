@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from ..errors import InvalidInput, SpeechEmotionError
 from ..registry import LANGUAGES, MODES
 from ..runtime.console import as_json, show
+from .help import GROUP_OF
 
 if TYPE_CHECKING:
     from ..checkpoints import Request
@@ -25,7 +26,27 @@ class ComparisonFailed(SpeechEmotionError):
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser that reports a mistake in one line, without the usage."""
+    """An argument parser that sorts flags into groups and reports a mistake in one line, without the usage."""
+
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        """Make a parser with all groups, in the order in which --help shows those that have a flag."""
+        self._groups: dict[str | None, Any] = {}
+        super().__init__(*args, **{"formatter_class": argparse.RawDescriptionHelpFormatter, **settings})
+        for title in dict.fromkeys(GROUP_OF.values()):
+            self.add_argument_group(title)
+
+    def add_argument_group(self, title: str | None = None, *args: Any, **settings: Any) -> Any:
+        """Add a group, or return the one of that title."""
+        if title not in self._groups:
+            self._groups[title] = super().add_argument_group(title, *args, **settings)
+        return self._groups[title]
+
+    def add_argument(self, *names: Any, **settings: Any) -> argparse.Action:
+        """Add a flag to its group, or anything else where argparse puts it."""
+        title = GROUP_OF.get(names[0]) if names else None
+        if title is None:
+            return super().add_argument(*names, **settings)
+        return self.add_argument_group(title).add_argument(*names, **settings)
 
     def error(self, message: str) -> NoReturn:
         """Raise InvalidInput with the message and where to read more."""
