@@ -11,7 +11,8 @@ from ..runtime.console import PROGRAM
 
 _FLAGS: Mapping[str, str] = {
     "input": "--audio --text --manifest --audio-root --time-unit --columns --label-map --split --limit --transcripts"
-    " --predictions --train --test --fit-split --apply-split --topology --tokens --clips",
+    " --predictions --train --test --fit-split --apply-split --turns --units --window --hop --topology"
+    " --tokens --clips",
     "model": "--mode --language --model-id --model-config --text-encoder --whisper-model --revision --weights --labels"
     " --reference --layers --width --weights-folder",
     "transcription": "--task --timestamps --beams --fallback --sequential --condition-on-previous",
@@ -42,6 +43,7 @@ _EXAMPLES: Mapping[str, str] = {
     "precision": "--mode audio --language es --audio a.wav b.wav",
     "predict": '--mode concat --language es --audio clip.wav --text "No me lo puedo creer"',
     "selfcheck": "--output selfcheck",
+    "timeline": "talk.flac --mode concat --language es --output talk.json talk.srt",
     "train": f"es-concat {_CLIPS} --group-by speaker --output run",
     "transcribe": "talk.flac --language es --format srt --timestamps word --output subtitles",
     "warmup": "--mode concat --language es --seconds 30",
