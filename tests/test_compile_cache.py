@@ -46,7 +46,7 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
     "a folder as program": lambda folder: ((folder / "a-cache").unlink(), (folder / "a-cache").mkdir()),
     "a link to nothing": lambda folder: (
         (folder / "a-cache").unlink(),
-        (folder / "a-cache").symlink_to(folder / "nowhere"),
+        (folder / "a-cache").symlink_to(folder / "no" / "where"),
     ),
     "no program": lambda folder: (folder / "a-cache").unlink(),
     "a broken list": lambda folder: (folder / CHECKED).write_bytes(b"[1"),

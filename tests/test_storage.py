@@ -15,7 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from speech_emotion_jax.errors import UnreadableInput
-from speech_emotion_jax.runtime.storage import MARKER, Folder, is_remote
+from speech_emotion_jax.runtime.addresses import is_remote
+from speech_emotion_jax.runtime.storage import MARKER, Folder
 
 from .support.examples import examples
 

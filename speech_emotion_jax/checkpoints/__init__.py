@@ -3,7 +3,7 @@
 from .encoders import PretrainedEncoder, encoder_digests, load_encoder
 from .info import describe_checkpoint, describe_installation
 from .load import Checkpoint, WhisperCheckpoint, abstract_checkpoint, load_checkpoint, load_resolved, load_whisper
-from .request import Request, names_whisper
+from .request import Request, local_path, names_whisper
 from .resolve import (
     EmotionCheckpointInfo,
     WhisperCheckpointInfo,
@@ -28,6 +28,7 @@ __all__ = [
     "load_encoder",
     "load_resolved",
     "load_whisper",
+    "local_path",
     "names_whisper",
     "open_published",
     "resolve_checkpoint",

@@ -9,8 +9,9 @@ from typing import Any
 from ..convert import CONFIG, Origin, hub, is_whisper, read_json
 from ..errors import UnreadableInput
 from ..registry import PUBLISHED, Registry, declared_mode
+from ..runtime.addresses import is_remote
 from ..runtime.cache_folder import cache_folder
-from ..runtime.storage import fetch_folder, is_remote
+from ..runtime.storage import fetch_folder
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,9 @@ def add_verbs(verbs: Any) -> None:
         parents=[shared.CHECKPOINT_NAME, shared.CHECKPOINT_FILES, shared.COMMON],
         help="compile in advance the programs of predict and evaluate",
     )
-    warmup.add_argument("--whisper-model", metavar="ID", help="also those of this transcriber (default: none)")
+    warmup.add_argument(
+        "--whisper-model", type=shared.any_place, metavar="ID", help="also those of this transcriber (default: none)"
+    )
     warmup.add_argument("--seconds", type=float, default=30.0, help="length of the longest clip (default: 30)")
     warmup.add_argument("--batch-size", type=int, default=1, help="clips at once on each device (default: 1)")
     warmup.add_argument("--precision", default="float32", help="float32 (default) or bfloat16")
@@ -51,7 +53,7 @@ def add_verbs(verbs: Any) -> None:
     plan.add_argument(
         "--largest-batch", action="store_true", help="search the largest batch that fits; compiles about 8 programs"
     )
-    plan.add_argument("--output", metavar="DIR", help="folder for plan.json and plan.png")
+    plan.add_argument("--output", type=shared.any_place, metavar="DIR", help="folder for plan.json and plan.png")
     plan.set_defaults(run=_plan)
 
     benchmark = verbs.add_parser(
@@ -66,7 +68,9 @@ def add_verbs(verbs: Any) -> None:
         help="encoder, prediction, start, bulk, transcription, training (default: all but transcription)",
     )
     benchmark.add_argument("--against", metavar="WHAT", help="torch: measure PyTorch, too, in alternating turns")
-    benchmark.add_argument("--output", metavar="DIR", help="folder whose benchmarks.json, .md and .png are extended")
+    benchmark.add_argument(
+        "--output", type=shared.any_place, metavar="DIR", help="folder whose benchmarks.json, .md and .png are extended"
+    )
     benchmark.add_argument(
         "--precision",
         type=shared.parse_names,
@@ -96,15 +100,26 @@ def add_verbs(verbs: Any) -> None:
         "--width", type=int, metavar="N", help="width of a smaller model (default: 1024, and 768 for text)"
     )
     benchmark.add_argument(
-        "--weights-folder", metavar="DIR", help="folder for 5.6 GB of RANDOM checkpoints (default: in the cache)"
+        "--weights-folder",
+        type=shared.disk_place,
+        metavar="DIR",
+        help="folder for 5.6 GB of RANDOM checkpoints (default: in the cache)",
     )
-    benchmark.add_argument("--whisper-model", metavar="FOLDER", help="model of the task transcription")
     benchmark.add_argument(
-        "--audio", nargs="+", default=(), metavar="FILE", help="recordings of the task transcription"
+        "--whisper-model", type=shared.disk_place, metavar="FOLDER", help="model of the task transcription"
+    )
+    benchmark.add_argument(
+        "--audio",
+        type=shared.disk_place,
+        nargs="+",
+        default=(),
+        metavar="FILE",
+        help="recordings of the task transcription",
     )
     benchmark.add_argument("--language", default="es", help="language of the task transcription (default: es)")
     benchmark.add_argument(
         "--faster-whisper",
+        type=shared.disk_place,
         nargs=2,
         metavar=("PYTHON", "FOLDER"),
         help="also measure faster-whisper: the Python of its environment, and its model",

@@ -19,8 +19,8 @@ def add_verbs(verbs: Any) -> None:
         parents=[shared.CHECKPOINT_FILES, shared.COMMON],
         help="a published checkpoint to an Orbax folder, and back",
     )
-    convert.add_argument("source", metavar="SOURCE", help="hub id or folder")
-    convert.add_argument("destination", metavar="DEST", help="new folder")
+    convert.add_argument("source", type=shared.any_place, metavar="SOURCE", help="hub id or folder")
+    convert.add_argument("destination", type=shared.disk_place, metavar="DEST", help="new folder")
     convert.add_argument("--mode", help=f"{', '.join(MODES)}: needed for an emotion checkpoint, not for Whisper")
     convert.add_argument(
         "--language", help=f"{' or '.join(LANGUAGES)}: needed for an emotion checkpoint, not for Whisper"
@@ -33,7 +33,7 @@ def add_verbs(verbs: Any) -> None:
         parents=[shared.CHECKPOINT_NAME, shared.CHECKPOINT_FILES, shared.JSON, shared.COMMON],
         help="programs and parameters that run without this package",
     )
-    export.add_argument("--output", required=True, metavar="FOLDER", help="new folder")
+    export.add_argument("--output", type=shared.disk_place, required=True, metavar="FOLDER", help="new folder")
     export.add_argument(
         "--platforms",
         type=shared.parse_names,
@@ -53,10 +53,10 @@ def add_verbs(verbs: Any) -> None:
 
 
 def _convert(options: argparse.Namespace) -> None:
-    from ..checkpoints import Request, open_published
+    from ..checkpoints import Request, local_path, open_published
     from ..convert import convert, is_converted, write_safetensors
 
-    source, destination = Path(options.source), Path(options.destination)
+    source, destination = local_path(options.source), Path(options.destination)
     if options.to == "safetensors":
         if not is_converted(source):
             raise InvalidInput(f"{source} is not a converted folder; only those are written back to safetensors")

@@ -13,8 +13,10 @@ def add_verbs(verbs: Any) -> None:
     """Add the verbs to argparse's subparsers."""
     manifest = verbs.add_parser("manifest", parents=[shared.COMMON], help="write the manifest of a known corpus")
     manifest.add_argument("corpus", metavar="CORPUS", help="ravdess, tess, savee, mesd or meacorpus")
-    manifest.add_argument("folder", metavar="FOLDER", help="folder of its recordings")
-    manifest.add_argument("--output", required=True, metavar="FILE", help="the manifest to write (.csv)")
+    manifest.add_argument("folder", type=shared.disk_place, metavar="FOLDER", help="folder of its recordings")
+    manifest.add_argument(
+        "--output", type=shared.any_place, required=True, metavar="FILE", help="the manifest to write (.csv)"
+    )
     manifest.set_defaults(run=_manifest)
 
     pack = verbs.add_parser(
@@ -22,8 +24,20 @@ def add_verbs(verbs: Any) -> None:
         parents=[shared.AUDIO_ROOT, shared.COLUMNS, shared.COMMON],
         help="pack the recordings of a manifest into ArrayRecord shards",
     )
-    pack.add_argument("--manifest", required=True, metavar="FILE", help="csv, tsv, jsonl or parquet; one row per clip")
-    pack.add_argument("--output", required=True, metavar="DIR", help="new folder for the shards and manifest.parquet")
+    pack.add_argument(
+        "--manifest",
+        type=shared.any_place,
+        required=True,
+        metavar="FILE",
+        help="csv, tsv, jsonl or parquet; one row per clip",
+    )
+    pack.add_argument(
+        "--output",
+        type=shared.disk_place,
+        required=True,
+        metavar="DIR",
+        help="new folder for the shards and manifest.parquet",
+    )
     pack.add_argument("--shard-mb", type=int, default=256, metavar="MB", help="size of a shard in MiB (default: 256)")
     pack.set_defaults(run=_pack)
 
@@ -33,16 +47,26 @@ def add_verbs(verbs: Any) -> None:
         help="find groups of clips that are in several splits, and what they reveal about the test labels",
     )
     audit.add_argument(
-        "--manifest", required=True, metavar="FILE", help="needs the columns label, split and the group column only"
+        "--manifest",
+        type=shared.any_place,
+        required=True,
+        metavar="FILE",
+        help="needs the columns label, split and the group column only",
     )
     audit.add_argument("--group-by", required=True, metavar="COLUMN", help="column of the group: speaker or video")
     audit.add_argument("--train", default="train", metavar="SPLIT", help="training split (default: train)")
     audit.add_argument("--test", default="test", metavar="SPLIT", help="test split (default: test)")
     audit.add_argument(
-        "--predictions", metavar="RUN", help="output folder of evaluate, to compare with a rule that uses no audio"
+        "--predictions",
+        type=shared.any_place,
+        metavar="RUN",
+        help="output folder of evaluate, to compare with a rule that uses no audio",
     )
     audit.add_argument(
-        "--output", metavar="FILE", help="write the manifest with a new split in which no group is divided (.csv)"
+        "--output",
+        type=shared.any_place,
+        metavar="FILE",
+        help="write the manifest with a new split in which no group is divided (.csv)",
     )
     audit.add_argument(
         "--test-size", type=float, metavar="FRACTION", help="test fraction of the new split (default: as it was)"
@@ -62,11 +86,9 @@ def _manifest(options: argparse.Namespace) -> None:
 
 
 def _pack(options: argparse.Namespace) -> None:
-    import os
+    from ..corpus import pack, recordings_root
 
-    from ..corpus import pack
-
-    root = options.audio_root or os.path.dirname(options.manifest) or "."
+    root = recordings_root(options.manifest, options.audio_root)
     summary = pack(
         options.manifest,
         root,

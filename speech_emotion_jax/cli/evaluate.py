@@ -25,13 +25,22 @@ def add_verbs(verbs: Any) -> None:
         help="predictions, metrics and a report for the clips of a manifest",
     )
     evaluate.add_argument(
-        "--manifest", required=True, metavar="FILE", help="csv, tsv, jsonl or parquet; one row per clip"
+        "--manifest",
+        type=shared.any_place,
+        required=True,
+        metavar="FILE",
+        help="csv, tsv, jsonl or parquet; one row per clip",
     )
-    evaluate.add_argument("--output", required=True, metavar="DIR", help="new folder, or one to resume")
+    evaluate.add_argument(
+        "--output", type=shared.any_place, required=True, metavar="DIR", help="new folder, or one to resume"
+    )
     evaluate.add_argument("--split", help="score the rows of this split only")
     evaluate.add_argument("--limit", type=int, metavar="N", help="score the first N rows only")
     evaluate.add_argument(
-        "--whisper-model", metavar="ID", help="transcriber of rows without text (default: none; such rows are refused)"
+        "--whisper-model",
+        type=shared.any_place,
+        metavar="ID",
+        help="transcriber of rows without text (default: none; such rows are refused)",
     )
     evaluate.add_argument(
         "--group-by", metavar="COLUMN", help="resample whole groups of clips: the column of speaker or video"
@@ -56,9 +65,13 @@ def add_verbs(verbs: Any) -> None:
     compare = verbs.add_parser(
         "compare", parents=[shared.BOOTSTRAP, shared.COMMON], help="two runs on the same clips, clip by clip"
     )
-    compare.add_argument("run_a", metavar="RUN_A", help="output folder of evaluate")
-    compare.add_argument("run_b", metavar="RUN_B", help="output folder of another evaluate on the same clips")
-    compare.add_argument("--output", metavar="DIR", help="folder for comparison.json and disagreements.csv")
+    compare.add_argument("run_a", type=shared.any_place, metavar="RUN_A", help="output folder of evaluate")
+    compare.add_argument(
+        "run_b", type=shared.any_place, metavar="RUN_B", help="output folder of another evaluate on the same clips"
+    )
+    compare.add_argument(
+        "--output", type=shared.any_place, metavar="DIR", help="folder for comparison.json and disagreements.csv"
+    )
     compare.set_defaults(run=_compare)
 
     calibrate = verbs.add_parser(
@@ -66,11 +79,15 @@ def add_verbs(verbs: Any) -> None:
         parents=[shared.BOOTSTRAP, shared.COMMON],
         help="fit a temperature on one split or run and apply it to another",
     )
-    calibrate.add_argument("fit_run", metavar="FIT_RUN", help="output folder of evaluate")
-    calibrate.add_argument("apply_run", metavar="APPLY_RUN", nargs="?", help="another one (default: FIT_RUN)")
+    calibrate.add_argument("fit_run", type=shared.any_place, metavar="FIT_RUN", help="output folder of evaluate")
+    calibrate.add_argument(
+        "apply_run", type=shared.any_place, metavar="APPLY_RUN", nargs="?", help="another one (default: FIT_RUN)"
+    )
     calibrate.add_argument("--fit-split", metavar="SPLIT", help="fit on the rows of this split only")
     calibrate.add_argument("--apply-split", metavar="SPLIT", help="apply to the rows of this split only")
-    calibrate.add_argument("--output", metavar="DIR", help="folder for calibration.json and calibrated.parquet")
+    calibrate.add_argument(
+        "--output", type=shared.any_place, metavar="DIR", help="folder for calibration.json and calibrated.parquet"
+    )
     calibrate.set_defaults(run=_calibrate)
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..errors import InvalidInput, SpeechEmotionError
 from ..registry import LANGUAGES, MODES
+from ..runtime.addresses import check_address, disk_path
 from ..runtime.console import as_json, show
 from .help import GROUP_OF
 
@@ -70,6 +71,30 @@ def parse_numbers(value: str) -> tuple[float, ...]:
         raise argparse.ArgumentTypeError(f"{value!r} is no list of numbers") from error
 
 
+def disk_place(value: str) -> str:
+    """Parse the value of a flag for a file or folder that has to be on a disk.
+
+    Raises:
+        argparse.ArgumentTypeError: if it is an address.
+    """
+    try:
+        return disk_path(value)
+    except SpeechEmotionError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def any_place(value: str) -> str:
+    """Parse the value of a flag for a file, folder or hub id, which may be an address such as gs://bucket/folder.
+
+    Raises:
+        argparse.ArgumentTypeError: if no installed package serves the address, or it is half of one.
+    """
+    try:
+        return check_address(value)
+    except SpeechEmotionError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
 COMMON = Parser(add_help=False)
 COMMON.add_argument("--verbose", action="store_true", help="log every step, including each compilation")
 
@@ -82,13 +107,18 @@ CHECKPOINT_NAME.add_argument(
     "--language", help=f"{' or '.join(LANGUAGES)} (default: that of a converted folder, else es)"
 )
 CHECKPOINT_NAME.add_argument(
-    "--model-id", metavar="ID", help="hub id, published or converted folder, or bucket (default: by mode and language)"
+    "--model-id",
+    type=any_place,
+    metavar="ID",
+    help="hub id, published or converted folder, or bucket (default: by mode and language)",
 )
-CHECKPOINT_NAME.add_argument("--model-config", metavar="FILE", help="model.json with a checkpoint for each mode")
+CHECKPOINT_NAME.add_argument(
+    "--model-config", type=disk_place, metavar="FILE", help="model.json with a checkpoint for each mode"
+)
 
 CHECKPOINT_FILES = Parser(add_help=False)
 CHECKPOINT_FILES.add_argument(
-    "--text-encoder", metavar="ID", help="frozen text encoder of the fusion modes (hub id or folder)"
+    "--text-encoder", type=any_place, metavar="ID", help="frozen text encoder of the fusion modes (hub id or folder)"
 )
 CHECKPOINT_FILES.add_argument("--revision", help="branch, tag or commit of a hub id")
 CHECKPOINT_FILES.add_argument("--weights", metavar="KIND", help="safetensors or bin, if a folder has both")
@@ -98,7 +128,10 @@ CHECKPOINT_FILES.add_argument(
 
 AUDIO_ROOT = Parser(add_help=False)
 AUDIO_ROOT.add_argument(
-    "--audio-root", metavar="DIR", help="folder that file names are relative to (default: the manifest's folder)"
+    "--audio-root",
+    type=any_place,
+    metavar="DIR",
+    help="folder that file names are relative to (default: the manifest's folder)",
 )
 AUDIO_ROOT.add_argument("--time-unit", default="s", metavar="UNIT", help="unit of start and end: s (default) or ms")
 
@@ -106,7 +139,9 @@ COLUMNS = Parser(add_help=False)
 COLUMNS.add_argument("--columns", metavar="FIELD=NAME,...", help="the manifest's column for a field: label=emotion,...")
 
 LABEL_MAP = Parser(add_help=False)
-LABEL_MAP.add_argument("--label-map", metavar="FROM=TO,...", help="labels to rename (calm=neutral), or a JSON file")
+LABEL_MAP.add_argument(
+    "--label-map", type=any_place, metavar="FROM=TO,...", help="labels to rename (calm=neutral), or a JSON file"
+)
 
 HOSTS = Parser(add_help=False)
 HOSTS.add_argument("--distributed", action="store_true", help="join the other hosts of a TPU pod or cluster")
@@ -122,7 +157,7 @@ BOOTSTRAP.add_argument("--resamples", type=int, default=1000, metavar="N", help=
 BOOTSTRAP.add_argument("--seed", type=int, default=0, help="seed of the bootstrap (default: 0)")
 
 RECORDINGS_AND_TEXTS = Parser(add_help=False)
-RECORDINGS_AND_TEXTS.add_argument("--audio", nargs="+", default=(), metavar="FILE", help="recordings")
+RECORDINGS_AND_TEXTS.add_argument("--audio", type=disk_place, nargs="+", default=(), metavar="FILE", help="recordings")
 RECORDINGS_AND_TEXTS.add_argument(
     "--text", nargs="+", default=(), metavar="WORDS", help="the words said: a quoted text for each recording, or one"
 )

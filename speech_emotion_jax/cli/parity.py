@@ -19,20 +19,31 @@ def add_verbs(verbs: Any) -> None:
     ]
     parity = verbs.add_parser("parity", parents=parents, help="compare with the PyTorch original, stage by stage")
     parity.add_argument(
-        "--reference", metavar="FOLDER", help="checkpoint that PyTorch runs (default: the source of the converted one)"
+        "--reference",
+        type=shared.any_place,
+        metavar="FOLDER",
+        help="checkpoint that PyTorch runs (default: the source of the converted one)",
     )
     parity.add_argument("--precision", default="float32", help="precision of the JAX side: float32 (default), bfloat16")
     parity.add_argument("--device", help="cpu, gpu, cuda:1, tpu (default: the first of the fastest kind)")
-    parity.add_argument("--record", metavar="FILE", help="write PyTorch's activations to a file for --against")
-    parity.add_argument("--against", metavar="FILE", help="compare with such a file instead of running PyTorch")
-    parity.add_argument("--output", metavar="DIR", help="folder for parity.html, parity.png and parity.json")
+    parity.add_argument(
+        "--record", type=shared.any_place, metavar="FILE", help="write PyTorch's activations to a file for --against"
+    )
+    parity.add_argument(
+        "--against", type=shared.any_place, metavar="FILE", help="compare with such a file instead of running PyTorch"
+    )
+    parity.add_argument(
+        "--output", type=shared.any_place, metavar="DIR", help="folder for parity.html, parity.png and parity.json"
+    )
     parity.set_defaults(run=_parity, compile_cache=True)
 
     precision = verbs.add_parser(
         "precision", parents=parents, help="measure on this machine how TF32 and bfloat16 change the results"
     )
     precision.add_argument("--device", help="cpu, gpu, cuda:1, tpu (default: the first of the fastest kind)")
-    precision.add_argument("--output", metavar="DIR", help="folder for precision.json and precision.png")
+    precision.add_argument(
+        "--output", type=shared.any_place, metavar="DIR", help="folder for precision.json and precision.png"
+    )
     precision.set_defaults(run=_precision, compile_cache=True)
 
     selfcheck = verbs.add_parser(
@@ -41,7 +52,9 @@ def add_verbs(verbs: Any) -> None:
         help="check the numbers of this machine's device, then measure it",
     )
     selfcheck.add_argument("--device", help="cpu, gpu, cuda:1, tpu (default: the first of the fastest kind)")
-    selfcheck.add_argument("--output", metavar="DIR", help="folder for selfcheck.html and selfcheck.json")
+    selfcheck.add_argument(
+        "--output", type=shared.any_place, metavar="DIR", help="folder for selfcheck.html and selfcheck.json"
+    )
     selfcheck.add_argument(
         "--minutes", type=float, default=8.0, metavar="N", help="time after which measuring stops (default: 8)"
     )

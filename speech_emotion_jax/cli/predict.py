@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
 from typing import Any
 
 from ..registry import LANGUAGES, MODES
@@ -19,19 +18,31 @@ def add_verbs(verbs: Any) -> None:
         parents=[shared.CHECKPOINT_FILES, shared.JSON, shared.COMMON],
         help="emotion of a recording, a text, or both",
     )
-    predict.add_argument("--audio", metavar="FILE", help="recording: wav, flac, ogg, mp3; m4a with the extra m4a")
+    predict.add_argument(
+        "--audio", type=shared.disk_place, metavar="FILE", help="recording: wav, flac, ogg, mp3; m4a with the extra m4a"
+    )
     predict.add_argument("--text", help="the words said")
     predict.add_argument("--mode", default="text", help=f"{', '.join(MODES)} (default: text)")
     predict.add_argument("--language", default="es", help=f"{' or '.join(LANGUAGES)} (default: es)")
     predict.add_argument(
-        "--model-id", metavar="ID", help="hub id, published or converted folder (default: by mode and language)"
+        "--model-id",
+        type=shared.any_place,
+        metavar="ID",
+        help="hub id, published or converted folder (default: by mode and language)",
     )
-    predict.add_argument("--model-config", metavar="FILE", help="model.json with a checkpoint for each mode")
+    predict.add_argument(
+        "--model-config", type=shared.disk_place, metavar="FILE", help="model.json with a checkpoint for each mode"
+    )
     predict.add_argument("--device", help="cpu, gpu, cuda, cuda:1, tpu (default: the fastest one)")
     predict.add_argument(
-        "--whisper-model", metavar="ID", help="transcriber of a recording without text (default: large-v3-turbo)"
+        "--whisper-model",
+        type=shared.any_place,
+        metavar="ID",
+        help="transcriber of a recording without text (default: large-v3-turbo)",
     )
-    predict.add_argument("--transcripts", metavar="DIR", help="cache of transcripts, found again by content")
+    predict.add_argument(
+        "--transcripts", type=shared.disk_place, metavar="DIR", help="cache of transcripts, found again by content"
+    )
     predict.add_argument("--precision", default="float32", help="float32 (default), equal to PyTorch, or bfloat16")
     predict.set_defaults(run=_predict, compile_cache=True)
 
@@ -48,7 +59,9 @@ def add_verbs(verbs: Any) -> None:
         parents=[shared.JSON, shared.COMMON],
         help="devices, versions and caches, or the content of a checkpoint",
     )
-    info.add_argument("checkpoint", nargs="?", metavar="FOLDER", help="published or converted folder")
+    info.add_argument(
+        "checkpoint", type=shared.any_place, nargs="?", metavar="FOLDER", help="published or converted folder"
+    )
     info.add_argument(
         "--parameters", type=int, metavar="DEPTH", help="count a converted folder's parameters by the first DEPTH names"
     )
@@ -92,12 +105,12 @@ def _demo(options: argparse.Namespace) -> None:
 
 
 def _info(options: argparse.Namespace) -> None:
-    from ..checkpoints import describe_checkpoint, describe_installation
+    from ..checkpoints import describe_checkpoint, describe_installation, local_path
 
     if options.checkpoint is None:
         report = describe_installation()
     else:
-        report = describe_checkpoint(Path(options.checkpoint), options.parameters)
+        report = describe_checkpoint(local_path(options.checkpoint), options.parameters)
     if options.json:
         show(json.dumps(report))
         return

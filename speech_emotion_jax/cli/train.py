@@ -16,9 +16,22 @@ def add_verbs(verbs: Any) -> None:
         parents=[shared.AUDIO_ROOT, shared.COLUMNS, shared.LABEL_MAP, shared.HOSTS, shared.COMMON],
         help="fine-tune a checkpoint by a recipe on the clips of a manifest",
     )
-    train.add_argument("recipe", metavar="RECIPE", help="name of a recipe in this package (es-concat), or a TOML file")
-    train.add_argument("--manifest", required=True, metavar="FILE", help="csv, tsv, jsonl or parquet; one row per clip")
-    train.add_argument("--output", required=True, metavar="DIR", help="new folder, or one to resume")
+    train.add_argument(
+        "recipe",
+        type=shared.disk_place,
+        metavar="RECIPE",
+        help="name of a recipe in this package (es-concat), or a TOML file",
+    )
+    train.add_argument(
+        "--manifest",
+        type=shared.any_place,
+        required=True,
+        metavar="FILE",
+        help="csv, tsv, jsonl or parquet; one row per clip",
+    )
+    train.add_argument(
+        "--output", type=shared.disk_place, required=True, metavar="DIR", help="new folder, or one to resume"
+    )
     train.add_argument(
         "--set",
         action="append",

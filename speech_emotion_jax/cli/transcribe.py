@@ -14,13 +14,19 @@ from . import options as shared
 def add_verbs(verbs: Any) -> None:
     """Add the verb to argparse's subparsers."""
     transcribe = verbs.add_parser("transcribe", parents=[shared.COMMON], help="the words said in recordings")
-    transcribe.add_argument("audio", nargs="+", metavar="AUDIO", help="recordings of any length")
+    transcribe.add_argument(
+        "audio", type=shared.disk_place, nargs="+", metavar="AUDIO", help="recordings of any length"
+    )
     transcribe.add_argument("--language", help="code or name (default: detected in each recording)")
     transcribe.add_argument("--task", default="transcribe", help="transcribe (default), or translate into English")
     transcribe.add_argument("--timestamps", metavar="KIND", help="segment or word")
-    transcribe.add_argument("--model-id", metavar="ID", help="Whisper: hub id or folder (default: large-v3-turbo)")
+    transcribe.add_argument(
+        "--model-id", type=shared.any_place, metavar="ID", help="Whisper: hub id or folder (default: large-v3-turbo)"
+    )
     transcribe.add_argument("--format", default="text", help="text (default), json, srt or vtt")
-    transcribe.add_argument("--output", metavar="DIR", help="folder to write one file for each recording to")
+    transcribe.add_argument(
+        "--output", type=shared.disk_place, metavar="DIR", help="folder to write one file for each recording to"
+    )
     transcribe.add_argument(
         "--beams", type=int, default=1, help="width of the beam search; 1 is greedy (default: 1; transformers: 5)"
     )

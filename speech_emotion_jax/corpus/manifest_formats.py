@@ -22,7 +22,8 @@ import pyarrow.parquet as pq
 from pyarrow import csv as arrow_csv
 
 from ..errors import InvalidInput, UnreadableInput
-from ..runtime.storage import arrow_buffer, is_remote
+from ..runtime.addresses import is_remote
+from ..runtime.storage import arrow_buffer
 from .csv_dialect import QUOTE, CsvDialect, recognise
 from .manifest import CHUNK_ROWS
 

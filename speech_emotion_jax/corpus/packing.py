@@ -23,11 +23,13 @@ from jaxtyping import Float, Int
 
 from ..audio import decode_audio, describe, stated_seconds
 from ..errors import InvalidInput, SpeechEmotionError, UnreadableInput
+from ..runtime.addresses import disk_path
 from ..runtime.atomic import atomic_folder
 from ..runtime.compat import array_record_writer
 from ..runtime.progress import progress
 from .manifest import TIME_UNITS, Manifest, locate
 from .manifest_files import read_manifest
+from .recordings import fetch_recordings
 
 MANIFEST = "manifest.parquet"
 SHARD, RECORD, LENGTH = ADDED = ("shard", "record", "seconds")
@@ -79,7 +81,7 @@ def pack(
 
     Args:
         manifest_path: The manifest.
-        audio_root: Folder of the recordings. None takes paths from the working folder.
+        audio_root: Folder or address of the recordings. None takes paths from the working folder.
         output_folder: Folder to make.
         columns: As for `read_manifest`.
         time_unit: As for `read_manifest`.
@@ -90,14 +92,16 @@ def pack(
 
     Raises:
         UnreadableInput: Files are missing, which is checked before anything is written, or cannot be read or written.
-        InvalidInput: The destination exists, or the manifest has one of the new columns already.
+        InvalidInput: The destination exists or is an address, or the manifest has one of the new columns already.
     """
+    output_folder = disk_path(output_folder)
     manifest = read_manifest(manifest_path, columns=columns, time_unit=time_unit)
     table = manifest.table
     if "filename" not in manifest.columns:
         raise InvalidInput(f"{manifest_path} has no column of recordings; say which column is filename")
     if taken := [name for name in ADDED if name in table.column_names]:
         raise InvalidInput(f"{manifest_path} has a column {taken[0]!r} already, which packing adds; rename it")
+    audio_root = None if audio_root is None else fetch_recordings(manifest, audio_root)
     encoded = pc.call_function("dictionary_encode", [_blank_is_null(manifest.column("filename"))])
     paths, codes = encoded.dictionary, encoded.indices
     sizes = _sizes(paths, audio_root)

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -28,13 +27,13 @@ from jax.sharding import NamedSharding, PartitionSpec
 from ..audio import describe
 from ..checkpoints import EmotionCheckpointInfo, Request, load_resolved, resolve_emotion, resolve_whisper
 from ..config import EmotionConfig
-from ..corpus import Manifest, read_manifest, validate
+from ..corpus import Manifest, fetch_recordings, read_manifest, recordings_root, validate
 from ..errors import InvalidInput, SpeechEmotionError
 from ..inference import Scorer, default_batch_size
 from ..runtime.devices import select_mesh
 from ..runtime.hosts import is_shared_folder
 from ..runtime.progress import progress
-from ..runtime.storage import Folder, is_remote
+from ..runtime.storage import Folder
 from ..runtime.versions import versions
 from ..whisper import TranscriptionOptions, WhisperPipeline
 from .batches import BatchPlan
@@ -62,7 +61,7 @@ class EvaluateConfig:
         manifest: The manifest's path.
         output: The folder to write to.
         request: The checkpoint.
-        audio_root: The folder that file names are relative to. None: the manifest's folder.
+        audio_root: The folder or address that file names are relative to. None: the manifest's folder.
         columns: See `read_manifest`.
         label_map: See `read_manifest`.
         split: See `read_manifest`.
@@ -96,8 +95,8 @@ class EvaluateConfig:
 
     @property
     def root(self) -> str:
-        """The folder that file names are relative to."""
-        return self.audio_root or ("" if is_remote(self.manifest) else os.path.dirname(self.manifest)) or "."
+        """The folder or address that file names are relative to."""
+        return recordings_root(self.manifest, self.audio_root)
 
 
 @dataclass(frozen=True)
@@ -148,11 +147,13 @@ def evaluate(config: EvaluateConfig) -> EvaluateResult:
         )
     checkpoint = resolve_emotion(config.request)
     model_config = checkpoint.config
+    needs_audio = model_config.audio is not None or config.whisper is not None
+    root = fetch_recordings(manifest, config.root) if needs_audio else config.root
     with progress("Checking the manifest"):
         validate(
             manifest,
-            audio_root=config.root,
-            needs_audio=model_config.audio is not None or config.whisper is not None,
+            audio_root=root,
+            needs_audio=needs_audio,
             needs_text=model_config.text is not None and config.whisper is None,
             labels=model_config.labels,
         )
@@ -175,7 +176,7 @@ def evaluate(config: EvaluateConfig) -> EvaluateResult:
 
     parts = ResultParts(folder, model_config.labels)
     batches = BatchPlan(
-        manifest, batch_size, lambda row: recording_source(row, config.root), has_audio=model_config.audio is not None
+        manifest, batch_size, lambda row: recording_source(row, root), has_audio=model_config.audio is not None
     )
     if not folder.holds(PREDICTIONS):
         mine = _batches_of_host(len(batches), parts)

@@ -37,12 +37,12 @@ from ..config import BertConfig, EmotionConfig
 from ..errors import InvalidInput
 from ..inference import FRAME_BUCKETS, TOKEN_BUCKETS
 from ..models import parameters_of, with_parameters
+from ..runtime.addresses import is_remote
 from ..runtime.atomic import atomic_folder, check_disk_space
 from ..runtime.console import align_columns
 from ..runtime.devices import select_device
 from ..runtime.precision import check_precision
 from ..runtime.progress import progress
-from ..runtime.storage import is_remote
 from ..text import load_fast_tokenizer
 from . import standalone
 

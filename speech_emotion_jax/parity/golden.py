@@ -128,8 +128,8 @@ def split_path(path: str) -> tuple[Folder, str]:
     Raises:
         InvalidInput: if `path` names a folder.
     """
-    above, name = os.path.split(path)
-    folder = Folder.open(above or ".")
+    above, sign, name = path.rpartition("/")
+    folder = Folder.open(above + sign or ".")
     if not name or (folder.on_disk and os.path.isdir(path)):
         raise InvalidInput(f"{path} is a folder; name a file for the golden")
     return folder, name

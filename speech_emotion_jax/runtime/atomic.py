@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO
 
 from ..errors import InvalidInput, SpeechEmotionError, UnreadableInput
+from .addresses import disk_path
 
 PARTIAL = ".partial-"  # begins the name of a file that is being written
 
@@ -25,8 +26,10 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     If the block raises, `path` stays as it was. A killed process leaves a file whose name begins with PARTIAL.
 
     Raises:
+        InvalidInput: if `path` is an address.
         OSError: if the file can't be written.
     """
+    path = disk_path(path)
     partial = Path(path).with_name(f"{PARTIAL}{uuid.uuid4()}")
     try:
         with open(partial, "xb") as file:
@@ -49,9 +52,10 @@ def atomic_folder(destination: Path) -> Iterator[Path]:
         The folder to write into, beside `destination`.
 
     Raises:
-        InvalidInput: if the destination exists.
+        InvalidInput: if the destination exists, or is an address.
         UnreadableInput: if it can't be written.
     """
+    disk_path(destination)
     exists = InvalidInput(f"{destination} exists already; name another destination or remove it")
     if destination.exists():
         raise exists

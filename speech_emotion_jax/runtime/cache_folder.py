@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 
 from ..errors import InvalidInput
+from .addresses import disk_path
 
 logger = logging.getLogger("speech_emotion_jax")
 
@@ -21,9 +22,10 @@ def cache_folder() -> Path:
         ~/.cache/speech_emotion_jax. A user without a home has a folder of their own in the folder for temporary files.
 
     Raises:
-        InvalidInput: The folder for temporary files holds one of that name that belongs to somebody else.
+        InvalidInput: The folder is an address; or the one for temporary files holds one of that name that belongs to
+            somebody else.
     """
-    chosen = os.environ.get("SPEECH_EMOTION_JAX_CACHE")
+    chosen = disk_path(os.environ.get("SPEECH_EMOTION_JAX_CACHE", ""))
     folder = chosen or os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "speech_emotion_jax")
     try:
         return Path(folder).expanduser()

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ import fsspec
 import pyarrow as pa
 
 from ..errors import InvalidInput, UnreadableInput
+from .addresses import check_address, is_remote
 from .atomic import PARTIAL, atomic_file, atomic_folder
 from .progress import progress
 
@@ -38,11 +38,6 @@ def arrow_buffer(file: Any) -> pa.BufferReader:
         for block in iter(lambda: file.read(_BLOCK), b""):
             copy.write(block)
     return pa.BufferReader(copy.getvalue())
-
-
-def is_remote(path: str) -> bool:
-    """Return whether a path is a URL, scheme://..., of a bucket or another file system."""
-    return re.match(r"[a-z][a-z0-9+.-]+://", path) is not None
 
 
 @dataclass(frozen=True)
@@ -65,9 +60,9 @@ class Folder:
 
         Raises:
             UnreadableInput: if no installed package serves the URL.
-            InvalidInput: if the path, or one above it, is a file.
+            InvalidInput: if the path, or one above it, is a file, or it is half a URL.
         """
-        name = os.fspath(path)
+        name = check_address(os.fspath(path))
         if not is_remote(name):
             root = Path(os.path.abspath(name))
             if not (nearest := next(each for each in (root, *root.parents) if each.exists())).is_dir():

@@ -33,7 +33,7 @@ from ..runtime.storage import Folder
 from ..runtime.versions import versions
 from .corpus import ROLE, TEST, TRAIN, Corpus, add_validation, choose_labels, rows_by_group, split_into_folds
 from .recipe import Recipe
-from .run import EVALUATION, TrainConfig, train
+from .run import EVALUATION, TrainConfig, local_recordings, train
 from .start import checkpoint_labels, source_digests
 
 RECORD, RESULT = "crossvalidation.json", "folds.json"
@@ -67,7 +67,11 @@ def cross_validate(job: TrainConfig, count: int | None) -> EvaluateResult:
     mode = recipe.model.mode
     with progress("Checking the manifest"):
         validate(
-            whole.used(), audio_root=job.root, needs_audio=mode != "text", needs_text=mode != "audio", labels=labels
+            whole.used(),
+            audio_root=local_recordings(job, manifest).root,
+            needs_audio=mode != "text",
+            needs_text=mode != "audio",
+            labels=labels,
         )
     with progress("Taking checksums of what it starts from"):
         record = _record(job, manifest, count, corpora, labels)

@@ -35,7 +35,7 @@ from jaxtyping import Int
 from ..checkpoints import Request
 from ..config import EmotionConfig
 from ..convert import TEXT_ENCODER, publish, publish_and_convert
-from ..corpus import read_manifest, validate
+from ..corpus import Manifest, fetch_recordings, read_manifest, validate
 from ..errors import InvalidInput
 from ..evaluation import METRICS, EvaluateConfig, EvaluateResult, claim_folder, evaluate, recording_source
 from ..models import parameter_shapes
@@ -103,7 +103,8 @@ def train(job: TrainConfig, corpus: Corpus | None = None) -> EvaluateResult:
             )
         corpus = assign_roles(manifest, recipe.data, recipe.training.seed)
     labels = choose_labels(corpus, recipe.data, checkpoint_labels(recipe), keep_head=recipe.start.head == "kept")
-    _check(corpus, job, labels)
+    local = local_recordings(job, corpus.manifest)
+    _check(corpus, local, labels)
     mesh = training_mesh(recipe.training.fsdp)
     _check_batch(recipe, mesh)
     with progress("Taking checksums of what it starts from"):
@@ -117,11 +118,16 @@ def train(job: TrainConfig, corpus: Corpus | None = None) -> EvaluateResult:
     if not folder.holds(BEST):
         with progress("Making the model"):
             beginning = make_initial_model(recipe, labels, lambda: _texts(corpus), Path(job.output, TOKENIZER))
-        _learn(job, corpus, beginning, mesh, folder)
-    outcome = _evaluated(job, corpus)
+        _learn(local, corpus, beginning, mesh, folder)
+    outcome = _evaluated(local, corpus)
     if jax.process_index() == 0 and not folder.holds(METRICS):
         folder.write(METRICS, Folder.open(str(Path(job.output, EVALUATION))).read(METRICS))
     return replace(outcome, text=f"{_of_which(corpus)}\n\n{outcome.text}") if outcome.finished else outcome
+
+
+def local_recordings(job: TrainConfig, manifest: Manifest) -> TrainConfig:
+    """Return the settings with the folder of the recordings on the disk, to which those at an address are copied."""
+    return job if job.recipe.model.mode == "text" else replace(job, audio_root=fetch_recordings(manifest, job.root))
 
 
 def _of_which(corpus: Corpus) -> str:

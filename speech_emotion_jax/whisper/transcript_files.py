@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from ..errors import InvalidInput, SpeechEmotionError
+from ..runtime.addresses import disk_path
 from ..runtime.atomic import atomic_file
 from ..runtime.console import as_json
 from .options import TranscriptionOptions
@@ -32,8 +33,8 @@ def transcript_paths(recordings: Sequence[str], folder: str | None, format: str)
         A path for each recording; None for each without a folder.
 
     Raises:
-        InvalidInput: if the format is unknown, a recording does not exist, or the transcripts of two recordings would
-            get the same file.
+        InvalidInput: if the format is unknown, the folder is an address, a recording does not exist, or the
+            transcripts of two recordings would get the same file.
     """
     if format not in FORMATS:
         raise InvalidInput(f"the format {format!r} is unknown; use {', '.join(FORMATS)}")
@@ -47,6 +48,7 @@ def transcript_paths(recordings: Sequence[str], folder: str | None, format: str)
                 f"{len(recordings)} recordings make {len(recordings)} {format} files; name a folder by --output"
             )
         return [None] * len(recordings)
+    folder = disk_path(folder)
     paths = [Path(folder) / f"{Path(audio).stem}.{SUFFIXES.get(format, format)}" for audio in recordings]
     if repeated := [str(path) for path, count in Counter(paths).items() if count > 1]:
         raise InvalidInput(f"several recordings would be written to {', '.join(repeated)}; give them different names")
