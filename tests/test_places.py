@@ -28,7 +28,7 @@ DATA = Path(flags.__file__).parent.parent / "demo_data"
 WORDS = {
     *("against:benchmark", "apply_split", "columns", "coordinator", "corpus", "device", "fit_split", "format"),
     *("group_by", "init", "language", "mode", "precision", "print_completion", "revision", "set", "split", "task"),
-    *("tasks", "test", "text", "time_unit", "timestamps", "to", "topology", "train", "weights"),
+    *("tasks", "test", "text", "time_unit", "timestamps", "to", "topology", "train", "units", "weights"),
 }
 
 
@@ -192,9 +192,9 @@ COMMANDS = [
 # These flags reach the same functions, Folder.open and checkpoints.locate, by verbs that take long.
 BY_THE_SAME_FUNCTIONS = {
     *((verb, "output") for verb in ("plan", "benchmark", "parity", "precision", "selfcheck")),
-    *((verb, "model_id") for verb in ("transcribe", "warmup", "export", "parity", "precision")),
-    *((verb, "text_encoder") for verb in ("warmup", "export", "parity", "precision", "predict")),
-    *((verb, "whisper_model") for verb in ("predict", "evaluate", "warmup")),
+    *((verb, "model_id") for verb in ("timeline", "transcribe", "warmup", "export", "parity", "precision")),
+    *((verb, "text_encoder") for verb in ("timeline", "warmup", "export", "parity", "precision", "predict")),
+    *((verb, "whisper_model") for verb in ("predict", "evaluate", "timeline", "warmup")),
     *(("parity", flag) for flag in ("reference", "record", "against")),
     *(("train", flag) for flag in ("manifest", "audio_root", "label_map")),
     ("audit", "label_map"),

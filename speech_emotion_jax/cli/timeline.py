@@ -17,20 +17,30 @@ def add_verbs(verbs: Any) -> None:
         parents=[shared.CHECKPOINT_NAME, shared.CHECKPOINT_FILES, shared.JSON, shared.COMMON],
         help="the emotion of each part of conversations, with its speaker and text",
     )
-    timeline.add_argument("audio", nargs="+", metavar="RECORDING", help="recordings of any length")
+    timeline.add_argument(
+        "audio", type=shared.disk_place, nargs="+", metavar="RECORDING", help="recordings of any length"
+    )
     timeline.add_argument(
         "--units", help="segments of Whisper (default if the mode reads text) or windows (default if it does not)"
     )
     timeline.add_argument(
-        "--turns", nargs="+", metavar="FILE", help="score these turns: .rttm, .csv, .json, .srt or .vtt"
+        "--turns",
+        type=shared.disk_place,
+        nargs="+",
+        metavar="FILE",
+        help="score these turns: .rttm, .csv, .json, .srt or .vtt",
     )
     timeline.add_argument("--window", type=float, metavar="SECONDS", help="length of a window (default: 10)")
     timeline.add_argument("--hop", type=float, metavar="SECONDS", help="from one window to the next (default: 2.5)")
     timeline.add_argument(
-        "--whisper-model", metavar="ID", help="transcriber, where texts are missing (default: large-v3-turbo)"
+        "--whisper-model",
+        type=shared.any_place,
+        metavar="ID",
+        help="transcriber, where texts are missing (default: large-v3-turbo)",
     )
     timeline.add_argument(
         "--output",
+        type=shared.disk_place,
         nargs="+",
         default=(),
         metavar="FILE",
