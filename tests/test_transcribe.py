@@ -101,6 +101,15 @@ def test_the_language_is_recognised(pipeline: WhisperPipeline, joined: dict):
     assert silent["language"] is None
 
 
+@pytest.mark.parametrize("sequential", [False, True])
+def test_the_language_is_not_that_of_the_noise_before_the_speech(pipeline: WhisperPipeline, sequential: bool):
+    speech = np.concatenate([load(path) for path in PATHS])
+    hiss = np.random.default_rng(7).uniform(-0.01, 0.01, 31 * SAMPLE_RATE)
+    recording = {"array": np.float32(np.concatenate([hiss, speech])), "sampling_rate": SAMPLE_RATE}
+    [transcript] = pipeline.transcribe([recording], TranscriptionOptions(sequential=sequential, max_tokens=4))
+    assert transcript["language"] == "es"
+
+
 def test_translation_is_another_text(pipeline: WhisperPipeline, alone: list[Transcript]):
     (english,) = pipeline.transcribe(PATHS[:1], TranscriptionOptions(language="es", task="translate"))
     assert english["text"] != alone[0]["text"]

@@ -49,6 +49,13 @@ def test_the_checkpoints_own_lists_count(vocabulary: Vocabulary, generation: dic
     assert vocabulary.languages == {name[2:-2]: token for name, token in generation["lang_to_id"].items()}
 
 
+@pytest.mark.parametrize(("stated", "code"), [(None, None), ("spanish", "es"), ("<|en|>", "en")])
+def test_the_language_that_the_checkpoint_states(tokenizer, settings: dict, generation: dict, stated, code):
+    generation = {**generation, "language": stated}
+    read = Vocabulary.read("x", tokenizer, WhisperConfig.from_json(settings), settings, generation)
+    assert read.default_language == code
+
+
 @pytest.mark.parametrize("name", ["es", "ES", "Spanish", "castilian", "<|es|>", " spanish "])
 def test_a_language_has_many_names(vocabulary: Vocabulary, name: str):
     assert vocabulary.language_code(name) == "es"

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from ..audio import SAMPLE_RATE, AudioSource, Window
+from ..audio import SAMPLE_RATE, WINDOW_SAMPLES, AudioSource, Window, read_windows
+from ..errors import SpeechEmotionError
 from ..models import CrossKV
+from .language import WindowLanguage, choose_language
 from .options import TranscriptionOptions
 from .programs import WhisperPrograms
 from .stitch import DecodedWindow, Segment
@@ -41,6 +43,7 @@ class RecordingState:
 
     source: AudioSource
     language: str | None  # None until it is detected
+    has_more_windows: bool = False  # than one
     windows: list[DecodedWindow] = field(default_factory=list)  # to be stitched, only for overlapping windows
     segments: list[Segment] = field(default_factory=list)
     previous: list[int] = field(default_factory=list)  # tokens, timestamps included, that prompt the next window
@@ -96,21 +99,41 @@ class WindowDecoder:
     def _languages(self, batch: Sequence[PendingWindow], cross_kv: CrossKV) -> list[str]:
         """Return the language of each window, and set that of recordings which have none yet.
 
-        The language of a recording is that of its first window with sound. A silent window needs a language for its
-        prompt, too, but its recording does not take it over.
+        A recording of several windows is read once more, and the surest of its windows with speech decides. A silent
+        window needs a language for its prompt, too, but its recording does not take it over.
         """
+        for pending in batch:
+            recording = pending.recording
+            if recording.language is None and recording.has_more_windows:
+                recording.language = choose_language(self._window_languages(recording.source))
+                recording.has_more_windows = False
         given = [pending.recording.language for pending in batch]
         if None not in given:
             return [code for code in given if code is not None]
-        codes = list(self._vocabulary.languages)
-        probabilities = self._programs.detect(
-            cross_kv, self._vocabulary.start, list(self._vocabulary.languages.values())
-        )
-        detected = [codes[best] for best in probabilities.argmax(axis=1)]
+        detected = [each.code for each in self._detect(cross_kv)]
         for pending, code in zip(batch, detected, strict=False):
             if pending.recording.language is None and not pending.window.silent:
                 pending.recording.language = code
         return [pending.recording.language or code for pending, code in zip(batch, detected, strict=False)]
+
+    def _window_languages(self, source: AudioSource) -> Iterator[WindowLanguage]:
+        """Yield the languages of a recording's windows with sound, as far as it can be read."""
+        try:
+            for window in read_windows(source, WINDOW_SAMPLES, 0, 0):
+                if not window.silent:
+                    yield self._detect(self._programs.encode(self._programs.features([window.waveform])))[0]
+        except SpeechEmotionError:
+            return  # whoever decodes the windows meets the error again
+
+    def _detect(self, cross_kv: CrossKV) -> list[WindowLanguage]:
+        """Return the most likely language of each window."""
+        codes = list(self._vocabulary.languages)
+        ids = list(self._vocabulary.languages.values())
+        found = self._programs.detect(cross_kv, self._vocabulary.start, ids, self._vocabulary.no_speech)
+        return [
+            WindowLanguage(codes[row.argmax()], float(row.max()), float(no_speech))
+            for row, no_speech in zip(found.languages, found.no_speech, strict=True)
+        ]
 
     def _search(
         self, cross_kv: CrossKV, prompts: Sequence[Sequence[int]], start: int, options: TranscriptionOptions

@@ -19,8 +19,8 @@ class TranscriptionOptions:
         InvalidInput: An option is out of its range, or two options contradict each other.
     """
 
-    # Language of the speech, as a code ("es") or a name ("Spanish"). None detects it for each recording in the first
-    # window that holds sound.
+    # Language of the speech, as a code ("es") or a name ("Spanish"). None takes that of the model's
+    # generation_config.json, or else detects it for each recording: the surest of its windows with speech decides.
     language: str | None = None
 
     # "transcribe", or "translate" to English.

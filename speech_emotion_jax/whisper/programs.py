@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +24,18 @@ from .search import Prompt, Sampling, SearchResult, beam_search, greedy_search
 
 PROMPT_LENGTHS = (1, 2, 3, 4, 32, 64, 128, 228)  # lengths to which prompts are padded; up to 4 without earlier text
 ALIGNED_LENGTHS = (32, 64, 128, 256)  # lengths to which texts are padded for the alignment
+
+
+class DetectionResult(NamedTuple):
+    """What the first step of the decoder tells of windows.
+
+    Attributes:
+        languages: Probability of each language, normalised over the languages.
+        no_speech: Probability of <|nospeech|>.
+    """
+
+    languages: Float[np.ndarray, "batch languages"]
+    no_speech: Float[np.ndarray, " batch"]
 
 
 class WhisperPrograms:
@@ -50,7 +62,7 @@ class WhisperPrograms:
         # The activations of one window fit a CPU's caches, those of a batch do not. Accelerators need whole batches.
         one_by_one = mesh.size == 1 and mesh.devices.flat[0].platform == "cpu"
         self._encode = _compiled(_encode, self.graph, one_by_one)
-        self._detect = _compiled(_detect, self.graph, static=("start", "languages"))
+        self._detect = _compiled(_detect, self.graph, static=("start", "languages", "no_speech"))
         self._greedy = _compiled(_greedy, self.graph, static=("start", "rules", "limit"))
         self._beams = _compiled(_beams, self.graph, static=("start", "rules", "limit", "beams"))
         self._align = _compiled(_align, self.graph, static="heads")
@@ -99,19 +111,20 @@ class WhisperPrograms:
         """
         return self._encode(self.parameters, features)
 
-    def detect(self, cross_kv: CrossKV, start: int, languages: Sequence[int]) -> Float[np.ndarray, "batch languages"]:
-        """Compute the probability of each language.
+    def detect(self, cross_kv: CrossKV, start: int, languages: Sequence[int], no_speech: int) -> DetectionResult:
+        """Compute the probability of each language, and that of no speech.
 
         Args:
             cross_kv: Keys and values of the windows.
             start: Id of <|startoftranscript|>.
             languages: Ids of the languages' tokens.
+            no_speech: Id of <|nospeech|>.
 
         Returns:
-            Probabilities of the tokens after `start`, normalised over `languages`. Rows that fill the batch are
-            included.
+            Probabilities of the tokens after `start`. Rows that fill the batch are included.
         """
-        return np.asarray(self._detect(self.parameters, cross_kv, start=start, languages=tuple(languages)))
+        result = self._detect(self.parameters, cross_kv, start=start, languages=tuple(languages), no_speech=no_speech)
+        return DetectionResult(*map(np.asarray, result))
 
     def select_rows(self, cross_kv: CrossKV, rows: Sequence[int]) -> CrossKV:
         """Select windows of a batch.
@@ -213,13 +226,16 @@ def _encode(graph: Any, one_by_one: bool, parameters: Any, features: jax.Array) 
     return jax.tree.map(lambda x: x[:, 0], cross_kv)
 
 
-def _detect(graph: Any, parameters: Any, cross_kv: CrossKV, *, start: int, languages: tuple[int, ...]) -> jax.Array:
+def _detect(
+    graph: Any, parameters: Any, cross_kv: CrossKV, *, start: int, languages: tuple[int, ...], no_speech: int
+) -> tuple[jax.Array, jax.Array]:
     decoder = nnx.merge(graph, parameters).decoder
     batch = cross_kv.keys[0].shape[0]
     tokens = jnp.full((batch, 1), start, jnp.int32)
     cache = decoder.empty_cache(batch, 1)
     states = decoder(tokens, 0, jnp.zeros(batch, jnp.int32), cache, cross_kv).states
-    return jax.nn.softmax(decoder.logits(states[:, 0])[:, np.array(languages)])
+    logits = decoder.logits(states[:, 0])
+    return jax.nn.softmax(logits[:, np.array(languages)]), jax.nn.softmax(logits)[:, no_speech]
 
 
 def _greedy(

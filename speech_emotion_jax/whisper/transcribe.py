@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import islice
+from itertools import chain, islice
 from os import PathLike
 
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -151,8 +151,8 @@ class WhisperPipeline:
         options = options or TranscriptionOptions()
         self.vocabulary.check_task(options.task)
         language = None if options.language is None else self.vocabulary.language_code(options.language)
-        if language is None and not self.vocabulary.languages:
-            language = "en"
+        if language is None:
+            language = self.vocabulary.default_language
         recordings = (RecordingState(source, language) for source in sources)
         transcribe = self._transcribe_sequentially if options.sequential else self._transcribe_overlapping
         return transcribe(recordings, options, advance)
@@ -172,7 +172,10 @@ class WhisperPipeline:
             """Yield the windows of each recording, then the recording itself, or the error that reading it raised."""
             for recording in recordings:
                 try:
-                    for window in read_windows(recording.source, length, left, right):
+                    windows = read_windows(recording.source, length, left, right)
+                    first = list(islice(windows, 2))
+                    recording.has_more_windows = len(first) > 1
+                    for window in chain(first, windows):
                         recording.samples = window.start + len(window.waveform)
                         yield PendingWindow(recording, window)
                 except SpeechEmotionError as error:
@@ -230,6 +233,7 @@ class WhisperPipeline:
             for number, (recording, reader) in active.items():
                 try:
                     waveform = reader.read(recording.samples, length)
+                    recording.has_more_windows = recording.samples == 0 and not reader.ends_by(length)
                 except SpeechEmotionError as error:
                     done[number] = error
                     continue

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, runtime_checkable
 
 from ..config import WhisperConfig
@@ -46,6 +46,8 @@ class Vocabulary:
         begin_suppressed: Ids that are not written first.
         latest_start: Largest first timestamp, in steps of 20 ms. None allows any.
         alignment_heads: Pairs (layer, head) of the cross-attention heads that follow the speech.
+        default_language: The language if none is asked for: that of generation_config.json, or "en" of an English-only
+            checkpoint. None detects it.
     """
 
     name: str
@@ -60,6 +62,7 @@ class Vocabulary:
     begin_suppressed: tuple[int, ...]
     latest_start: int | None
     alignment_heads: tuple[tuple[int, int], ...]
+    default_language: str | None = None
 
     @classmethod
     def read(
@@ -113,7 +116,7 @@ class Vocabulary:
             if absent := [list(head) for head in heads if list(head) not in all_heads]:
                 raise ValueError(f"there is no head {absent[0]}")
             latest = stated.get("max_initial_timestamp_index", 50)
-            return cls(
+            vocabulary = cls(
                 name,
                 tokenizer,
                 start=special["startoftranscript"] or 0,
@@ -126,6 +129,12 @@ class Vocabulary:
                 begin_suppressed=_ids(stated.get("begin_suppress_tokens") or ()),
                 latest_start=None if latest is None else int(latest),
                 alignment_heads=heads,
+            )
+            stated_language = (generation or {}).get("language")
+            if not vocabulary.languages:
+                return replace(vocabulary, default_language="en")
+            return replace(
+                vocabulary, default_language=stated_language and vocabulary.language_code(str(stated_language))
             )
         except (TypeError, ValueError) as error:
             raise InvalidInput(f"the generation_config.json of {name} is broken ({error}); fetch it again") from error

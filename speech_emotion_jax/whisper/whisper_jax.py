@@ -163,7 +163,8 @@ class FlaxWhisperPipline:
         if language is not None or not vocabulary.languages:
             codes = [vocabulary.language_code(language or "en")] * len(features)
         else:
-            probable = programs.detect(cross_kv, vocabulary.start, list(vocabulary.languages.values()))
+            ids = list(vocabulary.languages.values())
+            probable = programs.detect(cross_kv, vocabulary.start, ids, vocabulary.no_speech).languages
             codes = [list(vocabulary.languages)[best] for best in probable.argmax(axis=1)[: len(features)]]
         task = vocabulary.check_task(task or "transcribe")
         prompts = [vocabulary.prompt(code, task, timestamps=return_timestamps) for code in codes]

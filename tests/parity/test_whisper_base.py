@@ -167,7 +167,7 @@ def test_language_and_speech(pipeline, original, sounds, heard):
     prompt, languages = vocabulary.prompt("es", "transcribe", timestamps=False), list(vocabulary.languages.values())
     logits = torch.cat([original.decode(prompt, row).logits[:, 0] for row in range(len(sounds))])
 
-    ours = pipeline.programs.detect(heard, vocabulary.start, languages)
+    ours = pipeline.programs.detect(heard, vocabulary.start, languages, vocabulary.no_speech).languages
     theirs = original.model.detect_language(encoder_outputs=BaseModelOutput(original.encoded))
     assert [languages[best] for best in ours.argmax(axis=1)] == theirs.tolist()
     assert np.abs(ours - logits[:, languages].softmax(dim=-1).numpy()).max() <= PROBABILITY_BUDGET
