@@ -12,9 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from speech_emotion_jax.audio import decode, waveform
-from speech_emotion_jax.audio.decode import CUT_TOLERANCE
 from speech_emotion_jax.audio.fbank import read_clip
-from speech_emotion_jax.audio.waveform import Cut
+from speech_emotion_jax.audio.sources import CUT_TOLERANCE, Cut, describe
 from speech_emotion_jax.errors import InvalidInput, UnreadableInput
 
 from .support.examples import examples
@@ -146,7 +145,7 @@ def test_what_lies_before_a_cut_is_not_read(tmp_path: Path):
 
 @pytest.mark.parametrize("source", [FORMATS["WAV PCM_16 16000 1"][0], FORMATS["FLAC PCM_16 44100 1"][0]])
 def test_cuts_beyond_the_recording(source: bytes):
-    name = re.escape(waveform.describe(source))
+    name = re.escape(describe(source))
     for start, end, message in (
         (3, 4, r"from 3 to 4 s (starts|ends) after the end of the recording, which is 3\.000 s long; correct"),
         (3, None, r"from 3 s starts after the end of the recording, which is 3\.000 s"),
@@ -214,8 +213,8 @@ def test_a_flac_of_unstated_length_is_cut():
 def test_describe_and_stated_seconds(tmp_path: Path):
     path = tmp_path / "talk.raw"  # no suffix is believed
     path.write_bytes(LONG)
-    assert waveform.describe(Cut("talk.wav", 12.5, 20)) == "talk.wav from 12.5 to 20 s"
-    assert waveform.describe(Cut("talk.wav", 3725.125)) == "talk.wav from 3725.125 s"
+    assert describe(Cut("talk.wav", 12.5, 20)) == "talk.wav from 12.5 to 20 s"
+    assert describe(Cut("talk.wav", 3725.125)) == "talk.wav from 3725.125 s"
     assert waveform.stated_seconds(path) == waveform.stated_seconds(LONG) == 70
     assert waveform.stated_seconds(Cut(path, 12.5, 20)) == 7.5
     assert waveform.stated_seconds(Cut(path, 60)) == 10

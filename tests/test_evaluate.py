@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 
-from speech_emotion_jax.audio.waveform import Cut
+from speech_emotion_jax.audio import Cut
 from speech_emotion_jax.checkpoints import Request
 from speech_emotion_jax.cli.main import main
 from speech_emotion_jax.corpus.manifest_files import read_manifest

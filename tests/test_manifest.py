@@ -18,12 +18,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from speech_emotion_jax.audio import Cut
 from speech_emotion_jax.corpus import load_label_map, parse_columns, read_manifest, write_manifest
 from speech_emotion_jax.corpus import manifest_formats as module
 from speech_emotion_jax.corpus.manifest import Manifest, Row, locate
 from speech_emotion_jax.corpus.manifest_formats import clean_name
 from speech_emotion_jax.corpus.validation import validate
 from speech_emotion_jax.errors import InvalidInput, UnreadableInput
+from speech_emotion_jax.evaluation import recording_source
 
 from .support.examples import examples
 
@@ -185,7 +187,7 @@ def test_columns_have_other_names(tmp_path: Path):
     path = write(tmp_path / "m.csv", [{"path": "a", "emotion": "calm", "words": "hi"}])
     columns = {"filename": "path", "label": "emotion", "transcription": "words"}
     manifest = read_manifest(path, columns=columns, label_map={"calm": "neutral"})
-    assert manifest.rows([0]) == [Row(0, "a", "a", None, None, None, None, "hi", "neutral", None)]
+    assert manifest.rows([0]) == [Row(0, "a", "a", None, None, None, None, "hi", "neutral", None, None)]
     assert manifest.columns == {"id": "path", **columns}
     with pytest.raises(InvalidInput, match=r"'emotoin' \(for label\).*path, emotion, words"):
         read_manifest(path, columns={"label": "emotoin"})
@@ -195,7 +197,7 @@ def test_columns_have_other_names(tmp_path: Path):
 def test_cuts(kind: str, tmp_path: Path):
     rows = [{"filename": "a", "start": start, "end": start + 500, "seconds": 0.5} for start in (0, 1500)]
     manifest = read_manifest(write(tmp_path / f"m{kind}", rows), time_unit="ms")
-    assert [row[1:2] + row[5:7] + row[9:] for row in manifest.rows(range(2))] == [
+    assert [row[1:2] + row[5:7] + row[9:10] for row in manifest.rows(range(2))] == [
         ("a:0-500", 0.0, 0.5, 0.5),
         ("a:1500-2000", 1.5, 2.0, 0.5),
     ]
@@ -462,3 +464,25 @@ def test_a_table_is_written_as_it_is_read(tmp_path: Path):
         write_manifest(table, path)
     with pytest.raises(InvalidInput, match=r"\.csv"):
         write_manifest(table, str(tmp_path / "m.txt"))
+
+
+def test_one_speaker_a_channel(tmp_path: Path):
+    path = tmp_path / "calls.csv"
+    path.write_text("filename,channel\na.wav,0.0\na.wav,1.0\nb.wav,\n")
+    manifest = read_manifest(str(path))
+    rows = manifest.rows(range(3))
+    assert [(row.id, row.channel) for row in rows] == [("a.wav#0", 0), ("a.wav#1", 1), ("b.wav#", None)]
+    sources = [recording_source(row, "calls") for row in rows]
+    assert sources == [Cut("calls/a.wav", 0, None, 0), Cut("calls/a.wav", 0, None, 1), "calls/b.wav"]
+    path.write_text("filename,channel,start,end\na.wav,1,0.5,2\n")
+    assert read_manifest(str(path)).rows([0])[0].id == "a.wav:0.5-2#1"
+
+
+def test_a_channel_of_words_is_a_column_like_others(tmp_path: Path):
+    path = tmp_path / "videos.csv"
+    path.write_text("filename,channel\na.wav,News at ten\n")
+    manifest = read_manifest(str(path))
+    assert manifest.rows([0])[0].channel is None
+    assert manifest.table.column("channel").to_pylist() == ["News at ten"]
+    with pytest.raises(InvalidInput, match="'News at ten' in the column 'channel', which is not a whole number"):
+        read_manifest(str(path), columns={"channel": "channel"})

@@ -19,9 +19,8 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from speech_emotion_jax.audio import packed, waveform
+from speech_emotion_jax.audio import Cut, describe, packed, waveform
 from speech_emotion_jax.audio.packed import PackedRecording
-from speech_emotion_jax.audio.waveform import Cut
 from speech_emotion_jax.corpus.packing import MANIFEST, SHARD_BYTES, PackSummary, pack
 from speech_emotion_jax.errors import InvalidInput, UnreadableInput
 
@@ -242,6 +241,6 @@ def test_a_shard_written_anew_is_read_anew(tmp_path: Path):
     write_shard(tmp_path / "next", [b"new", b"more"])
     (tmp_path / "next").replace(shard)
     assert PackedRecording(shard, 1).read() == b"more"
-    assert waveform.describe(PackedRecording("audio-00000-of-00001.array_record", 7)) == (
+    assert describe(PackedRecording("audio-00000-of-00001.array_record", 7)) == (
         "record 7 of audio-00000-of-00001.array_record"
     )

@@ -1,6 +1,6 @@
 """Decode and resample recordings, and compute the features that the models take."""
 
-from .decode import AudioSource, Cut, decode_audio
+from .decode import decode_audio
 from .fbank import (
     FEATURE_DIM,
     FRAME_SAMPLES,
@@ -20,7 +20,8 @@ from .fbank import (
 )
 from .log_mel import WINDOW_FRAMES, WINDOW_SAMPLES, WINDOW_SECONDS, whisper_log_mel
 from .packed import PackedRecording
-from .waveform import MIN_SAMPLES, SAMPLE_RATE, describe, load, stated_seconds
+from .sources import AudioSource, Cut, as_cut, describe
+from .waveform import MIN_SAMPLES, SAMPLE_RATE, load, stated_seconds
 from .windows import RecordingReader, Window, read_windows
 
 __all__ = [
@@ -43,6 +44,7 @@ __all__ = [
     "PackedRecording",
     "RecordingReader",
     "Window",
+    "as_cut",
     "decode_audio",
     "describe",
     "fbank_energies",

@@ -12,16 +12,17 @@ bounded by the block size, not by the length of the recording.
 from __future__ import annotations
 
 import math
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import numpy as np
 import soxr
 from jaxtyping import Float
 
 from ..errors import InvalidInput, UnreadableInput
-from .decode import MAX_CHANNELS, MAX_RATE, MIN_RATE, AudioSource, Cut, decode_audio, stated_frames
-from .packed import PackedRecording
+from .decode import decode_audio, stated_frames
+from .levels import Levels
+from .samples import MAX_CHANNELS, MAX_RATE, MIN_RATE
+from .sources import AudioSource, as_cut, describe
 
 SAMPLE_RATE = 16_000
 MIN_SAMPLES = 560  # two fbank frames; with one frame the original returns NaN
@@ -53,9 +54,9 @@ def blocks(
     The concatenated blocks equal `load(source)` bit for bit. All errors but ValueError are raised while iterating.
 
     Args:
-        source: A path, the bytes of a file, {"array": ndarray, "sampling_rate": hertz}, a `PackedRecording`, or a `Cut`
-            of any of these. Arrays have shape (samples,) or (channels, samples). Float samples are used unchanged;
-            int8, int16, int32 and uint8 (offset binary) samples are scaled to [-1, 1).
+        source: A path, the bytes of a file, {"array": array, "sampling_rate": hertz}, a `Cut` of any of these, or
+            another form that `as_cut` takes. Arrays have shape (samples,) or (channels, samples). Float samples are
+            used unchanged; int8, int16, int32 and uint8 (offset binary) samples are scaled to [-1, 1).
         block_samples: Samples per block at 16 kHz. The last block may be shorter.
         silence: Accept digital silence and recordings of fewer than MIN_SAMPLES. Features of both are undefined.
 
@@ -66,7 +67,8 @@ def blocks(
         UnreadableInput: The file is missing, not a regular file, empty, truncated, damaged or not audio.
         InvalidInput: The array, its rate or the cut is invalid; the cut ends more than CUT_TOLERANCE after its
             recording; or samples are NaN, infinite or absurdly large. The recording has no samples or, unless
-            `silence`, fewer than MIN_SAMPLES or only equal ones, which is known at its end.
+            `silence`, fewer than MIN_SAMPLES or only equal ones, or its channels cancel each other, which is known at
+            its end.
         ValueError: `block_samples` is less than 1.
     """
     if block_samples < 1:
@@ -95,43 +97,12 @@ def stated_seconds(source: AudioSource) -> float | None:
     Returns:
         The duration in seconds, or None if it is only known after decoding.
     """
-    cut = source if isinstance(source, Cut) else Cut(source, 0)
-    stated = stated_frames(cut.source)
+    stated = stated_frames(source)
     if stated is None:
         return None
-    frames, rate = stated
+    cut, (frames, rate) = as_cut(source), stated
     first, last = cut.frames(rate)
     return (min(last, frames) - first) / rate if first < frames else None
-
-
-def describe(source: object) -> str:
-    """Return the name of a source for messages.
-
-    Args:
-        source: A recording, as for `blocks`, or any other object that was passed as one.
-
-    Returns:
-        The path (escaped if it is not printable), the size of the bytes, or the shape of the array. A cut is named with
-        its bounds, a packed recording with its shard.
-    """
-    if isinstance(source, str | os.PathLike):
-        path = os.fsdecode(source)
-        return path if path and path.isprintable() else repr(path)
-    if isinstance(source, Cut):
-        end = "" if source.end is None else f" to {_seconds(source.end)}"
-        return f"{describe(source.source)} from {_seconds(source.start)}{end} s"
-    if isinstance(source, PackedRecording):
-        return f"record {source.record} of {describe(source.shard)}"
-    if isinstance(source, bytes):
-        return f"audio bytes ({len(source)} bytes)"
-    array = source.get("array") if isinstance(source, Mapping) else source
-    if isinstance(array, np.ndarray):
-        return f"audio array of shape {array.shape}"
-    return f"audio of type {type(source).__name__}"
-
-
-def _seconds(value: object) -> str:
-    return f"{value:.12g}" if isinstance(value, int | float) else repr(value)
 
 
 def _resample(source: AudioSource, silence: bool) -> Iterator[np.ndarray]:
@@ -141,7 +112,7 @@ def _resample(source: AudioSource, silence: bool) -> Iterator[np.ndarray]:
     """
     name = describe(source)
     rate, samples_in, samples_out = 0, 0, 0
-    lowest, highest = math.inf, -math.inf
+    levels = Levels()
     resampler = None
     for piece_rate, frames in decode_audio(source, name):
         if not MIN_RATE <= piece_rate <= MAX_RATE or frames.shape[1] > MAX_CHANNELS:
@@ -159,7 +130,7 @@ def _resample(source: AudioSource, silence: bool) -> Iterator[np.ndarray]:
             raise InvalidInput(
                 f"{name} has NaN, infinite or absurdly large samples (full scale is 1); remove them or export it again"
             )
-        lowest, highest = min(lowest, mono.min()), max(highest, mono.max())
+        levels.add(frames, mono)
         piece = mono if resampler is None else resampler.resample_chunk(mono)
         samples_in += len(mono)
         samples_out += len(piece)
@@ -173,8 +144,11 @@ def _resample(source: AudioSource, silence: bool) -> Iterator[np.ndarray]:
         raise InvalidInput(
             f"{name} has {total} samples at 16 kHz and {MIN_SAMPLES} (35 ms) are needed; give a longer recording"
         )
-    if lowest == highest and not silence:
-        raise InvalidInput(f"{name} is digital silence: every sample is {lowest:g}; check the microphone or the export")
+    levels.check(name)
+    if levels.lowest == levels.highest and not silence:
+        raise InvalidInput(
+            f"{name} is digital silence: every sample is {levels.lowest:g}; check the microphone or the export"
+        )
     if resampler is not None:
         rest = resampler.resample_chunk(np.empty(0, np.float32), last=True)[: total - samples_out]
         yield np.pad(rest, (0, total - samples_out - len(rest)))

@@ -135,6 +135,11 @@ AUDIO_ROOT.add_argument(
 )
 AUDIO_ROOT.add_argument("--time-unit", default="s", metavar="UNIT", help="unit of start and end: s (default) or ms")
 
+CHANNEL = Parser(add_help=False)
+CHANNEL.add_argument(
+    "--channel", type=int, metavar="N", help="channel of the recordings, 0 for the first (default: the mean of all)"
+)
+
 COLUMNS = Parser(add_help=False)
 COLUMNS.add_argument("--columns", metavar="FIELD=NAME,...", help="the manifest's column for a field: label=emotion,...")
 

@@ -13,7 +13,9 @@ from . import options as shared
 
 def add_verbs(verbs: Any) -> None:
     """Add the verb to argparse's subparsers."""
-    transcribe = verbs.add_parser("transcribe", parents=[shared.COMMON], help="the words said in recordings")
+    transcribe = verbs.add_parser(
+        "transcribe", parents=[shared.CHANNEL, shared.COMMON], help="the words said in recordings"
+    )
     transcribe.add_argument(
         "audio", type=shared.disk_place, nargs="+", metavar="AUDIO", help="recordings of any length"
     )
@@ -85,7 +87,7 @@ def _transcribe(options: argparse.Namespace) -> None:
     delayed: list[str] = []  # on a terminal, output between two updates of the bar would garble it
     output = delayed.append if sys.stdout.isatty() else show
     with progress(f"Transcribing {count} recording{'s' * (count > 1)}", seconds) as advance:
-        results = transcribe_files(pipeline, options.audio, paths, options.format, settings, advance)
+        results = transcribe_files(pipeline, options.audio, paths, options.format, settings, advance, options.channel)
         for audio, path, result in zip(options.audio, paths, results, strict=True):
             if isinstance(result, SpeechEmotionError):
                 failures += 1

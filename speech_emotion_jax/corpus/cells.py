@@ -53,6 +53,17 @@ def cast_fields(part: pa.Table, names: Mapping[str, str], path: str, before: int
     return part.replace_schema_metadata(None)
 
 
+def holds_numbers(part: pa.Table, column: str) -> bool:
+    """Return whether a column is missing or holds whole numbers."""
+    if column not in part.column_names:
+        return True
+    try:
+        _clean(part.column(column), "channel").cast(pa.int64())
+    except pa.ArrowException:
+        return False
+    return True
+
+
 def _clean(cells: pa.ChunkedArray, field: str) -> pa.ChunkedArray:
     """Replace missing values by null, and strip and compose names."""
     if pa.types.is_dictionary(cells.type):
@@ -65,6 +76,8 @@ def _clean(cells: pa.ChunkedArray, field: str) -> pa.ChunkedArray:
     missing = pc.is_in(cells, value_set=NOTHING)  # pyright: ignore
     if FIELDS[field] != pa.string():
         missing = pc.or_kleene(missing, pc.equal(cells, ""))  # pyright: ignore
+    if FIELDS[field] == pa.int64():  # pandas writes whole numbers so where one is missing
+        cells = pc.replace_substring_regex(cells, r"^(\d+)\.0$", r"\1")  # pyright: ignore
     if pc.any(missing).as_py():  # pyright: ignore
         cells = pc.if_else(missing, pa.scalar(None, pa.string()), cells)  # pyright: ignore
     if field in _NAMES:

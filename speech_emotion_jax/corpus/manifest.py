@@ -31,6 +31,7 @@ FIELDS: Mapping[str, pa.DataType] = {
     "shard": pa.string(),  # path of an ArrayRecord file below the audio root, instead of filename
     "record": pa.int64(),  # number of the recording in the shard, from 0
     "seconds": pa.float64(),  # duration of the clip; without it headers must be read
+    "channel": pa.int64(),  # channel of the file, from 0; null: the mean of all
 }
 TIME_UNITS = {"s": 1.0, "ms": 1000.0}  # units per second
 CHUNK_ROWS = 65536  # rows of a chunk of the table, and rows that become Python objects at a time
@@ -50,6 +51,7 @@ class Row(NamedTuple):
         text: The words that are said, or None if there are none.
         label: The label after mapping, or None if there is none.
         seconds: Duration of the clip in seconds.
+        channel: Number of the channel in the recording, from 0, or None for the mean of all.
     """
 
     number: int
@@ -62,15 +64,16 @@ class Row(NamedTuple):
     text: str | None
     label: str | None
     seconds: float | None
+    channel: int | None
 
 
 @dataclass(frozen=True)
 class Manifest:
     """A list of clips, in the order of its file.
 
-    A file without a column for the field "id" gets one. If it has filenames but no cuts, "id" is the column of the
-    filenames. Otherwise a column `id` is added at the end of the table. It holds filename:start-end, else shard:record,
-    else the number of the row.
+    A file without a column for the field "id" gets one. If it has filenames but no cuts or channels, "id" is the column
+    of the filenames. Otherwise a column `id` is added at the end of the table. It holds filename:start-end, else
+    shard:record, else the number of the row, followed by #channel if there are channels.
 
     Attributes:
         name: Path of the file.
@@ -133,8 +136,9 @@ class Manifest:
                 text if text and text.strip() else None,
                 label_map.get(label, label) or None,
                 seconds,
+                channel,
             )
-            for number, id, filename, label, text, _, start, end, shard, record, seconds in zip(
+            for number, id, filename, label, text, _, start, end, shard, record, seconds, channel in zip(
                 numbers, *values.values(), strict=True
             )
         ]

@@ -1,8 +1,8 @@
 """Read and write manifests: CSV, TSV, JSON or Parquet, on a disk or a bucket.
 
-The columns start, end, seconds and record become numbers, and id, filename, label, transcription, split and shard
-become text. Manifests are read in parts into Arrow columns, so that no list of Python objects is ever as long as the
-table.
+The columns start, end, seconds, record and channel become numbers, and id, filename, label, transcription, split and
+shard become text. Manifests are read in parts into Arrow columns, so that no list of Python objects is ever as long as
+the table.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pyarrow import csv as arrow_csv
 
 from ..errors import InvalidInput, UnreadableInput
 from ..runtime.storage import Folder
-from .cells import cast_fields
+from .cells import cast_fields, holds_numbers
 from .manifest import FIELDS, TIME_UNITS, Manifest, nearest_column
 from .manifest_formats import READERS, ChunkedTable, clean_name, open_bytes, suffix
 
@@ -67,6 +67,8 @@ def read_manifest(
     read = 0
     try:
         for part in READERS[suffix(path)](path, {name.lower() for name in names.values()}):
+            if not read and "channel" not in columns and not holds_numbers(part, "channel"):
+                del names["channel"]  # the channel that published a video, or the like
             part = cast_fields(part, names, path, read, time_unit)
             numbers = np.arange(read + 1, read + 1 + len(part))
             read += len(part)
@@ -127,7 +129,7 @@ def _digest(file: Any) -> str:
 
 def _with_id(table: pa.Table, present: Mapping[str, str], file_rows: np.ndarray) -> tuple[pa.Table, str]:
     """Give ids to a table without a column for "id", and return it with the name of their column."""
-    if "filename" in present and not {"start", "end"} & present.keys():
+    if "filename" in present and not {"start", "end", "channel"} & present.keys():
         return table, present["filename"]
 
     def text(field: str) -> pa.ChunkedArray:
@@ -137,11 +139,15 @@ def _with_id(table: pa.Table, present: Mapping[str, str], file_rows: np.ndarray)
 
     join = pc.binary_join_element_wise  # pyright: ignore
     if "filename" in present:
-        ids = join(text("filename"), ":", text("start"), "-", text("end"), "")
+        ids = text("filename")
+        if {"start", "end"} & present.keys():
+            ids = join(ids, ":", text("start"), "-", text("end"), "")
     elif {"shard", "record"} <= present.keys():
         ids = join(text("shard"), text("record"), ":")
     else:
         ids = pa.array(file_rows).cast(pa.string())
+    if "channel" in present:
+        ids = join(ids, text("channel"), "#")
     return table.append_column("id", ids), "id"
 
 

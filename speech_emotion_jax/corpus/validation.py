@@ -133,6 +133,9 @@ def _audio_problems(manifest: Manifest, audio_root: str | None) -> Iterator[Prob
         yield from _rows_problem(manifest, f"{field}s that leave the audio root{where}", outside, names)
         where = f" under {audio_root}" if audio_root else ""
         yield from _rows_problem(manifest, f"missing files{where}, each counted once", missing, names)
+    if "channel" in fields:
+        wrong = _concatenate(pc.less(chunk.fill_null(0), 0) for chunk in manifest.column("channel").chunks)  # pyright: ignore
+        yield from _rows_problem(manifest, "channels that are not a number from 0", wrong, manifest.column("channel"))
     if "shard" in fields and "record" in fields:
         wrong = _concatenate(pc.less(chunk.fill_null(-1), 0) for chunk in manifest.column("record").chunks)  # pyright: ignore
         yield from _rows_problem(manifest, "records that are not a number from 0", wrong, manifest.column("record"))

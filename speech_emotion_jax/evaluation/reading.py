@@ -96,7 +96,7 @@ def recording_source(row: Row, root: str) -> AudioSource | None:
         root: The folder that file names are relative to.
 
     Returns:
-        A file, a record of a shard, or a cut of either; None if the row names no recording.
+        A file, a record of a shard, or a cut or channel of either; None if the row names no recording.
     """
     if row.shard is not None and row.record is not None:
         whole = PackedRecording(locate(row.shard, root), row.record)
@@ -104,6 +104,6 @@ def recording_source(row: Row, root: str) -> AudioSource | None:
         whole = locate(row.filename, root)
     else:
         return None
-    if row.start is None and row.end is None:
+    if row.start is None and row.end is None and row.channel is None:
         return whole
-    return Cut(whole, row.start or 0.0, row.end)
+    return Cut(whole, row.start or 0.0, row.end, row.channel)

@@ -143,7 +143,8 @@ class EmotionPipeline:
 
         Args:
             examples: Mappings with "audio" and "text" as the mode needs; other keys are ignored. Audio is a path,
-                bytes, {"array": samples or (channels, samples), "sampling_rate": Hz}, or a decoded Clip.
+                bytes, {"array": samples or (channels, samples), "sampling_rate": Hz}, another form that `audio.as_cut`
+                takes, or a decoded Clip.
 
         Raises:
             InvalidInput: An example can't be used. The message names the first one.

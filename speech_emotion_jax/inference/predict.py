@@ -53,7 +53,8 @@ def predict_emotion(
     Enables JAX's persistent compilation cache, unless the user has configured it; `close` restores the settings.
 
     Args:
-        audio_path: A path, bytes, or {"array": samples, "sampling_rate": Hz}.
+        audio_path: A path, bytes, {"array": samples, "sampling_rate": Hz}, or another form that `audio.as_cut` takes.
+            With a key "channel", as in {"path": "call.wav", "channel": 0}, one channel is used.
         text: The words that were said. If the mode needs them and they are None, the recording is transcribed.
         model_id: A hub id, a published folder or a converted folder. None selects the published checkpoint of the
             mode and language.

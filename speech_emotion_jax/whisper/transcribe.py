@@ -109,7 +109,8 @@ class WhisperPipeline:
         """Transcribe recordings of any length.
 
         Args:
-            sources: Paths, bytes, or {"array": ..., "sampling_rate": ...}.
+            sources: Recordings in any form that `audio.as_cut` takes: paths, bytes, {"array": ..., "sampling_rate":
+                ...} and others.
             options: How to transcribe. None takes the defaults.
 
         Returns:
@@ -135,7 +136,8 @@ class WhisperPipeline:
         """Transcribe recordings one by one, and continue after errors.
 
         Args:
-            sources: Paths, bytes, or {"array": ..., "sampling_rate": ...}.
+            sources: Recordings in any form that `audio.as_cut` takes: paths, bytes, {"array": ..., "sampling_rate":
+                ...} and others.
             options: How to transcribe. None takes the defaults.
             advance: Function to call during the work with the seconds of audio that were transcribed since its last
                 call.
@@ -146,7 +148,7 @@ class WhisperPipeline:
         Raises:
             InvalidInput: `sources` is a single recording, or the language or the task cannot be used.
         """
-        if isinstance(sources, str | bytes | PathLike | Mapping):
+        if isinstance(sources, str | bytes | bytearray | PathLike | Mapping) or hasattr(sources, "read"):
             raise InvalidInput("recordings come as a list; write [recording] for one")
         options = options or TranscriptionOptions()
         self.vocabulary.check_task(options.task)

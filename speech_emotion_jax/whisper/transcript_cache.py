@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
+from os import PathLike
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 
-from ..audio import AudioSource, Cut, PackedRecording, describe
+from ..audio import AudioSource, Cut, PackedRecording, as_cut, describe
 from ..errors import UnreadableInput
 from ..runtime.atomic import atomic_file
 from .transcript import Transcript
@@ -59,7 +60,12 @@ def cached_transcripts(
 def _content(source: AudioSource) -> bytes:
     """Hash the bytes of a file, or an array and its rate. The hash of a cut includes its bounds."""
     if isinstance(source, Cut):
-        return hashlib.sha256(_content(source.source) + f"{source.start} {source.end}".encode()).digest()
+        channel = "" if source.channel is None else f" channel {source.channel}"
+        return hashlib.sha256(_content(source.source) + f"{source.start} {source.end}{channel}".encode()).digest()
+    cut = as_cut(source)
+    if cut.channel is not None:
+        return _content(cut)
+    source = cut.source
     if isinstance(source, PackedRecording):
         return hashlib.sha256(source.read()).digest()
     if isinstance(source, Mapping):
@@ -68,6 +74,7 @@ def _content(source: AudioSource) -> bytes:
         return hashlib.sha256(described.encode() + np.ascontiguousarray(array).tobytes()).digest()
     if isinstance(source, bytes):
         return hashlib.sha256(source).digest()
+    assert isinstance(source, str | PathLike)
     try:
         with open(source, "rb") as file:
             return hashlib.file_digest(file, "sha256").digest()

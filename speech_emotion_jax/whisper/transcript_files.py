@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from ..audio import Cut
 from ..errors import InvalidInput, SpeechEmotionError
 from ..runtime.addresses import disk_path
 from ..runtime.atomic import atomic_file
@@ -65,6 +66,7 @@ def transcribe_files(
     format: str,
     options: TranscriptionOptions,
     advance: Callable[[float], None],
+    channel: int | None = None,
 ) -> Iterator[str | SpeechEmotionError]:
     """Transcribe recordings and write each transcript to its path.
 
@@ -75,11 +77,13 @@ def transcribe_files(
         format: one of FORMATS.
         options: how to transcribe.
         advance: is called with the seconds of audio that each batch has transcribed.
+        channel: the channel of each recording to transcribe, from 0; None: the mean of all.
 
     Yields:
         For each recording the rendered transcript, or the error if the recording can't be used.
     """
-    results = pipeline.transcribe_each(recordings, options, advance)
+    sources = recordings if channel is None else [Cut(audio, channel=channel) for audio in recordings]
+    results = pipeline.transcribe_each(sources, options, advance)
     for audio, path, result in zip(recordings, paths, results, strict=True):
         if isinstance(result, SpeechEmotionError):
             yield result

@@ -235,13 +235,8 @@ def _source(inputs: Any, *, chunked: bool) -> AudioSource:
         return _fetch(inputs)
     if isinstance(inputs, np.ndarray):
         return {"array": inputs, "sampling_rate": SAMPLE_RATE}
-    if isinstance(inputs, Mapping):
-        array = inputs.get("raw", inputs.get("array"))
-        if array is None or "sampling_rate" not in inputs:
-            raise InvalidInput('a dict must have "array" or "raw", the samples, and "sampling_rate"')
-        if inputs.get("stride") is not None and not chunked:
-            raise InvalidInput("a stride needs neighbouring windows; leave it out, or give chunk_length_s")
-        return {"array": array, "sampling_rate": inputs["sampling_rate"]}
+    if isinstance(inputs, Mapping) and inputs.get("stride") is not None and not chunked:
+        raise InvalidInput("a stride needs neighbouring windows; leave it out, or give chunk_length_s")
     return inputs
 
 
