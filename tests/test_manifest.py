@@ -98,7 +98,7 @@ def test_text_stays_text(kind: str, tmp_path: Path):
 def test_nothing_of_python_and_pandas_is_nothing(kind: str, nothing: str, tmp_path: Path):
     rows = [dict.fromkeys(("filename", "label", "transcription", "start", "end", "seconds"), nothing)]
     row = read_manifest(write(tmp_path / f"m{kind}", [*rows, {**rows[0], "transcription": "nan nan"}])).rows(range(2))
-    assert row[0][2:] == (None,) * 8
+    assert row[0][2:] == (None,) * 9
     assert row[1].text == "nan nan"
 
 
