@@ -34,6 +34,7 @@ from .support.bad_input import RATE, noise
 from .support.budgets import BATCH_BUDGET
 from .support.examples import examples
 from .support.recordings import encode, tones
+from .support.timelines import SPOKEN, made_unit
 
 DEMO = Path(str(files("speech_emotion_jax") / "demo_data"))
 SECONDS = 4.0
@@ -148,34 +149,11 @@ def test_arguments_that_do_not_fit(pipeline: EmotionPipeline):
             list(pipeline.timeline(["a.wav"], **arguments))
 
 
-def unit(start: float, end: float, speaker: str | None = None, **more) -> TimelineUnit:
-    values = {"recording": "in/my call.wav", "channel": None, "text": None, "language": None, "unscored": None} | {
-        "probabilities": {"joy": 0.75, "fear": 0.25},
-        "top_label": "joy",
-        "no_speech_probability": None,
-        "truncated": False,
-    }
-    return TimelineUnit(start=start, end=end, speaker=speaker, **(values | more))
-
-
 def test_spans_share_the_time_of_windows_that_overlap():
-    windows = [unit(0.0, 10.0), unit(2.5, 12.5), unit(5.0, 13.0)]
+    windows = [made_unit(0.0, 10.0), made_unit(2.5, 12.5), made_unit(5.0, 13.0)]
     assert [(start, end) for start, end, _ in spans(windows)] == [(0, 6.25), (6.25, 8.25), (8.25, 13)]
-    turns = [unit(0.0, 2.0, "A"), unit(1.0, 3.0, "B"), unit(2.0, 4.0, "A")]
+    turns = [made_unit(0.0, 2.0, "A"), made_unit(1.0, 3.0, "B"), made_unit(2.0, 4.0, "A")]
     assert [(start, end) for start, end, _ in spans(turns)] == [(0, 2), (1, 3), (2, 4)], "two speakers at a time"
-
-
-SPOKEN = Timeline(
-    recordings=["in/my call.wav"],
-    labels=["joy", "fear"],
-    units=[
-        unit(0.0, 1.5, "Ana", text="¡Hola, \"tú\" <&>!"),
-        unit(1.5, 1.51, "Luis", probabilities=None, top_label=None, unscored="too short"),
-        unit(2.0, 3.25, "Luis", text="Sí", language="es", no_speech_probability=0.125),
-    ],
-    settings={"mode": "audio"},
-    notice="a toy",
-)  # fmt: skip
 
 
 def test_every_format_says_the_same(tmp_path: Path):

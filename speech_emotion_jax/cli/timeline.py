@@ -44,7 +44,7 @@ def add_verbs(verbs: Any) -> None:
         nargs="+",
         default=(),
         metavar="FILE",
-        help="files to write; the suffix tells the format: .json, .csv, .parquet, .srt, .vtt or .rttm",
+        help="files to write; the suffix tells the format: .json, .csv, .parquet, .srt, .vtt, .rttm or .html",
     )
     timeline.add_argument("--device", help="cpu, gpu, cuda, cuda:1, tpu (default: the fastest one)")
     timeline.add_argument("--precision", default="float32", help="float32 (default), equal to PyTorch, or bfloat16")

@@ -1,4 +1,4 @@
-"""Write timelines: JSON, tables, subtitles with the emotion, and RTTM of emotions."""
+"""Write timelines: JSON, tables, subtitles with the emotion, RTTM of emotions, and the page."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ from ..errors import InvalidInput
 from ..runtime.atomic import atomic_file
 from ..whisper import SUBTITLE_FORMATS, Cue, render_subtitles
 from .document import SCHEMA, Timeline, spans
+from .page import render_page
 from .units import TimelineUnit
+
+PAGE = ".html"
 
 
 def check_outputs(paths: Sequence[str], recordings: Sequence[str]) -> None:
@@ -26,8 +29,10 @@ def check_outputs(paths: Sequence[str], recordings: Sequence[str]) -> None:
     """
     for path in paths:
         suffix = PurePath(path).suffix.lower()
-        if suffix not in WRITERS:
-            raise InvalidInput(f"{path}: a timeline is written as {', '.join(WRITERS)}; give a file with such a suffix")
+        if suffix not in (*WRITERS, PAGE):
+            raise InvalidInput(
+                f"{path}: a timeline is written as {', '.join((*WRITERS, PAGE))}; give a file with such a suffix"
+            )
         if not Path(path).parent.is_dir() or Path(path).is_dir():
             raise InvalidInput(f"{path} is a folder or in none; make its folder, or name another file")
         if suffix[1:] in SUBTITLE_FORMATS and len(recordings) > 1:
@@ -42,7 +47,8 @@ def check_outputs(paths: Sequence[str], recordings: Sequence[str]) -> None:
 
 def write_timeline(timeline: Timeline, path: str) -> None:
     """Write a timeline in the format of the path's suffix. The file is complete or absent."""
-    content = WRITERS[PurePath(path).suffix.lower()](timeline)
+    suffix = PurePath(path).suffix.lower()
+    content = render_page(timeline, Path(path).parent) if suffix == PAGE else WRITERS[suffix](timeline)
     with atomic_file(path) as file:
         file.write(content)
 

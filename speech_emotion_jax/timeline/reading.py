@@ -53,8 +53,8 @@ class PartReader:
 
     @property
     def seconds(self) -> float:
-        """The duration that was decoded so far, rounded down to milliseconds."""
-        return math.floor(1000 * self._decoded / self._rate) / 1000
+        """The duration that was decoded so far."""
+        return self._decoded / self._rate
 
     @property
     def _decoded(self) -> int:
