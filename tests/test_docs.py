@@ -259,6 +259,28 @@ def test_add_an_encoder_names_every_file_that_knows_one():
     assert touched - named - own == set()
 
 
+def test_pictures_have_words_and_are_small():
+    used = set()
+    for page in PAGES:
+        weight = 0
+        for words, link in re.findall(r"!\[([^\]]*)\]\(([^)]+)\)", page.read_text(encoding="utf-8")):
+            assert len(words) > 10, f"{page.name}: {link} has no alternative text"
+            picture = (page.parent / link).resolve()
+            weight += picture.stat().st_size
+            used.add(picture.name)
+        assert weight < 900_000, f"{page.name} is heavier than 1 MB"
+    pictures = {path.name for path in (DOCS / "pictures").iterdir()}
+    assert pictures <= used
+    for drawing in (DOCS / "pictures").glob("*.svg"):
+        assert "<desc id=" in drawing.read_text(encoding="utf-8")
+
+
+def test_the_picture_of_the_house_has_every_wing():
+    text = (DOCS / "pictures" / "house.svg").read_text(encoding="utf-8")
+    wings = {path.parent.name for path in (ROOT / "speech_emotion_jax").glob("*/__init__.py")} - {"inputs"}
+    assert [wing for wing in sorted(wings) if not re.search(rf"\b{wing}\b", text)] == []
+
+
 def test_llms_txt_names_every_page():
     specification = importlib.util.spec_from_file_location("conf", DOCS / "conf.py")
     assert specification is not None
