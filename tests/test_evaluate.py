@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import soundfile
@@ -199,6 +200,46 @@ def test_without_labels_there_are_predictions_alone(job: EvaluateConfig, corpus:
     assert run.column("text") == [None] * CLIPS
     assert not (Path(job.output) / "metrics.json").exists()
     assert (Path(job.output) / "report.html").exists()
+
+
+def test_rows_that_cannot_be_scored_do_not_stop_the_others(job: EvaluateConfig, corpus: Path):
+    names = [row["filename"] for row in rows_of(corpus)[:3]]
+    columns = {
+        "filename": [*names, "lost.wav"],
+        "transcription": ["hola", "", "nada", "no"],
+        "raters": [["a", "b"]] * 4,
+    }
+    columns |= {"duration": [1.0, 2.0, 3.0, 4.0], "emotion": ["joy"] * 4}
+    pq.write_table(pa.table(columns), corpus / "some.parquet")
+    job = replace(job, manifest=str(corpus / "some.parquet"), group_by="duration")
+    with pytest.raises(InvalidInput, match="2 problems"):
+        evaluate(replace(job, strict=True))
+    assert not Path(job.output).exists()
+    with pytest.warns(UserWarning, match=r"manifest_duration|get an error") as notes:
+        outcome = evaluate(job)
+    said = "\n".join(str(note.message) for note in notes)
+    assert "the results have duration as manifest_duration" in said
+    assert "2 of 4 rows get an error, see problems.csv" in said
+    assert (outcome.clips, outcome.errors) == (4, 2)
+    truth = "No truth: there is no column label; there are filename, transcription, raters, manifest_duration, emotion"
+    assert f"{truth} (--columns label=emotion)" in outcome.text
+    assert truth in (Path(job.output) / "report.html").read_text()
+    run = EvaluationRun.read(job.output)
+    assert run.scored.tolist() == [True, False, True, False]
+    assert "no text" in run.column("error")[1]
+    assert "lost.wav" in run.column("error")[3]
+    with (Path(job.output) / "problems.csv").open(newline="") as file:
+        assert [(row["row"], row["id"]) for row in csv.DictReader(file)] == [("2", names[1]), ("4", "lost.wav")]
+
+    again = replace(job, manifest=f"{job.output}/predictions.parquet", output=f"{job.output}-2", audio_root=str(corpus))
+    with pytest.warns(UserWarning, match=r"as manifest_text|get an error"):
+        evaluate(replace(again, columns={"label": "emotion"}, group_by="emotion"))
+    with (Path(again.output) / "predictions.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["filename"], row["truth"], row["raters"]) for row in rows] == [
+        (name, "joy", '["a", "b"]') for name in columns["filename"]
+    ]
+    assert EvaluationRun.read(again.output).column("top_label") == run.column("top_label")
 
 
 def test_where_no_clip_can_be_read(job: EvaluateConfig, corpus: Path):

@@ -40,7 +40,10 @@ def add_verbs(verbs: Any) -> None:
         "--whisper-model",
         type=shared.any_place,
         metavar="ID",
-        help="transcriber of rows without text (default: none; such rows are refused)",
+        help="transcriber of rows without text (default: none; such rows get an error)",
+    )
+    evaluate.add_argument(
+        "--strict", action="store_true", help="refuse the manifest if a row has no file or no text (default: an error)"
     )
     evaluate.add_argument(
         "--group-by", metavar="COLUMN", help="resample whole groups of clips: the column of speaker or video"
@@ -106,6 +109,7 @@ def _evaluate(options: argparse.Namespace) -> None:
         time_unit=options.time_unit,
         limit=options.limit,
         whisper=options.whisper_model,
+        strict=options.strict,
         precision=options.precision,
         batch_size=options.batch_size,
         device=options.device,
@@ -120,7 +124,7 @@ def _evaluate(options: argparse.Namespace) -> None:
         raise
     show(result.text)
     if result.finished:
-        show(f"Results in {options.output}: report.html, predictions.parquet")
+        show(f"Results in {options.output}: report.html, predictions.parquet, predictions.csv")
     if result.errors:
         raise shared.PartlyFailed(f"{result.errors} of {result.clips} clips could not be scored; see {options.output}")
 

@@ -13,10 +13,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..errors import InvalidInput
-from .manifest import FIELDS, TIME_UNITS
+from .manifest import FIELDS, NOTHING, TIME_UNITS
 from .manifest_formats import DECIMAL_COMMA
 
-NOTHING = pa.array(["nan", "NaN", "NaT", "<NA>", "None"])
 _TIMES = ("start", "end", "seconds")
 _NAMES = ("label", "split")  # fields whose cells are names: blanks around them mean nothing
 # pandas' 0 days 00:00:01.5, or 00:00:01.5
@@ -73,7 +72,7 @@ def _clean(cells: pa.ChunkedArray, field: str) -> pa.ChunkedArray:
     if not (pa.types.is_string(cells.type) or pa.types.is_large_string(cells.type) or cells.type == pa.string_view()):
         return cells
     cells = cells.cast(pa.string())
-    missing = pc.is_in(cells, value_set=NOTHING)  # pyright: ignore
+    missing = pc.is_in(cells, value_set=pa.array(NOTHING))  # pyright: ignore
     if FIELDS[field] != pa.string():
         missing = pc.or_kleene(missing, pc.equal(cells, ""))  # pyright: ignore
     if FIELDS[field] == pa.int64():  # pandas writes whole numbers so where one is missing

@@ -34,6 +34,7 @@ FIELDS: Mapping[str, pa.DataType] = {
     "channel": pa.int64(),  # channel of the file, from 0; null: the mean of all
 }
 TIME_UNITS = {"s": 1.0, "ms": 1000.0}  # units per second
+NOTHING = ("nan", "NaN", "NaT", "<NA>", "None")  # what Python and pandas write for a missing value, beside ""
 CHUNK_ROWS = 65536  # rows of a chunk of the table, and rows that become Python objects at a time
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -151,6 +152,23 @@ def _with_id(table: pa.Table, present: Mapping[str, str], file_rows: np.ndarray)
     return table.append_column("id", ids), "id"
 
 
+def write_csv(table: pa.Table, file: Any) -> None:
+    """Write a table as CSV into an open file. Lists, structs and bytes are written as JSON."""
+    for place, field in enumerate(table.schema):
+        if pa.types.is_nested(field.type) or pa.types.is_large_binary(field.type) or pa.types.is_binary(field.type):
+            cells = [None if cell is None else _nested_text(cell) for cell in table.column(place).to_pylist()]
+            table = table.set_column(place, field.name, pa.array(cells, pa.string()))
+        elif field.type == pa.string_view():
+            table = table.set_column(place, field.name, table.column(place).cast(pa.string()))
+    arrow_csv.write_csv(table, file)
+
+
+def _nested_text(cell: Any) -> str:
+    return json.dumps(
+        cell, ensure_ascii=False, default=lambda each: f"{len(each)} bytes" if isinstance(each, bytes) else str(each)
+    )
+
+
 def write_manifest(table: pa.Table, path: str) -> None:
     """Write a table as a new CSV file, completely or not at all.
 
@@ -171,6 +189,6 @@ def write_manifest(table: pa.Table, path: str) -> None:
     try:
         folder.make()
         with folder.writing(name) as file:
-            arrow_csv.write_csv(table, file)
+            write_csv(table, file)
     except OSError as error:
         raise UnreadableInput(f"{path} can't be written ({error.strerror or error}); name another file") from error

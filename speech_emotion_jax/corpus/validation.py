@@ -9,6 +9,7 @@ import os
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -18,10 +19,10 @@ from jaxtyping import Bool, Int
 
 from ..errors import InvalidInput
 from ..runtime.paths import find_path
-from .manifest import CHUNK_ROWS, Manifest, is_inside
+from .manifest import CHUNK_ROWS, Manifest, is_inside, nearest_column
 
 # Columns of the results, beside those that begin with "score_".
-RESERVED = frozenset({"text", "top_label", "top_score", "duration", "truncated", "error"})
+RESERVED = frozenset({"text", "truth", "top_label", "top_score", "duration", "truncated", "error"})
 SHOWN = 5  # rows that are shown for each problem
 LISTED = 64  # a folder of which a manifest names at least this many files is listed once
 
@@ -33,11 +34,13 @@ class Problem(NamedTuple):
         what: The problem and its remedy.
         times: How often it occurs.
         first: The first occurrences.
+        rows: Numbers of the rows that have the problem, if the other rows can be used without them.
     """
 
     what: str
     times: int
     first: list[str]
+    rows: Sequence[int] = ()
 
     def __str__(self) -> str:
         """Return one line of the message."""
@@ -46,8 +49,14 @@ class Problem(NamedTuple):
 
 
 def validate(
-    manifest: Manifest, *, audio_root: str | None, needs_audio: bool, needs_text: bool, labels: Sequence[str]
-) -> None:
+    manifest: Manifest,
+    *,
+    audio_root: str | None,
+    needs_audio: bool,
+    needs_text: bool,
+    labels: Sequence[str],
+    strict: bool = True,
+) -> list[Problem]:
     """Check that every row of a manifest can be used.
 
     Args:
@@ -56,10 +65,14 @@ def validate(
         needs_audio: Whether every row needs a recording.
         needs_text: Whether every row needs a text.
         labels: Labels of the checkpoint.
+        strict: Whether rows without a file or a text are refused. Else they are returned, unless all rows are such.
+
+    Returns:
+        Problems of rows that can be left out.
 
     Raises:
-        InvalidInput: There are problems. The first line of the message counts them, and each further line has one kind
-            of problem, its first rows and its remedy.
+        InvalidInput: There are other problems. The first line of the message counts them, and each further line has
+            one kind of problem, its first rows and its remedy.
     """
     problems = [
         *_column_problems(manifest, needs_audio, needs_text),
@@ -69,15 +82,19 @@ def validate(
         *_label_problems(manifest, labels),
     ]
     pa.default_memory_pool().release_unused()
+    bad = {row for problem in problems for row in problem.rows}
+    if not strict and len(bad) < len(manifest) and all(problem.rows for problem in problems):
+        return problems
     if problems:
         kinds = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
         raise InvalidInput(
             "\n  ".join([f"{manifest.name} can't be used: {kinds}; nothing was computed", *map(str, problems)])
         )
+    return []
 
 
 def _column_problems(manifest: Manifest, needs_audio: bool, needs_text: bool) -> Iterator[Problem]:
-    """Find missing columns, and columns named like columns of the results."""
+    """Find missing columns."""
     fields, names = manifest.columns, manifest.table.column_names
     missing = [
         *(["filename"] if needs_audio and not {"filename", "shard"} & fields.keys() else []),
@@ -87,14 +104,55 @@ def _column_problems(manifest: Manifest, needs_audio: bool, needs_text: bool) ->
     if missing:
         there = f"there are {', '.join(names[:-1] if manifest.has_generated_id else names)}"
         text = "; --whisper-model transcribes rows without a text" if "transcription" in missing else ""
-        yield Problem(f"missing columns; {there}; name others with --columns FIELD=COLUMN{text}", len(missing), missing)
-    reserved = [
-        name
-        for name in names
-        if (name in RESERVED or name.startswith("score_")) and (name, fields.get("transcription")) != ("text", "text")
-    ]
-    if reserved:
-        yield Problem("columns named like columns of the results; rename them", len(reserved), reserved[:SHOWN])
+        advice = f"{_embedded(manifest)}{there}; name others with --columns {_example(missing, names)}{text}"
+        yield Problem(f"missing columns; {advice}", len(missing), missing)
+
+
+def _example(missing: Sequence[str], names: Sequence[str]) -> str:
+    """Return what to give to --columns, with the column that is named most like a missing one."""
+    near = {field: nearest_column(field, names) for field in missing}
+    found = [f"{field}={column}" for field, column in near.items() if column is not None]
+    return ",".join(found) or "FIELD=COLUMN"
+
+
+def _embedded(manifest: Manifest) -> str:
+    """Return a sentence about recordings that are cells of the table, as in tables of the Hugging Face hub, or ""."""
+    for field in manifest.table.schema:
+        kind = field.type
+        if pa.types.is_binary(kind) or (pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0):
+            return f"the recordings in the column {field.name!r} are not read; write them as files and name these; "
+    return ""
+
+
+def is_reserved(name: str) -> bool:
+    """Return whether a column is one of the results."""
+    return name in RESERVED or name.startswith("score_")
+
+
+def rename_clashes(manifest: Manifest) -> tuple[Manifest, dict[str, str]]:
+    """Rename the columns that are named like columns of the results: duration becomes manifest_duration.
+
+    A column `text` that is the transcription keeps its name, as the results have its texts.
+
+    Returns:
+        The manifest, and {old name: new name} of the columns that were renamed.
+    """
+    names, columns = manifest.table.column_names, dict(manifest.columns)
+    new: dict[str, str] = {}
+    for name in names:
+        if is_reserved(name) and (name, columns.get("transcription")) != ("text", "text"):
+            other = "manifest_" + name
+            while other in names or other in new.values():
+                other = "manifest_" + other
+            new[name] = other
+    if not new:
+        return manifest, new
+    renamed = replace(
+        manifest,
+        table=manifest.table.rename_columns([new.get(name, name) for name in names]),
+        columns={field: new.get(column, column) for field, column in columns.items()},
+    )
+    return renamed, new
 
 
 def _id_problems(manifest: Manifest) -> Iterator[Problem]:
@@ -128,11 +186,13 @@ def _audio_problems(manifest: Manifest, audio_root: str | None) -> Iterator[Prob
         field = "shard" if "shard" in fields else "filename"
         names = manifest.column(field)
         empty, outside, missing = _absent_files(names, audio_root)
-        yield from _rows_problem(manifest, f"rows without a {field}", empty)
-        where = f"; name files below {audio_root}, without .." if audio_root else "; name files without .."
+        hashes = _hashes(names)
+        gone = np.isin(hashes, hashes[missing])
+        yield from _rows_problem(manifest, f"rows without a {field}", empty, can_go=empty)
+        where = "; name files below it, or give --audio-root a folder above them; .. is not followed"
         yield from _rows_problem(manifest, f"{field}s that leave the audio root{where}", outside, names)
         where = f" under {audio_root}" if audio_root else ""
-        yield from _rows_problem(manifest, f"missing files{where}, each counted once", missing, names)
+        yield from _rows_problem(manifest, f"missing files{where}, each counted once", missing, names, gone)
     if "channel" in fields:
         wrong = _concatenate(pc.less(chunk.fill_null(0), 0) for chunk in manifest.column("channel").chunks)  # pyright: ignore
         yield from _rows_problem(manifest, "channels that are not a number from 0", wrong, manifest.column("channel"))
@@ -170,7 +230,7 @@ def _text_problems(manifest: Manifest) -> Iterator[Problem]:
         for part in _parts(manifest.column("transcription"))
     )
     advice = "give them one, or name a Whisper model to transcribe with"
-    yield from _rows_problem(manifest, f"rows without a text; {advice}", empty)
+    yield from _rows_problem(manifest, f"rows without a text; {advice}", empty, can_go=empty)
 
 
 def _label_problems(manifest: Manifest, labels: Sequence[str]) -> Iterator[Problem]:
@@ -187,7 +247,11 @@ def _label_problems(manifest: Manifest, labels: Sequence[str]) -> Iterator[Probl
 
 
 def _rows_problem(
-    manifest: Manifest, what: str, wrong: Bool[np.ndarray, " rows"], names: pa.ChunkedArray | None = None
+    manifest: Manifest,
+    what: str,
+    wrong: Bool[np.ndarray, " rows"],
+    names: pa.ChunkedArray | None = None,
+    can_go: Bool[np.ndarray, " rows"] | None = None,
 ) -> Iterator[Problem]:
     """Yield a problem if any rows have it.
 
@@ -196,13 +260,14 @@ def _rows_problem(
         what: The problem and its remedy.
         wrong: Which rows have the problem.
         names: What to show of a row beside its number in the file.
+        can_go: Which rows can be left out, if any.
     """
     places = np.flatnonzero(wrong)
     if len(places):
         rows = [f"row {manifest.file_rows[each]}" for each in places[:SHOWN]]
         if names is not None:
             rows = [f"{row}: {names[int(each)].as_py()}" for row, each in zip(rows, places[:SHOWN], strict=True)]
-        yield Problem(what, len(places), rows)
+        yield Problem(what, len(places), rows, () if can_go is None else np.flatnonzero(can_go).tolist())
 
 
 def _concatenate(masks: Iterator[pa.Array]) -> Bool[np.ndarray, " rows"]:

@@ -32,6 +32,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from sklearn.metrics import accuracy_score, confusion_matrix, precision_recall_fscore_support
 
+from ..corpus import NOTHING
 from ..errors import InvalidInput
 
 BINS = 15
@@ -213,8 +214,8 @@ def group_codes(groups: Sequence[Hashable] | None, clips: int) -> Int[np.ndarray
     """Number the groups of clips from 0.
 
     Args:
-        groups: The group of each clip; None or "" for a clip without a group, which forms a group of its own. If the
-            whole argument is None, every clip forms its own group.
+        groups: The group of each clip; None, "" or NaN for a clip without a group, which forms a group of its own. If
+            the whole argument is None, every clip forms its own group.
         clips: The number of clips.
 
     Returns:
@@ -227,8 +228,10 @@ def group_codes(groups: Sequence[Hashable] | None, clips: int) -> Int[np.ndarray
         return np.arange(clips)
     if len(groups) != clips:
         raise InvalidInput(f"{len(groups)} groups don't fit {clips} clips; give each clip one group, or None")
+    if any(isinstance(group, list | dict) for group in groups):
+        raise InvalidInput("the column to group by has lists or objects; name one with a speaker or video a row")
     numbers: dict[Hashable, int] = {}
-    own = (object() if group is None or group == "" else group for group in groups)
+    own = (object() if group in (None, "", *NOTHING) or group != group else group for group in groups)
     return np.array([numbers.setdefault(group, len(numbers)) for group in own])
 
 

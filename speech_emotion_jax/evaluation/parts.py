@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -156,7 +156,8 @@ class OrderedResults:
     def predictions(self) -> Iterator[pa.Table]:
         """Yield the rows of predictions.parquet."""
         for given, results in self.windows():
-            yield _predictions(given, results, self.parts.labels)
+            truth = replace(self.manifest, table=given).labels()
+            yield _predictions(given, results, self.parts.labels, truth)
 
     def embeddings(self, *, audio: bool, text: bool) -> Iterator[pa.Table]:
         """Yield the rows of embeddings.parquet: ids and the pooled vectors of the inputs in use, null at errors."""
@@ -173,8 +174,8 @@ class OrderedResults:
         return pq.ParquetFile(self.parts.folder.open_to_arrow(name)).read()
 
 
-def _predictions(given: pa.Table, results: pa.Table, labels: Sequence[str]) -> pa.Table:
-    """Combine rows of the manifest with their results."""
+def _predictions(given: pa.Table, results: pa.Table, labels: Sequence[str], truth: Sequence[str | None]) -> pa.Table:
+    """Combine rows of the manifest with their results and their labels after mapping."""
     scores = np.full((len(results), len(labels)), np.nan, np.float32)
     good = results.column("scores").is_valid().to_numpy()
     if good.any():
@@ -187,6 +188,7 @@ def _predictions(given: pa.Table, results: pa.Table, labels: Sequence[str]) -> p
         if name != "text"  # replaced by the text that was scored
     }
     columns["text"] = results.column("text")
+    columns["truth"] = pa.array(truth, pa.string())
     columns["top_label"] = pa.array(np.array(labels, object)[top], pa.string(), mask=none)
     columns["top_score"] = pa.array(scores[np.arange(len(scores)), top], pa.float32(), mask=none)
     for index, label in enumerate(labels):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,13 +14,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Bool, Float
 
+from ..corpus import is_reserved, nearest_column
 from ..errors import InvalidInput, UnreadableInput
 from ..runtime.storage import Folder
 
 RECORD = "run.json"
 PREDICTIONS = "predictions.parquet"
+PREDICTIONS_CSV = "predictions.csv"
 SCORE_PREFIX = "score_"  # the column of a label is named score_<label>
 SCHEMA = 1
+_LABEL_LIKE = re.compile("emo[ct]i|label|class|clase|etiqueta|mood|sentiment|target", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -100,6 +104,17 @@ class EvaluationRun:
         if name not in self.table.column_names:
             raise InvalidInput(f"{self.name} has no column {name!r}; there are {', '.join(self.table.column_names)}")
         return self.table.column(name).to_pylist()
+
+    @property
+    def no_truth(self) -> str | None:
+        """Why there is nothing to measure against, in one sentence, or None if a clip has a label."""
+        if any(self.truth):
+            return None
+        if column := self.record["columns"].get("label"):
+            return f"No truth: the column {column} has no label"
+        names = [name for name in self.table.column_names if not is_reserved(name)]
+        near = nearest_column("label", names) or next((name for name in names if _LABEL_LIKE.search(name)), "COLUMN")
+        return f"No truth: there is no column label; there are {', '.join(names)} (--columns label={near})"
 
 
 def claim_folder(folder: Folder, name: str, record: Mapping[str, Any]) -> None:

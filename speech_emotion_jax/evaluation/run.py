@@ -4,7 +4,8 @@ Files in the output folder:
 
 - run.json: the model, the manifest and the settings. A run with other settings does not continue this one.
 - part-*.parquet: the batches scored so far. They are removed when the run is finished.
-- predictions.parquet: the columns of the manifest and the results, in the manifest's order.
+- problems.csv: the rows without a file or a text, if there are any. They get an error.
+- predictions.parquet and predictions.csv: the columns of the manifest and the results, in the manifest's order.
 - embeddings.parquet: pooled vectors, if asked for.
 - metrics.json: the metrics, if the manifest has labels.
 - throughput.json: the time that scoring took.
@@ -24,26 +25,34 @@ from typing import Any
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
-from ..audio import describe
 from ..checkpoints import EmotionCheckpointInfo, Request, load_resolved, resolve_emotion, resolve_whisper
 from ..config import EmotionConfig
-from ..corpus import Manifest, fetch_recordings, read_manifest, recordings_root, validate
-from ..errors import InvalidInput, SpeechEmotionError
+from ..corpus import (
+    Manifest,
+    fetch_recordings,
+    read_manifest,
+    recordings_root,
+    rename_clashes,
+    validate,
+    write_csv,
+)
+from ..errors import InvalidInput
 from ..inference import Scorer, default_batch_size
 from ..runtime.devices import select_mesh
 from ..runtime.hosts import is_shared_folder
 from ..runtime.progress import progress
 from ..runtime.storage import Folder
 from ..runtime.versions import versions
-from ..whisper import TranscriptionOptions, WhisperPipeline
 from .batches import BatchPlan
 from .mesh import ScoredBatch, score_batches
 from .metrics import measure
 from .parts import OrderedResults, ResultParts, Throughput, write_tables
-from .reading import ClipInput, read_ahead, recording_source
+from .problems import PROBLEMS, note_clashes, note_problems, write_problems
+from .reading import read_ahead, recording_source
 from .report.lines import summary
 from .report.page import write_report
-from .results import PREDICTIONS, RECORD, SCHEMA, EvaluationRun, claim_folder
+from .results import PREDICTIONS, PREDICTIONS_CSV, RECORD, SCHEMA, EvaluationRun, claim_folder
+from .transcriber import Transcriber
 
 logger = logging.getLogger("speech_emotion_jax")
 
@@ -67,7 +76,8 @@ class EvaluateConfig:
         split: See `read_manifest`.
         time_unit: See `read_manifest`.
         limit: Score the first rows only.
-        whisper: The Whisper checkpoint that transcribes rows without text. None: such rows are refused.
+        whisper: The Whisper checkpoint that transcribes rows without text. None: such rows get an error.
+        strict: Whether a row without a file or a text is refused. Else it gets an error, and the others are scored.
         precision: "float32" or "bfloat16".
         batch_size: Clips per device. None: the best size for the platform.
         device: The device to use, see `select_mesh`.
@@ -86,6 +96,7 @@ class EvaluateConfig:
     time_unit: str = "s"
     limit: int | None = None
     whisper: str | None = None
+    strict: bool = False
     precision: str = "float32"
     batch_size: int | None = None
     device: object = None
@@ -140,6 +151,8 @@ def evaluate(config: EvaluateConfig) -> EvaluateResult:
             manifest = replace(
                 manifest, table=manifest.table.slice(0, config.limit), file_rows=manifest.file_rows[: config.limit]
             )
+    manifest, renamed = rename_clashes(manifest)
+    config = replace(config, group_by=renamed.get(config.group_by or "", config.group_by))
     names = manifest.table.column_names
     if config.group_by not in (None, *names):
         raise InvalidInput(
@@ -150,13 +163,16 @@ def evaluate(config: EvaluateConfig) -> EvaluateResult:
     needs_audio = model_config.audio is not None or config.whisper is not None
     root = fetch_recordings(manifest, config.root) if needs_audio else config.root
     with progress("Checking the manifest"):
-        validate(
+        problems = validate(
             manifest,
             audio_root=root,
             needs_audio=needs_audio,
             needs_text=model_config.text is not None and config.whisper is None,
             labels=model_config.labels,
+            strict=config.strict,
         )
+    note_clashes(manifest, renamed)
+    note_problems(problems, folder, len(manifest))
     if model_config.text is not None and config.whisper is not None:
         resolve_whisper(Request(config.whisper))  # Fails now if it is missing, not when the first row needs it.
     mesh = select_mesh(config.device)
@@ -170,6 +186,8 @@ def evaluate(config: EvaluateConfig) -> EvaluateResult:
         "settings": _settings(config, batch_size, manifest, checkpoint, mesh.devices.flat[0]),
     }
     claim_folder(folder, RECORD, record)
+    if problems and jax.process_index() == 0 and not folder.holds(PROBLEMS):
+        write_problems(folder, manifest, problems)
     shared = is_shared_folder(folder)
     if _is_finished(folder, config):
         return _read_result(folder)
@@ -252,7 +270,9 @@ def _score(
     pending: list[ScoredBatch] = []
     started, compiled = time.perf_counter(), 0.0
     reads = read_ahead(batches, numbers, scorer, batches.source, ahead=2 * scorer.mesh.size + 2)
-    transcriber = _Transcriber(config, batches.batch_size, scorer)
+    transcriber = Transcriber(
+        config.whisper, batches.batch_size, scorer, precision=config.precision, device=config.device
+    )
 
     def save() -> None:
         """Save the batches that are scored but not saved."""
@@ -280,41 +300,6 @@ def _measure_throughput(batches: Sequence[ScoredBatch], seconds: float, compile_
     effort = Throughput(len(results), sum(each.duration or 0.0 for each in results), seconds, compile_seconds)
     logger.info("%d clips scored, %.1f s of audio per second", effort.clips, effort.audio_seconds / seconds)
     return effort
-
-
-class _Transcriber:
-    """Transcribe the rows without text. Whisper is loaded when the first such row comes."""
-
-    def __init__(self, config: EvaluateConfig, batch_size: int, scorer: Scorer):
-        self._config = config
-        self._batch_size = batch_size
-        self._scorer = scorer
-        self._whisper: WhisperPipeline | None = None
-
-    def __call__(self, clips: Sequence[ClipInput]) -> None:
-        """Set the text and tokens of the clips, or their errors."""
-        if not clips:
-            return
-        if self._whisper is None:
-            assert self._config.whisper is not None, "the manifest was checked"
-            self._whisper = WhisperPipeline.from_pretrained(
-                self._config.whisper, precision=self._config.precision, device=self._config.device
-            )
-        sources = [clip_input.source for clip_input in clips if clip_input.source is not None]
-        options = TranscriptionOptions(language=self._scorer.language, batch_size=self._batch_size)
-        for clip_input, transcript in zip(clips, self._whisper.transcribe_each(sources, options), strict=True):
-            if isinstance(transcript, SpeechEmotionError):
-                clip_input.error = str(transcript)
-            elif not transcript["text"]:
-                clip_input.error = f"no speech was recognised in {describe(clip_input.source)}"
-            else:
-                clip_input.text = transcript["text"]
-                clip_input.tokens = self._scorer.tokens(clip_input.text)
-
-    def close(self) -> None:
-        """Free Whisper."""
-        if self._whisper is not None:
-            self._whisper.close()
 
 
 def _await_parts(parts: ResultParts, count: int) -> None:
@@ -375,6 +360,8 @@ def _write_report(folder: Folder, config: EvaluateConfig, record: Mapping[str, A
                 ),
             }
         folder.write(METRICS, json.dumps(metrics, indent=1, ensure_ascii=False).encode())
+    with progress("Writing the predictions as CSV"), folder.writing(PREDICTIONS_CSV) as file:
+        write_csv(run.table, file)
     throughput = {**json.loads(folder.read(THROUGHPUT)), "hosts": jax.process_count(), "devices": devices}
     provenance = {
         "command": " ".join(sys.argv),

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Int
 
-from ..corpus import Manifest
+from ..corpus import NOTHING, Manifest
 from ..errors import InvalidInput
 from ..evaluation import group_codes, partition_groups
 from .recipe import DataConfig
@@ -164,7 +164,8 @@ def _group_column(manifest: Manifest, group_by: str) -> list[str | None]:
     names = manifest.table.column_names
     if group_by not in names:
         raise InvalidInput(f"{manifest.name} has no column {group_by!r} to group by; there are {', '.join(names)}")
-    return [None if cell in (None, "") else str(cell) for cell in manifest.table.column(group_by).to_pylist()]
+    cells = manifest.table.column(group_by).to_pylist()
+    return [None if cell in (None, "", *NOTHING) or cell != cell else str(cell) for cell in cells]
 
 
 def choose_labels(

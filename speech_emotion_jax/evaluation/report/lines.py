@@ -27,6 +27,8 @@ def summary(run: EvaluationRun, metrics: Mapping[str, Any] | None, throughput: M
             precision, recall, f1 = (100 * each[key] for key in ("precision", "recall", "f1"))
             lines.append(f"{name:<{wide}}  {precision:9.1f}  {recall:6.1f}  {f1:5.1f}  {each['support']:8,}")
         lines.append("")
+    elif run.no_truth is not None:
+        lines.append(run.no_truth)
     lines.append(f"Speed     {', '.join(f'{value} {name}' for name, value in speed(throughput))}".replace("\xa0", " "))
     return "\n".join(lines)
 

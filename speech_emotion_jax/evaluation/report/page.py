@@ -169,7 +169,7 @@ def _notices(clips: ReportClips, metrics: Mapping[str, Any] | None, group_by: st
             " in text; only the beginning was scored."
         )
     if metrics is None:
-        return notices
+        return [*notices, f"{run.no_truth}."] if run.no_truth is not None else notices
     few = {label: each["support"] for label, each in metrics["per_class"].items() if 0 < each["support"] < FEW}
     if few:
         names = ", ".join(f"{shorten(label)} ({clips})" for label, clips in few.items())
