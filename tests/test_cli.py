@@ -434,6 +434,38 @@ def test_transcribe_refuses_what_the_checkpoint_cannot(run: Callable[..., Run], 
     assert named in err.splitlines()[-1]
 
 
+def test_predict_several_recordings_and_folders(run: Callable[..., Run], workplace: Path):
+    """One line each, in order; mode and language are those of the converted folder."""
+    convert = ("convert", "audio-es", "converted", "--mode=audio", "--language=es")
+    assert run(*convert).code == 0
+    Path("folder/inner").mkdir(parents=True)
+    for name in ("folder/b.wav", "folder/inner/a.WAV", "folder/.hidden.wav"):
+        shutil.copy("speech.wav", name)
+    Path("folder/notes.txt").write_text("not a recording")
+    given = ["--model-id=converted", "--audio", "speech.wav", "empty.wav", "folder"]
+    code, out, err = run("predict", *given, "--json")
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert (code, [row.pop("audio") for row in rows]) == (
+        3,
+        ["speech.wav", "empty.wav", "folder/b.wav", "folder/inner/a.WAV"],
+    )
+    expected = predict_emotion(**AUDIO)
+    assert rows[0] == rows[2] == rows[3] == expected
+    assert "empty.wav is empty" in rows[1]["error"]
+    assert "1 of 4 recordings could not be scored" in err
+    code, out, _ = run("predict", "--model-id=converted", "--audio", "folder", "--channel=0")
+    assert (code, len(out.splitlines())) == (0, 2)
+    assert out.startswith(f"folder/b.wav: {expected['top_label']} {expected['top_score']:.1%}")
+    for wrong, message in (
+        (["folder", "--text=a"], "--text is what is said in one recording"),
+        (["speech.wav", "--channel=1"], "the recording has 1 channel; leave the channel out"),
+        (["converted"], "converted is a directory; give a regular audio file"),
+    ):
+        code, out, err = run("predict", "--model-id=converted", "--audio", *wrong)
+        assert (code, out) == (2, "")
+        assert message in err
+
+
 def test_predict_says_what_it_heard(run: Callable[..., Run], transcribed: Callable[..., dict[str, Any]]):
     spoken = {name: value for name, value in CONCAT.items() if name != "text"} | {"whisper_id": "whisper"}
     code, out, _ = run(*predict_line(spoken), "--json")

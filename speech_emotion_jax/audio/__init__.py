@@ -18,6 +18,7 @@ from .fbank import (
     read_clip,
     samples_for,
 )
+from .folders import find_recordings
 from .log_mel import WINDOW_FRAMES, WINDOW_SAMPLES, WINDOW_SECONDS, whisper_log_mel
 from .packed import PackedRecording
 from .sources import AudioSource, Cut, as_cut, describe
@@ -50,6 +51,7 @@ __all__ = [
     "fbank_energies",
     "feature_frames",
     "features",
+    "find_recordings",
     "load",
     "pad_clips",
     "read_clip",

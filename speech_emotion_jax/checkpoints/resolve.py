@@ -112,6 +112,20 @@ def resolve_whisper(request: Request) -> WhisperCheckpointInfo:
     return _whisper_info(folder if is_converted(folder) else open_whisper(Origin.local(folder)))
 
 
+def recorded_mode_and_language(model_id: str) -> tuple[str, str] | None:
+    """Return the mode and the language that a converted folder records, or None for anything else.
+
+    Raises:
+        InvalidInput: It is a converted Whisper checkpoint.
+        UnreadableInput: Its record is broken.
+    """
+    folder = local_path(model_id)
+    if not folder.is_dir() or not is_converted(folder):
+        return None
+    info = _emotion_info(folder)
+    return info.config.mode, info.language
+
+
 def open_published(request: Request) -> PublishedCheckpoint:
     """Open the published checkpoint of a request, of either kind. A hub id is downloaded and not converted.
 

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from ..runtime.console import PROGRAM
 
 _FLAGS: Mapping[str, str] = {
-    "input": "--audio --text --manifest --audio-root --time-unit --columns --label-map --split --limit --transcripts"
-    " --predictions --train --test --fit-split --apply-split --turns --units --window --hop --topology"
+    "input": "--audio --channel --text --manifest --audio-root --time-unit --columns --label-map --split --limit"
+    " --transcripts --predictions --train --test --fit-split --apply-split --turns --units --window --hop --topology"
     " --tokens --clips",
     "model": "--mode --language --model-id --model-config --text-encoder --whisper-model --revision --weights --labels"
     " --reference --layers --width --weights-folder",

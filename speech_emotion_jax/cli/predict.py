@@ -4,26 +4,34 @@ from __future__ import annotations
 
 import argparse
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from ..errors import InvalidInput, SpeechEmotionError
 from ..registry import LANGUAGES, MODES
-from ..runtime.console import as_json, show
+from ..runtime.console import as_json, say, show
 from . import options as shared
+
+if TYPE_CHECKING:
+    from ..inference import Prediction
 
 
 def add_verbs(verbs: Any) -> None:
     """Add the verbs to argparse's subparsers."""
     predict = verbs.add_parser(
         "predict",
-        parents=[shared.CHECKPOINT_FILES, shared.JSON, shared.COMMON],
+        parents=[shared.CHANNEL, shared.CHECKPOINT_FILES, shared.JSON, shared.COMMON],
         help="emotion of a recording, a text, or both",
     )
     predict.add_argument(
-        "--audio", type=shared.disk_place, metavar="FILE", help="recording: wav, flac, ogg, mp3; m4a with the extra m4a"
+        "--audio",
+        type=shared.disk_place,
+        nargs="+",
+        metavar="FILE",
+        help="recordings or folders of them: wav, flac, ogg, mp3; m4a and others with the extra m4a",
     )
-    predict.add_argument("--text", help="the words said")
-    predict.add_argument("--mode", default="text", help=f"{', '.join(MODES)} (default: text)")
-    predict.add_argument("--language", default="es", help=f"{' or '.join(LANGUAGES)} (default: es)")
+    predict.add_argument("--text", help="the words said in one recording")
+    predict.add_argument("--mode", help=f"{', '.join(MODES)} (default: that of a converted folder, else text)")
+    predict.add_argument("--language", help=f"{' or '.join(LANGUAGES)} (default: that of a converted folder, else es)")
     predict.add_argument(
         "--model-id",
         type=shared.any_place,
@@ -69,25 +77,62 @@ def add_verbs(verbs: Any) -> None:
 
 
 def _predict(options: argparse.Namespace) -> None:
-    from ..inference import predict_emotion, render_prediction
+    from ..audio import Cut, find_recordings
+    from ..checkpoints import recorded_mode_and_language
+    from ..inference import predict_emotion, render_prediction, render_prediction_line
 
-    prediction = predict_emotion(
-        options.audio,
-        options.text,
-        options.model_id,
-        options.mode,
-        options.language,
-        options.device,
-        options.model_config,
-        text_encoder_id=options.text_encoder,
-        whisper_id=options.whisper_model,
-        revision=options.revision,
-        precision=options.precision,
-        weights=options.weights,
-        labels=options.labels,
-        transcripts=options.transcripts,
-    )
-    show(as_json(prediction) if options.json else render_prediction(prediction))
+    recorded = None
+    if options.model_id is not None and None in (options.mode, options.language):
+        recorded = recorded_mode_and_language(options.model_id)
+    mode, language = recorded or ("text", "es")
+    given: list[str] = options.audio or []
+    recordings = find_recordings(given)
+    several = recordings != given or len(recordings) > 1
+    if several and options.text is not None:
+        raise InvalidInput(
+            "--text is what is said in one recording; leave it out to transcribe all, or give each its text in a "
+            "manifest to evaluate"
+        )
+
+    def predict(audio: str | None) -> Prediction:
+        """Predict from one recording, or from the text alone."""
+        return predict_emotion(
+            audio if audio is None or options.channel is None else Cut(audio, channel=options.channel),
+            options.text,
+            options.model_id,
+            options.mode or mode,
+            options.language or language,
+            options.device,
+            options.model_config,
+            text_encoder_id=options.text_encoder,
+            whisper_id=options.whisper_model,
+            revision=options.revision,
+            precision=options.precision,
+            weights=options.weights,
+            labels=options.labels,
+            transcripts=options.transcripts,
+        )
+
+    if not several:
+        prediction = predict(recordings[0] if recordings else None)
+        show(as_json(prediction) if options.json else render_prediction(prediction))
+        return
+    failures = 0
+    for audio in recordings:
+        try:
+            prediction = predict(audio)
+        except SpeechEmotionError as error:
+            failures += 1
+            say(str(error))
+            if options.json:
+                show(as_json({"audio": audio, "error": str(error)}))
+        else:
+            line = render_prediction_line(prediction)
+            show(as_json({"audio": audio, **prediction}) if options.json else f"{audio}: {line}")
+    if failures == len(recordings):
+        raise InvalidInput("no recording could be scored")
+    if failures:
+        raise shared.PartlyFailed(f"{failures} of {len(recordings)} recordings could not be scored")
 
 
 def _demo(options: argparse.Namespace) -> None:

@@ -1,7 +1,7 @@
 """Predict emotions from recordings and texts."""
 
 from .batching import FRAME_BUCKETS, TOKEN_BUCKETS, bucket, pad_tokens, padded_size, repeat_first
-from .chart import render_prediction
+from .chart import render_prediction, render_prediction_line
 from .encoder_programs import encoder_steps
 from .pipeline import EmotionPipeline, Prediction
 from .predict import close, predict_emotion
@@ -25,6 +25,7 @@ __all__ = [
     "padded_size",
     "predict_emotion",
     "render_prediction",
+    "render_prediction_line",
     "render_warmup",
     "repeat_first",
     "warm_up",

@@ -23,3 +23,10 @@ def render_prediction(prediction: Prediction, width: int = 40) -> str:
     if prediction.get("truncated"):
         lines.append("(cut: only the first 160 s of audio and 512 tokens of text are scored)")
     return "\n".join(lines)
+
+
+def render_prediction_line(prediction: Prediction) -> str:
+    """Render the most probable label, its probability and the transcript if there is one, as one line."""
+    text = f"  «{' '.join(prediction['text'].split())}»" if "text" in prediction else ""
+    cut = "  (cut)" if prediction.get("truncated") else ""
+    return f"{prediction['top_label']} {prediction['top_score']:.1%}{text}{cut}"
