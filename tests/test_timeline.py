@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from speech_emotion_jax import EmotionPipeline, InvalidInput, UnreadableInput
-from speech_emotion_jax.audio import Cut, load
+from speech_emotion_jax.audio import Cut, as_cut, load
 from speech_emotion_jax.cli.main import main
 from speech_emotion_jax.timeline import (
     Timeline,
@@ -43,6 +43,7 @@ RECORDINGS = {
     "stereo": encode(tones(SECONDS, 44_100, 2), 44_100, "FLAC", "PCM_16"),
     "mp3": encode(tones(SECONDS, 44_100, 2), 44_100, "MP3"),
     "array": {"array": tones(SECONDS, 8_000, 2).T, "sampling_rate": 8_000},
+    "channel": Cut({"array": tones(SECONDS, 8_000, 2).T, "sampling_rate": 8_000}, channel=1),
 }
 
 
@@ -57,7 +58,7 @@ def test_units_are_cuts(name: str, parts: list[tuple[float, float]]):
     source = RECORDINGS[name]
     for turn, unit in zip(turns, turn_units([source], [turns]), strict=True):
         assert unit.audio is not None
-        np.testing.assert_array_equal(load(unit.audio), load(Cut(source, turn.start, turn.end)))
+        np.testing.assert_array_equal(load(unit.audio), load(as_cut(source)._replace(start=turn.start, end=turn.end)))
 
 
 @given(
@@ -68,7 +69,7 @@ def test_units_are_cuts(name: str, parts: list[tuple[float, float]]):
 )
 @settings(max_examples=examples(60))
 def test_windows_cover_the_recording(name: str, window: float, hops: float, end: float):
-    source = {"array": load(Cut(RECORDINGS[name], 0, end)), "sampling_rate": RATE}
+    source = {"array": load(as_cut(RECORDINGS[name])._replace(end=end)), "sampling_rate": RATE}
     units = list(window_units([source], Windows(window, hop := window * hops)))
     np.testing.assert_allclose([unit.start for unit in units], hop * np.arange(len(units)))
     assert all(unit.end == pytest.approx(unit.start + window) for unit in units[:-1])
@@ -137,6 +138,23 @@ def test_units_are_scored_as_predict_scores_their_cuts(pipeline: EmotionPipeline
     for unit, prediction in zip(scored, pipeline.predict(cuts), strict=True):
         assert unit["top_label"] == prediction["top_label"]
         assert unit["probabilities"] == pytest.approx(prediction["scores"], abs=BATCH_BUDGET)
+
+
+@pytest.mark.slow
+def test_each_channel_is_a_speaker(published, tmp_path: Path, capfd):
+    path = tmp_path / "call.wav"
+    soundfile.write(path, np.stack([noise(1, seed=1), noise(1, seed=2)], 1), RATE)
+    checkpoint = ["--mode", "audio", "--language", "es", "--model-id", str(published("audio", "es"))]
+    arguments = ["timeline", str(path), *checkpoint, "--json"]
+    assert main([*arguments, "--window", "0.6", "--hop", "0.6", "--channel", "each"]) == 0
+    both = json.loads(capfd.readouterr().out)["units"]
+    assert [(each["start"], each["channel"], each["speaker"]) for each in both] == [
+        (start, channel, f"channel {channel}") for start in (0.0, 0.6) for channel in (0, 1)
+    ]
+    assert main([*arguments, "--window", "0.6", "--hop", "0.6", "--channel", "right"]) == 0
+    right = json.loads(capfd.readouterr().out)["units"]
+    assert [each["probabilities"] for each in right] == [each["probabilities"] for each in both[1::2]]
+    assert right[0]["probabilities"] != both[0]["probabilities"]
 
 
 def test_arguments_that_do_not_fit(pipeline: EmotionPipeline):
@@ -212,6 +230,9 @@ def test_outputs_that_cannot_be_written(tmp_path: Path, monkeypatch, paths, reco
         (["call.wav", "--turns", "late.csv", "--units", "windows"], "leave --units out"),
         (["call.wav", "--turns", "late.csv", "--hop", "1"], "--window and --hop are of --units windows"),
         (["call.wav", "--units", "windows", "--hop", "20"], "the hop is 20 s; it must be"),
+        (["call.wav", "--channel", "right"], "call.wav, channel 1: the recording has 1 channel; leave the channel out"),
+        (["call.wav", "--channel", "middle"], "the channel 'middle' is unknown; use left, right, each"),
+        (["call.wav", "--channel", "each", "--turns", "good.csv"], "--channel each makes speakers of channels"),
         (["call.wav", "--output", "out.doc"], "out.doc: a timeline is written as"),
     ],
 )
@@ -220,6 +241,7 @@ def test_the_command_refuses_in_one_sentence(tmp_path: Path, monkeypatch, capfd,
     monkeypatch.chdir(tmp_path)
     soundfile.write("call.wav", noise(1), RATE)
     Path("late.csv").write_text("start,end,speaker\n1.5,2,A\n")
+    Path("good.csv").write_text("start,end,speaker\n0,1,A\n")
     before = sorted(Path().iterdir())
     assert main(["timeline", *arguments, "--mode", "audio", "--model-id", "models/not/here"]) == 2
     captured = capfd.readouterr()

@@ -33,6 +33,9 @@ def add_verbs(verbs: Any) -> None:
     timeline.add_argument("--window", type=float, metavar="SECONDS", help="length of a window (default: 10)")
     timeline.add_argument("--hop", type=float, metavar="SECONDS", help="from one window to the next (default: 2.5)")
     timeline.add_argument(
+        "--channel", metavar="N", help="left, right, a number from 0, or each: a speaker a channel (default: the mean)"
+    )
+    timeline.add_argument(
         "--whisper-model",
         type=shared.any_place,
         metavar="ID",
@@ -67,6 +70,7 @@ def _timeline(options: argparse.Namespace) -> None:
             turns=None if options.turns is None else tuple(options.turns),
             window=options.window,
             hop=options.hop,
+            channel=options.channel,
             whisper=options.whisper_model,
             precision=options.precision,
             device=options.device,

@@ -7,13 +7,16 @@ from dataclasses import dataclass
 from os.path import exists
 from typing import Any
 
-from ..audio import stated_seconds
+from ..audio import Cut, stated_seconds
 from ..checkpoints import Request
 from ..errors import InvalidInput, UnreadableInput
 from ..runtime.progress import progress
-from ..timeline import UNITS, Timeline, TimelineUnit, Turn, Windows, read_notice, read_turns
+from ..timeline import UNITS, Timeline, TimelineUnit, Turn, Windows, count_channels, read_notice, read_turns
 from ..whisper import WhisperPipeline
 from .pipeline import EmotionPipeline
+
+EACH = "each"
+CHANNELS = {"left": "0", "right": "1"}
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,7 @@ class TimelineConfig:
         turns: Files of turns, which take the place of the units.
         window: Length of a window in seconds. None: 10.
         hop: Seconds from one window to the next. None: 2.5.
+        channel: "left", "right", a number from 0, "each" for a speaker a channel, or None for the mean of all.
         whisper: The transcriber. None: the published one, where texts are missing.
         precision: "float32" or "bfloat16".
         device: As in `EmotionPipeline.from_pretrained`.
@@ -39,6 +43,7 @@ class TimelineConfig:
     turns: Sequence[str] | None = None
     window: float | None = None
     hop: float | None = None
+    channel: str | None = None
     whisper: str | None = None
     precision: str = "float32"
     device: object = None
@@ -53,6 +58,7 @@ def make_timeline(config: TimelineConfig) -> Timeline:
         UnreadableInput: A recording, a file of turns or a model is missing or broken.
     """
     turns, windows = _check(config)
+    sources = _sources(config)
     request = config.request
     pipeline = EmotionPipeline.from_pretrained(
         request.model_id,
@@ -87,12 +93,13 @@ def make_timeline(config: TimelineConfig) -> Timeline:
         "window": None if windows is None else windows.window,
         "hop": None if windows is None else windows.hop,
         "turns": None if config.turns is None else list(config.turns),
+        "channel": config.channel,
         "transcriber": None if transcriber is None else whisper,
     }
     return Timeline(
         recordings=config.recordings,
         labels=pipeline.config.labels,
-        units=_score(pipeline, config.recordings, turns, windows, transcriber),
+        units=_score(pipeline, sources, config, turns, windows, transcriber),
         settings=settings,
         notice=read_notice(request.model_id),
     )
@@ -122,6 +129,28 @@ def _check(config: TimelineConfig) -> tuple[list[list[Turn]] | None, Windows | N
     return turns, Windows(**given) if given or config.units == "windows" else None
 
 
+def _sources(config: TimelineConfig) -> list[Cut]:
+    """Return the recordings, or the channels of them that are asked for.
+
+    Raises:
+        InvalidInput: There is no such channel.
+        UnreadableInput: A recording is missing or broken.
+    """
+    if config.channel is None:
+        return [Cut(name) for name in config.recordings]
+    if config.channel == EACH:
+        if config.turns is not None:
+            raise InvalidInput("--channel each makes speakers of channels, and --turns has its own; leave one out")
+        return [Cut(name, channel=k) for name in config.recordings for k in range(count_channels(name))]
+    number = CHANNELS.get(config.channel, config.channel)
+    if not number.isdecimal():
+        raise InvalidInput(f"the channel {config.channel!r} is unknown; use left, right, each, or a number from 0")
+    sources = [Cut(name, channel=int(number)) for name in config.recordings]
+    for source in sources:
+        count_channels(source)
+    return sources
+
+
 def _load_whisper(whisper: str, config: TimelineConfig) -> WhisperPipeline:
     try:
         return WhisperPipeline.from_pretrained(whisper, precision=config.precision, device=config.device)
@@ -134,19 +163,26 @@ def _load_whisper(whisper: str, config: TimelineConfig) -> WhisperPipeline:
 
 def _score(
     pipeline: EmotionPipeline,
-    recordings: Sequence[str],
+    sources: Sequence[Cut],
+    config: TimelineConfig,
     turns: Sequence[Sequence[Turn]] | None,
     windows: Windows | None,
     transcriber: WhisperPipeline | None,
 ) -> list[TimelineUnit]:
-    durations = [stated_seconds(name) for name in recordings]
+    """Score all units. Return those of a recording together, by start."""
+    durations = [stated_seconds(source) for source in sources]
     total = None if None in durations else sum(each or 0 for each in durations)
-    units, last = [], 0.0
-    with progress(f"Scoring {len(recordings)} recording{'s' * (len(recordings) > 1)}", total) as advance:
-        for unit in pipeline.timeline(recordings, turns=turns, windows=windows, transcriber=transcriber):
-            if units and units[-1]["recording"] != unit["recording"]:
-                last = 0.0
+    units: list[TimelineUnit] = []
+    last, place = 0.0, ("", None)
+    count = len(config.recordings)
+    with progress(f"Scoring {count} recording{'s' * (count > 1)}", total) as advance:
+        for unit in pipeline.timeline(sources, turns=turns, windows=windows, transcriber=transcriber):
+            if place != (unit["recording"], unit["channel"]):
+                last, place = 0.0, (unit["recording"], unit["channel"])
             advance(max(0.0, unit["end"] - last))
             last = max(last, unit["end"])
+            if config.channel == EACH:
+                unit["speaker"] = f"channel {unit['channel']}"
             units.append(unit)
-    return units
+    order = {name: number for number, name in enumerate(config.recordings)}
+    return sorted(units, key=lambda unit: (order[unit["recording"]], unit["start"]))

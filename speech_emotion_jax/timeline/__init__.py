@@ -3,6 +3,7 @@
 from .document import Timeline, read_notice, spans
 from .files import as_document, check_outputs, describe_unit, write_timeline
 from .preparation import add_texts, require_texts, segment_units, turn_units, window_units
+from .reading import count_channels
 from .turns import read_turns
 from .units import UNITS, TimelineUnit, Turn, Unit, Windows, timeline_unit
 
@@ -16,6 +17,7 @@ __all__ = [
     "add_texts",
     "as_document",
     "check_outputs",
+    "count_channels",
     "describe_unit",
     "read_notice",
     "read_turns",

@@ -18,6 +18,7 @@ from ..audio import (
     Cut,
     RecordingReader,
     Window,
+    as_cut,
     decode_audio,
     describe,
     load,
@@ -32,20 +33,21 @@ class PartReader:
     """Reads parts of a recording. No part may start before the previous one.
 
     Attributes:
-        name: Name of the recording.
+        name: Name of the recording, without its channel.
     """
 
     def __init__(self, source: AudioSource):
-        """Prepare to read a recording. It is opened by the first call.
+        """Prepare to read a recording, or one channel of it. It is opened by the first call.
 
         Raises:
-            InvalidInput: The source is a `Cut`.
+            InvalidInput: The source is a part of a recording.
         """
-        if isinstance(source, Cut):
+        self._cut = as_cut(source)
+        if self._cut.start != 0 or self._cut.end is not None:
             raise InvalidInput(f"{describe(source)} is a cut; pass the whole recording, and the cut as a turn")
-        self.name = describe(source)
-        self._source = source
-        self._pieces = decode_audio(source, self.name)
+        recording = self._cut.source
+        self.name = recording if isinstance(recording, str) else describe(recording)
+        self._pieces = decode_audio(self._cut, describe(self._cut))
         self._rate = 0  # of the recording, in hertz; 0 before the first piece
         self._kept = np.empty((0, 1), np.float32)
         self._first = 0  # position of the first kept frame
@@ -82,22 +84,23 @@ class PartReader:
             InvalidInput: The part does not lie in the recording, or its samples can't be used.
             UnreadableInput: The recording is missing or broken.
         """
-        cut = Cut(self._source, start, end)
+        cut = self._cut._replace(start=start, end=end)
         if end - start > MAX_SECONDS:
             beginning = RecordingReader(cut).read(0, round(MAX_SECONDS * SAMPLE_RATE))
             unscored = _unscored(len(beginning), beginning[:, None])
-            return Unit(self.name, start, end, None if unscored else cut, unscored, speaker, text)
+            return Unit(self.name, start, end, None if unscored else cut, unscored, speaker, text, cut.channel)
         self._forget_before(start)
         self._decode(end)
         first, last = cut.frames(self._rate)
         if self._ended and (first >= self._decoded or end > self._decoded / self._rate + TOLERANCE):
             raise InvalidInput(
-                f"{self.name} is {self.seconds:.3f} s long, and a turn goes from {start:g} to {end:g} s; correct its "
-                "times, or give the turns of this recording"
+                f"{describe(self._cut)} is {self.seconds:.3f} s long, and a turn goes from {start:g} to {end:g} s; "
+                "correct its times, or give the turns of this recording"
             )
         frames = self._kept[first - self._first : max(0, last - self._first)]
         unscored = _unscored(math.ceil(len(frames) * SAMPLE_RATE / self._rate), frames)
-        return Unit(self.name, start, end, None if unscored else self._waveform(frames, cut), unscored, speaker, text)
+        audio = None if unscored else self._waveform(frames, cut)
+        return Unit(self.name, start, end, audio, unscored, speaker, text, cut.channel)
 
     def _waveform(self, frames: np.ndarray, cut: Cut) -> AudioSource:
         """Resample frames to 16 kHz now, which takes less memory than to keep them."""
@@ -120,7 +123,7 @@ class PartReader:
                 pieces.append(piece[1])
                 decoded += len(piece[1])
         if not self._rate:
-            raise InvalidInput(f"{self.name} holds no samples; record or export it again")
+            raise InvalidInput(f"{describe(self._cut)} holds no samples; record or export it again")
         self._kept = pieces[0] if len(pieces) == 1 else np.concatenate(pieces or [self._kept])
 
     def _forget_before(self, seconds: float) -> None:
@@ -132,6 +135,17 @@ class PartReader:
             if self._ended or (self._rate and position < self._decoded):
                 return
             self._decode(self._decoded / self._rate if self._rate else 0.0)
+
+
+def count_channels(source: AudioSource) -> int:
+    """Return the number of channels of a recording, or 0 if it holds no samples.
+
+    Raises:
+        InvalidInput: A channel is asked for that does not exist.
+        UnreadableInput: The recording is missing or broken.
+    """
+    first = next(decode_audio(source, describe(source)), None)
+    return 0 if first is None else first[1].shape[1]
 
 
 def _unscored(samples: int, frames: np.ndarray) -> Unscored | None:

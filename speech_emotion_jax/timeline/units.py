@@ -41,6 +41,7 @@ class Unit(NamedTuple):
         unscored: Why the unit can't be scored; None if it can.
         speaker: Name of the speaker, or None.
         text: The words said, or None if they are unknown.
+        channel: Number of the channel, from 0, or None for the mean of all.
         language: Language of the transcript, or None if the text was not transcribed.
         no_speech: No-speech probability of the transcript, or None if the text was not transcribed.
     """
@@ -52,6 +53,7 @@ class Unit(NamedTuple):
     unscored: Unscored | None = None
     speaker: str | None = None
     text: str | None = None
+    channel: int | None = None
     language: str | None = None
     no_speech: float | None = None
 
@@ -110,7 +112,7 @@ def timeline_unit(unit: Unit, scores: dict[str, float] | None, top_label: str | 
         start=float(unit.start),
         end=float(unit.end),
         speaker=unit.speaker,
-        channel=None,
+        channel=unit.channel,
         text=unit.text,
         language=unit.language,
         probabilities=scores,
