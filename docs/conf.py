@@ -14,6 +14,9 @@ myst_heading_anchors = 3
 myst_links_external_new_tab = True
 nb_execution_mode = "force"
 nb_execution_raise_on_error = True
+nb_execution_in_temp = True  # what a notebook writes does not stay
+nb_execution_timeout = 120
+nb_output_stderr = "remove"  # progress
 autodoc_typehints = "description"
 autodoc_member_order = "bysource"
 napoleon_numpy_docstring = False
@@ -31,6 +34,11 @@ def escape_shapes(app, what, name, obj, options, lines):
     lines[:] = [re.sub(r"(?<![*\\`])\*(?=\w)", r"\\*", line) for line in lines]
 
 
+def body(path):
+    """Return a page without the front matter of a notebook."""
+    return re.sub(r"\A---\n.*?\n---\n\s*", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
+
+
 def llms_text(folder):
     """Return the site's llms.txt (llmstxt.org): each page with its title and whom it is for."""
     lines = ["# speech_emotion_jax", "", "> Emotion recognition from Spanish and English speech and text, in JAX.", ""]
@@ -38,7 +46,7 @@ def llms_text(folder):
         name = path.relative_to(folder).with_suffix("")
         if name.parts[0] in ("benchmarks", "site"):
             continue
-        title, *paragraphs = [part.strip() for part in path.read_text(encoding="utf-8").split("\n\n")]
+        title, *paragraphs = [part.strip() for part in body(path).split("\n\n")]
         first = " ".join(paragraphs[0].split()) if paragraphs and not paragraphs[0].startswith("```") else ""
         lines.append(f"- [{title.splitlines()[-1].lstrip('# ')}]({name}.html): {first}".rstrip(": "))
     return "\n".join(lines) + "\n"
