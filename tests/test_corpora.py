@@ -1,5 +1,6 @@
 """Manifests of corpora, from folders of empty files that are named as theirs."""
 
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,21 @@ def test_ravdess(tree: Callable[..., str]):
         },
     }
     assert "--label-map calm=neutral" in make_manifest("ravdess", folder).notes[0]
+
+
+def test_ravdess_of_videos(tree: Callable[..., str]):
+    take = "-01-06-01-02-01-12"
+    folder = tree(f"01{take}.mp4", f"02{take}.mp4", "01-01-05-01-02-01-12.mp4", f"03{take}.wav")
+    found = make_manifest("ravdess", folder)
+    names = found.table.column("filename").to_pylist()
+    assert names == ["01-01-05-01-02-01-12.mp4", f"01{take}.mp4", f"03{take}.wav"]
+    assert len(found.notes) == 1
+    assert "1 takes are there twice, as audio and as audio-video" in found.notes[0]
+
+
+def test_names_are_written_in_composed_letters(tree: Callable[..., str]):
+    folder = tree(unicodedata.normalize("NFD", "Fear_M_A_engaño.wav"))
+    assert rows("mesd", folder)["Fear_M_A_engaño.wav"]["transcription"] == "engaño"
 
 
 def test_ravdess_has_eight_emotions(tree: Callable[..., str]):

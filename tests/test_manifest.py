@@ -19,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from speech_emotion_jax.audio import Cut
+from speech_emotion_jax.cli.options import any_place, disk_place
 from speech_emotion_jax.corpus import load_label_map, parse_columns, read_manifest, write_manifest
 from speech_emotion_jax.corpus import manifest_formats as module
 from speech_emotion_jax.corpus.manifest import Manifest, Row, locate
@@ -375,6 +376,13 @@ def test_every_defect_is_said_at_once(
         kinds = chosen - {"absolute" if "climbs" in chosen else "", *({"start", "inf"} if "end" in chosen else ())}
         kinds -= {"inf"} if "start" in kinds else set()
         assert len(said.splitlines()) == 1 + len(kinds)
+
+
+def test_flags_find_files_in_either_form(tmp_path: Path):
+    name = tmp_path / unicodedata.normalize("NFD", "señal.wav")
+    name.touch()
+    assert disk_place(str(tmp_path / "señal.wav")) == any_place(str(tmp_path / "señal.wav")) == str(name)
+    assert disk_place("ñ/none.wav") == "ñ/none.wav"
 
 
 @pytest.mark.parametrize("count", [2, 70])

@@ -7,6 +7,7 @@ import logging
 import re
 import subprocess
 import sys
+import unicodedata
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -61,6 +62,12 @@ def load(published) -> Iterator[Callable[..., EmotionPipeline]]:
     yield pipeline
     for each in made.values():
         each.close()
+
+
+def test_decomposed_letters_give_what_composed_ones_give(load):
+    texts = [unicodedata.normalize(form, "Te escribo por lo de la infección del teatro.") for form in ("NFC", "NFD")]
+    composed, decomposed = load("text").predict([{"text": text} for text in texts])
+    assert composed["scores"] == decomposed["scores"]
 
 
 @pytest.fixture(scope="module")

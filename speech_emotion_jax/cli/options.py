@@ -12,6 +12,7 @@ from ..errors import InvalidInput, SpeechEmotionError
 from ..registry import LANGUAGES, MODES
 from ..runtime.addresses import check_address, disk_path
 from ..runtime.console import as_json, show
+from ..runtime.paths import find_path
 from .help import GROUP_OF
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ def disk_place(value: str) -> str:
         argparse.ArgumentTypeError: if it is an address.
     """
     try:
-        return disk_path(value)
+        return find_path(disk_path(value))
     except SpeechEmotionError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
 
@@ -90,7 +91,7 @@ def any_place(value: str) -> str:
         argparse.ArgumentTypeError: if no installed package serves the address, or it is half of one.
     """
     try:
-        return check_address(value)
+        return find_path(check_address(value))
     except SpeechEmotionError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
 

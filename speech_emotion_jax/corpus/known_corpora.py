@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping
+import unicodedata
+from collections.abc import Callable, Collection, Mapping
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
@@ -20,6 +21,7 @@ from ..errors import InvalidInput, UnreadableInput
 from .manifest_files import read_manifest
 
 AUDIO = frozenset({".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a"})
+VIDEO = frozenset({".mp4"})  # RAVDESS alone has its recordings in videos, too
 SHOWN = 5  # files that a message names at most
 
 
@@ -60,13 +62,18 @@ def make_manifest(corpus: str, folder: str) -> CorpusManifest:
         UnreadableInput: The folder cannot be read.
     """
     if corpus not in CORPORA:
-        raise InvalidInput(f"the corpus {corpus!r} is unknown; name one of {', '.join(CORPORA)}")
-    recordings = _recordings(folder)
+        raise InvalidInput(
+            f"the corpus {corpus!r} is unknown; name one of {', '.join(CORPORA)}, or write a CSV of another one"
+            " yourself: a row per clip, with the columns filename, label and transcription"
+        )
+    recordings = _recordings(folder, AUDIO | VIDEO if corpus == "ravdess" else AUDIO)
     if corpus == "meacorpus":
         return _meacorpus(folder, recordings)
     rows, unknown = {}, []
+    if corpus == "ravdess":
+        recordings = [name for name in recordings if not _SILENT.match(PurePosixPath(name).name)]
     for name in recordings:
-        row = PARSERS[corpus](PurePosixPath(name))
+        row = PARSERS[corpus](PurePosixPath(unicodedata.normalize("NFC", name)))
         if row is None:
             unknown.append(name)
         else:
@@ -86,18 +93,41 @@ def make_manifest(corpus: str, folder: str) -> CorpusManifest:
         "filename": list(rows),
         **{key: [row[key] for row in rows.values()] for key in next(iter(rows.values()))},
     }
-    notes = ["the label calm is in no checkpoint: evaluate with --label-map calm=neutral, or calm= to leave it out"]
-    return CorpusManifest(pa.table(columns), notes if "calm" in columns["label"] else [])
+    columns["filename"] = _composed(columns["filename"])
+    notes = []
+    if corpus == "ravdess" and (doubles := _doubles(rows)):
+        notes.append(
+            f"{len(doubles):,} takes are there twice, as audio and as audio-video, such as {doubles[0]}: keep the rows"
+            " of one modality, or split by the group speaker"
+        )
+    if "calm" in columns["label"]:
+        notes.append(
+            "the label calm is in no checkpoint: evaluate with --label-map calm=neutral, or calm= to leave it out"
+        )
+    return CorpusManifest(pa.table(columns), notes)
 
 
-def _recordings(folder: str) -> list[str]:
-    """Return the sorted paths of the audio files below a folder, relative to it and with slashes."""
+def _composed(names: list[str]) -> list[str]:
+    """Return names in composed letters (NFC), in which they are found again; as they are if two would be the same."""
+    composed = [unicodedata.normalize("NFC", name) for name in names]
+    return composed if len(set(composed)) == len(names) else names
+
+
+def _doubles(rows: Mapping[str, Mapping[str, str]]) -> list[str]:
+    """Return the recordings whose take is also there in another modality."""
+    first: dict[tuple[str, ...], str] = {}
+    takes = {name: tuple(value for key, value in row.items() if key != "modality") for name, row in rows.items()}
+    return [name for name, take in takes.items() if first.setdefault(take, name) != name]
+
+
+def _recordings(folder: str, suffixes: Collection[str]) -> list[str]:
+    """Return the sorted paths of the files with one of the suffixes below a folder, relative to it and with slashes."""
     if not os.path.isdir(folder):
         raise UnreadableInput(f"{folder} is not a folder; name the folder of the corpus")
     recordings = []
     for above, _, names in os.walk(folder):
         for name in names:
-            if os.path.splitext(name)[1].lower() in AUDIO and not name.startswith("."):
+            if os.path.splitext(name)[1].lower() in suffixes and not name.startswith("."):
                 recordings.append(os.path.relpath(os.path.join(above, name), folder).replace(os.sep, "/"))
     return sorted(recordings)
 
@@ -129,6 +159,7 @@ RAVDESS_LABELS: dict[str, str] = dict(
     )
 )
 RAVDESS_MODALITIES = {"01": "audio-video", "03": "audio"}  # 02 has no sound
+_SILENT = re.compile(r"02(-\d\d){6}\.")  # videos without sound
 RAVDESS_STATEMENTS = {"01": "Kids are talking by the door", "02": "Dogs are sitting by the door"}
 TESS_LABELS = {
     "angry": "angry",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import logging
 import time
+import unicodedata
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -80,7 +81,7 @@ class Scorer:
         return audio if isinstance(audio, Clip) else read_clip(audio)
 
     def tokens(self, text: object) -> Tokens | None:
-        """Tokenize a text if the mode has text, else return None.
+        """Tokenize a text in composed letters (NFC) if the mode has text, else return None.
 
         Raises:
             InvalidInput: The mode needs text and there is none, or it is blank.
@@ -89,7 +90,7 @@ class Scorer:
             return None
         if text is None:
             raise InvalidInput(f"mode {self.config.mode!r} needs 'text', the words that were said")
-        return self._tokenizer(text)
+        return self._tokenizer(unicodedata.normalize("NFC", text) if isinstance(text, str) else text)
 
     def token_bucket(self, longest: int) -> int:
         """Return the padded length of a batch whose longest text has that many tokens. The mode must have text."""
