@@ -23,7 +23,7 @@ from .published import (
     tokenizer_files,
 )
 from .record import MODEL, TEXT_ENCODER
-from .rules import TensorInfo
+from .rules import TensorInfo, unwrapped
 from .sources import CONFIG, open_as_transformers, open_source, read_json
 
 
@@ -61,8 +61,9 @@ def open_emotion(
             raise InvalidInput(f"mode {mode!r} needs its frozen text encoder; name one with --text-encoder")
         text_settings = read_json(text_encoder.folder / CONFIG)
         text_source = open_as_transformers(text_encoder.folder)
-    config = _architecture(model.id, mode, settings, text_settings, source.tensors)
-    config = replace(config, labels=_labels(model.id, settings, language, source.tensors, labels))
+    tensors = unwrapped(source.tensors)
+    config = _architecture(model.id, mode, settings, text_settings, tensors)
+    config = replace(config, labels=_labels(model.id, settings, language, tensors, labels))
 
     tables = tables_of(config)
     parts = {MODEL: open_part(model, source, tables[MODEL], _assets(model, mode))}
@@ -91,6 +92,7 @@ def check_audio_preprocessor(folder: Path) -> None:
 
 def compatible_modes(tensors: Mapping[str, TensorInfo]) -> tuple[str, ...]:
     """Return the modes that these tensors can be weights of. Audio and mean checkpoints have the same tensors."""
+    tensors = unwrapped(tensors)
     if any(name.startswith("roberta.") for name in tensors):
         return ("text",)
     projections, heads = stated_sizes(tensors, PROJECTION), stated_sizes(tensors, HEAD)

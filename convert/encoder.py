@@ -15,7 +15,7 @@ from ..models import parameter_shapes
 from .emotion import PROJECTION, audio_config, check_audio_preprocessor, most_common, stated_sizes
 from .layouts import bert, roberta, wav2vec2_bert
 from .published import PREPROCESSOR, Origin, PublishedPart, Table, open_part, tokenizer_files
-from .rules import TensorInfo
+from .rules import TensorInfo, unwrapped
 from .sources import CONFIG, open_as_transformers, read_json
 
 MODEL_TYPES = {"audio": ("wav2vec2-bert",), "text": ("bert", "roberta")}  # The model_type in config.json.
@@ -82,8 +82,7 @@ def open_encoder(origin: Origin, kind: str, weights: str | None = None) -> Encod
         assets = tokenizer_files(origin)
         table = _text_table(config)
     else:
-        names = map(wav2vec2_bert.LAYOUT.canonical, source.tensors)
-        tensors = dict(zip(names, source.tensors.values(), strict=True))
+        tensors = {wav2vec2_bert.LAYOUT.canonical(name): info for name, info in unwrapped(source.tensors).items()}
         config = audio_config(settings, "masked_spec_embed" in tensors)
         assets = [PREPROCESSOR] if (origin.folder / PREPROCESSOR).is_file() else []
         if assets:

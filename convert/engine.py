@@ -17,7 +17,7 @@ from ..runtime.orbax_arrays import load_parameters, save_parameters
 from ..runtime.progress import progress
 from .published import PublishedCheckpoint, Table, common_dtype, tables_of
 from .record import MODEL, RECORD, TEXT_ENCODER, UNUSED, Record, RecordPart, file_sizes, read_record
-from .rules import Matching, TensorInfo, match
+from .rules import Matching, TensorInfo, listed_problems, match
 from .sources import SINGLE
 
 OVERHEAD = 2**15  # Bytes on disk per array besides its values: folders, metadata, partly used blocks.
@@ -112,7 +112,7 @@ def _matching(record: Record, part: str, table: Table) -> Matching:
     tensors = {name: _info(record, part, name) for name in record.parts[part].tensors}
     matching, problems = match(table.layout, tensors, table.shapes)
     if problems:
-        raise UnreadableInput(f"the record lists other tensors than the model has: {'; '.join(problems)}")
+        raise UnreadableInput(f"the record lists other tensors than the model has: {listed_problems(problems)}")
     return matching
 
 

@@ -9,7 +9,7 @@ list of those that this task does not use. Every parameter must be filled, with 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -142,6 +142,24 @@ FLOATS = ("F32", "F16", "BF16")
 READABLE = (*FLOATS, "F64", "I64", "I32", "I16", "I8", "U64", "U32", "U16", "U8", "BOOL")
 
 
+WRAPPERS = ("module.", "_orig_mod.")  # which torch's DataParallel and compile put before every name
+_SHOWN = 10  # problems with tensors that a message names at most
+
+
+def wrapper_prefix(names: Collection[str]) -> str:
+    """Return what torch's wrappers have put before every one of the names, which may be nested, or ""."""
+    prefix = ""
+    while wrapper := next((w for w in WRAPPERS if names and all(n.startswith(prefix + w) for n in names)), ""):
+        prefix += wrapper
+    return prefix
+
+
+def unwrapped(tensors: Mapping[str, TensorInfo]) -> dict[str, TensorInfo]:
+    """Return the tensors under their names without `wrapper_prefix`."""
+    prefix = wrapper_prefix(tensors.keys())
+    return {name.removeprefix(prefix): info for name, info in tensors.items()}
+
+
 def match(
     layout: Layout, tensors: Mapping[str, TensorInfo], parameters: Mapping[str, tuple[int, ...]]
 ) -> tuple[Matching, list[str]]:
@@ -163,9 +181,10 @@ def match(
     names: dict[str, dict[int | None, str]] = {rule.target: {} for rule in rules}
     unused: dict[str, str] = {}
     seen: dict[str, str] = {}
+    prefix = wrapper_prefix(tensors.keys())
 
     for name in tensors:
-        canonical = layout.canonical(name)
+        canonical = layout.canonical(name.removeprefix(prefix))
         if canonical in seen:
             problems.append(f"{name} and {seen[canonical]} are the same tensor")
             continue
@@ -218,5 +237,11 @@ def _wrong(info: TensorInfo, transform: Transform, shape: tuple[int, ...]) -> st
 
 
 def tensors_error(where: str, problems: list[str]) -> InvalidInput:
-    """Return an error that lists all problems with the tensors of a file in one sentence."""
-    return InvalidInput(f"the tensors of {where} do not fit the model: {'; '.join(sorted(problems))}")
+    """Return an error that lists the first problems with the tensors of a file, and the number of the others."""
+    return InvalidInput(f"the tensors of {where} do not fit the model: {listed_problems(problems)}")
+
+
+def listed_problems(problems: list[str]) -> str:
+    """List the first problems in alphabetical order, and the number of the others."""
+    more = f"; and {len(problems) - _SHOWN:,} more" if len(problems) > _SHOWN else ""
+    return "; ".join(sorted(problems)[:_SHOWN]) + more

@@ -20,7 +20,7 @@ from .published import (
     tokenizer_files,
 )
 from .record import MODEL
-from .rules import tensors_error
+from .rules import tensors_error, wrapper_prefix
 from .sources import CONFIG, open_as_transformers, read_json
 
 GENERATION = "generation_config.json"
@@ -72,10 +72,11 @@ def _assets(model: Origin, config: WhisperConfig) -> list[str]:
 
 def _check_tied(part: PublishedPart) -> None:
     """Check that the output matrix, where a file has it, equals the token embedding, which is read in its place."""
-    if OUTPUT in part.matching.unused:
+    output = wrapper_prefix(part.source.tensors.keys()) + OUTPUT
+    if output in part.matching.unused:
         [embedding] = next(
             assignment.names for assignment in part.matching.assignments if assignment.target == EMBEDDING
         )
-        [tied], [embedded] = part.source.read([OUTPUT]), part.source.read([embedding])
+        [tied], [embedded] = part.source.read([output]), part.source.read([embedding])
         if not np.array_equal(tied, embedded):
-            raise tensors_error(part.origin.id, [f"{OUTPUT} differs from {embedding}, to which it is tied"])
+            raise tensors_error(part.origin.id, [f"{output} differs from {embedding}, to which it is tied"])

@@ -298,7 +298,7 @@ def _measure_throughput(batches: Sequence[ScoredBatch], seconds: float, compile_
     """Sum up the clips of some batches, and log the rate."""
     results = [result for batch in batches for result in batch.results]
     effort = Throughput(len(results), sum(each.duration or 0.0 for each in results), seconds, compile_seconds)
-    logger.info("%d clips scored, %.1f s of audio per second", effort.clips, effort.audio_seconds / seconds)
+    logger.info("%d more clips saved, %.1f s of audio per second", effort.clips, effort.audio_seconds / seconds)
     return effort
 
 

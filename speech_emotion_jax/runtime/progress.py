@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import logging
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 logger = logging.getLogger("speech_emotion_jax")
+
+
+LOG_SECONDS = 10.0  # between two lines of a step where there is no terminal
 
 
 class Advance(Protocol):
@@ -22,9 +28,44 @@ class Advance(Protocol):
         ...
 
 
+class _LoggedProgress:
+    """Log the progress of a step with a total now and then. Threads may call it together."""
+
+    def __init__(self, step: str, total: int | float | None):
+        self._step = step
+        self._total = total
+        self._done = 0.0
+        self._started = self._logged = time.monotonic()
+        self._lock = threading.Lock()
+
+    def __call__(self, done: int | float, word: str = "") -> None:
+        """Add `done` to the progress."""
+        with self._lock:
+            self._done += done
+            now = time.monotonic()
+            if self._total and 0 < self._done < self._total and now - self._logged >= LOG_SECONDS:
+                self._logged = now
+                logger.info("%s: %s", self._step, describe_progress(self._done, self._total, now - self._started))
+
+
+def describe_progress(done: int | float, total: int | float, seconds: int | float) -> str:
+    """Describe how far a step is: "300 of 1,000 (30 %), 12.5 a second, 0:00:56 left".
+
+    Args:
+        done: the amount done, more than 0.
+        total: the whole amount.
+        seconds: the time that it took, more than 0.
+    """
+    rate = done / seconds
+    left = timedelta(seconds=round(max(0.0, total - done) / rate))
+    return f"{done:,.0f} of {total:,.0f} ({done / total:.0%}), {rate:,.3g} a second, {left} left".replace("%)", " %)")
+
+
 @contextmanager
 def progress(step: str, total: int | float | None = None) -> Iterator[Advance]:
-    """Show a step while it runs: a bar on a terminal, else one log line at its start and one at its end.
+    """Show a step while it runs: a bar on a terminal, else log lines at its start, at its end and every LOG_SECONDS.
+
+    The lines in between say how much is done of the total, the rate and the time that is left.
 
     Args:
         step: what is done, such as "Reading tensors".
@@ -38,7 +79,7 @@ def progress(step: str, total: int | float | None = None) -> Iterator[Advance]:
             yield advance
     else:
         logger.info("%s ...", step)
-        yield lambda done, word="": None
+        yield _LoggedProgress(step, total)
         logger.info("%s: done", step)
 
 
