@@ -143,7 +143,7 @@ READABLE = (*FLOATS, "F64", "I64", "I32", "I16", "I8", "U64", "U32", "U16", "U8"
 
 
 WRAPPERS = ("module.", "_orig_mod.")  # which torch's DataParallel and compile put before every name
-_SHOWN = 10  # problems with tensors that a message names at most
+_SHOWN = 10  # problems of a kind that a message names at most
 
 
 def wrapper_prefix(names: Collection[str]) -> str:
@@ -242,6 +242,12 @@ def tensors_error(where: str, problems: list[str]) -> InvalidInput:
 
 
 def listed_problems(problems: list[str]) -> str:
-    """List the first problems in alphabetical order, and the number of the others."""
-    more = f"; and {len(problems) - _SHOWN:,} more" if len(problems) > _SHOWN else ""
-    return "; ".join(sorted(problems)[:_SHOWN]) + more
+    """List the first problems of each kind in alphabetical order, and the number of the others."""
+    kinds: dict[str, list[str]] = {}
+    for problem in sorted(problems):
+        kinds.setdefault(next((end for end in (" missing", " unknown") if problem.endswith(end)), ""), []).append(
+            problem
+        )
+    shown = sorted(problem for kind in kinds.values() for problem in kind[:_SHOWN])
+    more = f"; and {len(problems) - len(shown):,} more" if len(shown) < len(problems) else ""
+    return "; ".join(shown) + more
