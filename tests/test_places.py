@@ -26,7 +26,17 @@ DATA = Path(flags.__file__).parent.parent / "demo_data"
 
 # The values of these flags are words, not places. A new flag must be added here or have one of the two types.
 WORDS = {
-    *("against:benchmark", "apply_split", "columns", "coordinator", "corpus", "device", "fit_split", "format"),
+    *(
+        "against:benchmark",
+        "apply_split",
+        "channel",
+        "columns",
+        "coordinator",
+        "corpus",
+        "device",
+        "fit_split",
+        "format",
+    ),
     *("group_by", "init", "language", "mode", "precision", "print_completion", "revision", "set", "split", "task"),
     *("tasks", "test", "text", "time_unit", "timestamps", "to", "topology", "train", "units", "weights"),
 }
