@@ -34,7 +34,7 @@ WORDS = (
 )
 MISSING = ("", "nan", "NaN", "None", "<NA>")
 HEADERS = ("plain", "blanks", "case", "mapped")
-STYLES = ("csv", "semicolon", "tab", "raw tab", "all quoted", "json lines", "json", "array", "parquet")
+STYLES = ("csv", "semicolon", "tab", "raw tab", "raw comma", "all quoted", "json lines", "json", "array", "parquet")
 ENCODINGS = ("utf-8", "utf-8-sig", "cp1252", "utf-16")
 
 
@@ -132,11 +132,12 @@ def _delimited(rows: list[dict[str, Any]], style: str, missing: str, dice: rando
     """Return the rows as text with separators."""
     end = dice.choice(("\n", "\r\n"))
     cells = [list(rows[0]), *([missing if cell is None else cell for cell in row.values()] for row in rows)]
-    if style == "raw tab":  # as str.join writes it; tabs and line breaks can't be in a cell
-        clean = [[cell.replace("\t", " ").replace("\n", " ") for cell in row] for row in cells]
+    if style.startswith("raw"):  # as str.join writes it; separators and line breaks can't be in a cell
+        separator = "\t" if style == "raw tab" else ","
+        clean = [[cell.replace(separator, " ").replace("\n", " ") for cell in row] for row in cells]
         for row, written in zip(cells, clean, strict=True):
             row[:] = written
-        return "".join("\t".join(row) + end for row in clean)
+        return "".join(separator.join(row) + end for row in clean)
     text = io.StringIO(newline="")
     delimiter = {"semicolon": ";", "tab": "\t"}.get(style, ",")
     quoting = csv.QUOTE_ALL if style == "all quoted" else csv.QUOTE_MINIMAL
