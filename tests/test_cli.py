@@ -405,7 +405,16 @@ def test_nothing_transcribed_is_a_failure(run: Callable[..., Run]):
         (["speech.wav", "--timestamps=word"], "no place for --timestamps"),
         (["speech.wav", "--beams=0"], "the number of beams is 0"),
         (["speech.wav", "--batch-size=0"], "batch_size is 0"),
-        (["speech.wav", "--condition-on-previous"], "condition_on_previous needs sequential"),
+        (["speech.wav", "--condition-on-previous"], "(--condition-on-previous) needs sequential (--sequential)"),
+        (
+            ["speech.wav", "--language=xx", "--model-id=models/not/here"],
+            "Whisper doesn't know the language 'xx'; use one",
+        ),
+        ([], "name recordings (AUDIO), or a manifest by --manifest"),
+        (["--manifest=untold.csv"], "--manifest takes --output NEW.csv"),
+        (["speech.wav", "--manifest=untold.csv", "--output=new.csv"], "--manifest takes --output NEW.csv"),
+        (["--manifest=missing.csv", "--output=new.csv"], "missing.csv"),
+        (["--manifest=missing.csv", "--output=new.tsv"], "new.tsv can't be written; name a file that ends in .csv"),
         (["speech.wav", "--model-id=audio-es"], "not a Whisper checkpoint"),
         (["speech.wav", "--model-id=models/not/here"], "models/not/here does not exist"),
         (["speech.wav", "--device=banana"], "'banana'"),
@@ -424,7 +433,7 @@ def test_transcribe_refuses_in_one_sentence(run: Callable[..., Run], several: Pa
 @pytest.mark.parametrize(
     ("option", "named"),
     [
-        ("--language=klingon", "doesn't know the language 'klingon'; use one of en, es, fr"),
+        ("--language=german", "doesn't know the language 'german'; use one of en, es, fr"),
         ("--task=summarise", "the task 'summarise' is unknown; use transcribe or translate"),
     ],
 )

@@ -16,6 +16,7 @@ import speech_emotion_jax
 from speech_emotion_jax.audio.waveform import SAMPLE_RATE, load
 from speech_emotion_jax.audio.windows import read_windows
 from speech_emotion_jax.errors import InvalidInput, SpeechEmotionError, UnreadableInput
+from speech_emotion_jax.evaluation import transcribe_manifest
 from speech_emotion_jax.whisper import FALLBACK, Transcript, TranscriptionOptions, WhisperPipeline
 
 DEMO = Path(speech_emotion_jax.__file__).parent / "demo_data"
@@ -256,3 +257,34 @@ assert texts[:2] == texts[2:], texts
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["4", "1"]
+
+
+def test_a_manifest_gets_texts(pipeline: WhisperPipeline, alone: list[Transcript], tmp_path: Path):
+    """Rows with a text keep it; a broken recording has none and is told."""
+    (tmp_path / "untold.csv").write_text(
+        f"path,mood,transcription\n{RECORDINGS[0]['filename']},anger,\n{RECORDINGS[1]['filename']},joy,dicho\n"
+    )
+    result = transcribe_manifest(
+        str(tmp_path / "untold.csv"),
+        str(tmp_path / "told.csv"),
+        lambda: pipeline,
+        SPANISH,
+        audio_root=str(DEMO),
+        columns={"filename": "path", "label": "mood"},
+        time_unit="s",
+    )
+    assert (result.clips, result.transcribed, result.failures) == (2, 1, [])
+    with (tmp_path / "told.csv").open(encoding="utf-8", newline="") as file:
+        told = list(csv.DictReader(file))
+    assert [each["transcription"] for each in told] == [alone[0]["text"], "dicho"]
+    assert [list(each)[:2] for each in told] == [["path", "mood"]] * 2
+    with pytest.raises(InvalidInput, match=r"all clips of .* have a text"):
+        transcribe_manifest(
+            str(tmp_path / "told.csv"),
+            str(tmp_path / "again.csv"),
+            lambda: pipeline,
+            SPANISH,
+            audio_root=str(DEMO),
+            columns={"filename": "path", "label": "mood"},
+            time_unit="s",
+        )

@@ -4,30 +4,46 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from ..errors import InvalidInput, SpeechEmotionError
 from ..runtime.console import as_json, say, show
 from . import options as shared
 
+if TYPE_CHECKING:
+    from ..whisper import TranscriptionOptions, WhisperPipeline
+
 
 def add_verbs(verbs: Any) -> None:
     """Add the verb to argparse's subparsers."""
     transcribe = verbs.add_parser(
-        "transcribe", parents=[shared.CHANNEL, shared.COMMON], help="the words said in recordings"
+        "transcribe",
+        parents=[shared.CHANNEL, shared.AUDIO_ROOT, shared.COLUMNS, shared.COMMON],
+        help="the words said in recordings, or in those of a manifest",
     )
     transcribe.add_argument(
-        "audio", type=shared.disk_place, nargs="+", metavar="AUDIO", help="recordings of any length"
+        "audio", type=shared.disk_place, nargs="*", metavar="AUDIO", help="recordings of any length"
+    )
+    transcribe.add_argument(
+        "--manifest",
+        type=shared.any_place,
+        metavar="FILE",
+        help="transcribe its clips that have no text; --output is the new manifest (.csv)",
     )
     transcribe.add_argument("--language", help="code or name (default: detected in each recording)")
     transcribe.add_argument("--task", default="transcribe", help="transcribe (default), or translate into English")
     transcribe.add_argument("--timestamps", metavar="KIND", help="segment or word")
     transcribe.add_argument(
-        "--model-id", type=shared.any_place, metavar="ID", help="Whisper: hub id or folder (default: large-v3-turbo)"
+        "--whisper-model",
+        "--model-id",
+        type=shared.any_place,
+        metavar="ID",
+        help="Whisper: hub id or folder (default: large-v3-turbo)",
     )
     transcribe.add_argument("--format", default="text", help="text (default), json, srt or vtt")
     transcribe.add_argument(
-        "--output", type=shared.disk_place, metavar="DIR", help="folder to write one file for each recording to"
+        "--output", type=shared.disk_place, metavar="DIR", help="folder for one file a recording, or the new manifest"
     )
     transcribe.add_argument(
         "--beams", type=int, default=1, help="width of the beam search; 1 is greedy (default: 1; transformers: 5)"
@@ -57,13 +73,23 @@ def _transcribe(options: argparse.Namespace) -> None:
         SUBTITLE_FORMATS,
         TranscriptionOptions,
         WhisperPipeline,
+        check_language_name,
         transcribe_files,
         transcript_paths,
     )
 
+    if options.manifest is not None:
+        if options.channel is not None:
+            raise InvalidInput("--manifest takes channels from its column channel; leave out --channel")
+        if options.audio or options.output is None or options.format != "text" or options.timestamps is not None:
+            raise InvalidInput("--manifest takes --output NEW.csv, and no recordings, --format or --timestamps")
+    elif not options.audio:
+        raise InvalidInput("nothing to transcribe; name recordings (AUDIO), or a manifest by --manifest")
+    if options.language is not None:
+        check_language_name(options.language)
     if options.timestamps is not None and options.format == "text":
         raise InvalidInput("plain text has no place for --timestamps; add --format json, srt or vtt")
-    paths = transcript_paths(options.audio, options.output, options.format)
+    paths = [] if options.manifest else transcript_paths(options.audio, options.output, options.format)
     settings = TranscriptionOptions(
         language=options.language,
         task=options.task,
@@ -74,12 +100,19 @@ def _transcribe(options: argparse.Namespace) -> None:
         condition_on_previous=options.condition_on_previous,
         batch_size=options.batch_size,
     )
-    pipeline = WhisperPipeline.from_pretrained(
-        options.model_id or PUBLISHED.whisper_id("es"),
-        precision=options.precision,
-        device=options.device,
-        revision=options.revision,
-    )
+
+    def load() -> WhisperPipeline:
+        return WhisperPipeline.from_pretrained(
+            options.whisper_model or PUBLISHED.whisper_id("es"),
+            precision=options.precision,
+            device=options.device,
+            revision=options.revision,
+        )
+
+    if options.manifest is not None:
+        _transcribe_manifest(options, load, settings)
+        return
+    pipeline = load()
     durations = [stated_seconds(audio) for audio in options.audio]
     seconds = None if None in durations else round(sum(duration or 0 for duration in durations))
     count = len(options.audio)
@@ -104,3 +137,27 @@ def _transcribe(options: argparse.Namespace) -> None:
         raise InvalidInput("no recording could be transcribed")
     if failures:
         raise shared.PartlyFailed(f"{failures} of {count} recordings could not be transcribed")
+
+
+def _transcribe_manifest(
+    options: argparse.Namespace, load: Callable[[], WhisperPipeline], settings: TranscriptionOptions
+) -> None:
+    from ..evaluation import transcribe_manifest
+
+    result = transcribe_manifest(
+        options.manifest,
+        options.output,
+        load,
+        settings,
+        audio_root=options.audio_root,
+        columns=shared.columns(options),
+        time_unit=options.time_unit,
+    )
+    for message in result.failures:
+        say(message)
+    show(
+        f"wrote {options.output}: {result.clips:,} clips, {result.transcribed:,} of them transcribed; "
+        f"use it with --audio-root {result.audio_root}"
+    )
+    if result.failures:
+        raise shared.PartlyFailed(f"{len(result.failures)} clips could not be transcribed; their texts are empty")

@@ -2,7 +2,7 @@
 
 from .known_corpora import make_manifest
 from .manifest import NOTHING, Manifest, Row, locate, nearest_column
-from .manifest_files import read_manifest, write_csv, write_manifest
+from .manifest_files import check_new_manifest, read_manifest, write_csv, write_manifest
 from .manifest_options import load_label_map, parse_columns
 from .packing import pack
 from .recordings import fetch_recordings, recordings_root
@@ -13,6 +13,7 @@ __all__ = [
     "Manifest",
     "Problem",
     "Row",
+    "check_new_manifest",
     "fetch_recordings",
     "is_reserved",
     "load_label_map",

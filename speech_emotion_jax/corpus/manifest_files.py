@@ -180,15 +180,31 @@ def write_manifest(table: pa.Table, path: str) -> None:
         InvalidInput: The file exists already, or does not end in .csv.
         UnreadableInput: The file cannot be written.
     """
-    if not path.lower().endswith(".csv"):
-        raise InvalidInput(f"{path} can't be written; name a file that ends in .csv")
-    above, sign, name = path.rpartition("/")
-    folder = Folder.open(above + sign or ".")
-    if folder.holds(name):
-        raise InvalidInput(f"{path} exists already; name another file, or remove it")
+    folder, name = check_new_manifest(path)
     try:
         folder.make()
         with folder.writing(name) as file:
             write_csv(table, file)
     except OSError as error:
         raise UnreadableInput(f"{path} can't be written ({error.strerror or error}); name another file") from error
+
+
+def check_new_manifest(path: str) -> tuple[Folder, str]:
+    """Check that `write_manifest` can write a file. Nothing is written.
+
+    Args:
+        path: A file that ends in .csv, on a disk or a bucket.
+
+    Returns:
+        The folder and the name of the file.
+
+    Raises:
+        InvalidInput: The file exists already, or does not end in .csv.
+    """
+    if not path.lower().endswith(".csv"):
+        raise InvalidInput(f"{path} can't be written; name a file that ends in .csv")
+    above, sign, name = path.rpartition("/")
+    folder = Folder.open(above + sign or ".")
+    if folder.holds(name):
+        raise InvalidInput(f"{path} exists already; name another file, or remove it")
+    return folder, name

@@ -23,6 +23,10 @@ from .manifest import CHUNK_ROWS, Manifest, is_inside, nearest_column
 
 # Columns of the results, beside those that begin with "score_".
 RESERVED = frozenset({"text", "truth", "top_label", "top_score", "duration", "truncated", "error"})
+TRANSCRIBE = (
+    "speech-emotion-jax transcribe --manifest FILE --output NEW.csv writes one with all texts; evaluate can do it "
+    "itself with --whisper-model ID"
+)
 SHOWN = 5  # rows that are shown for each problem
 LISTED = 64  # a folder of which a manifest names at least this many files is listed once
 
@@ -103,7 +107,7 @@ def _column_problems(manifest: Manifest, needs_audio: bool, needs_text: bool) ->
     ]
     if missing:
         there = f"there are {', '.join(names[:-1] if manifest.has_generated_id else names)}"
-        text = "; --whisper-model transcribes rows without a text" if "transcription" in missing else ""
+        text = f"; {TRANSCRIBE}" if "transcription" in missing else ""
         advice = f"{_embedded(manifest)}{there}; name others with --columns {_example(missing, names)}{text}"
         yield Problem(f"missing columns; {advice}", len(missing), missing)
 
@@ -229,8 +233,7 @@ def _text_problems(manifest: Manifest) -> Iterator[Problem]:
         pc.equal(pc.utf8_trim_whitespace(part.fill_null("")), "")  # pyright: ignore
         for part in _parts(manifest.column("transcription"))
     )
-    advice = "give them one, or name a Whisper model to transcribe with"
-    yield from _rows_problem(manifest, f"rows without a text; {advice}", empty, can_go=empty)
+    yield from _rows_problem(manifest, f"rows without a text; {TRANSCRIBE}", empty, can_go=empty)
 
 
 def _label_problems(manifest: Manifest, labels: Sequence[str]) -> Iterator[Problem]:

@@ -6,6 +6,7 @@ from .calibration import calibrate, render_calibration, write_calibration
 from .comparison import compare, render_comparison, write_comparison
 from .group_split import partition_groups, render_split, split_by_group
 from .leakage import audit
+from .manifest_texts import transcribe_manifest
 from .mesh import score_batches
 from .metrics import group_codes, measure
 from .parts import ResultParts, Throughput
@@ -39,6 +40,7 @@ __all__ = [
     "render_split",
     "score_batches",
     "split_by_group",
+    "transcribe_manifest",
     "write_calibration",
     "write_comparison",
 ]

@@ -6,6 +6,7 @@ from .transcribe import WhisperPipeline
 from .transcript import Transcript
 from .transcript_cache import cached_transcripts
 from .transcript_files import SUBTITLE_FORMATS, transcribe_files, transcript_paths
+from .vocabulary import check_language_name
 from .whisper_jax import FlaxWhisperPipline
 from .words import Word
 
@@ -19,6 +20,7 @@ __all__ = [
     "WhisperPipeline",
     "Word",
     "cached_transcripts",
+    "check_language_name",
     "render_subtitles",
     "subtitle_lines",
     "transcribe_files",

@@ -88,7 +88,8 @@ class TranscriptionOptions:
             raise InvalidInput(f"batch_size is {self.batch_size}; it must be at least 1")
         if self.condition_on_previous and not self.sequential:
             raise InvalidInput(
-                "condition_on_previous needs sequential, since overlapping windows have no text before them"
+                "condition_on_previous (--condition-on-previous) needs sequential (--sequential), since overlapping "
+                "windows have no text before them"
             )
 
     @property

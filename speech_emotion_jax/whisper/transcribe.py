@@ -285,12 +285,13 @@ class WhisperPipeline:
             no_speech_probability=recording.no_speech,
         )
         if options.timestamps is not None:
-            transcript["segments"] = [
+            transcribed = [
                 TranscribedSegment(start=min(each.start, duration), end=min(each.end, duration), text=text)
                 for each, text in zip(segments, texts, strict=True)
             ]
-        if options.timestamps == "word":
-            self._add_words(transcript["segments"], segments, spaced=_is_spaced(recording.language, options.task))
+            if options.timestamps == "word":
+                self._add_words(transcribed, segments, spaced=_is_spaced(recording.language, options.task))
+            transcript["segments"] = transcribed
         return transcript
 
     def _add_words(

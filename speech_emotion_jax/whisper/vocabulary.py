@@ -229,5 +229,19 @@ class Vocabulary:
         return str(self.tokenizer.decode([token for token in tokens if token < self.end], skip_special_tokens=True))
 
 
+def check_language_name(language: str) -> None:
+    """Check that a Whisper may know a language, before one is loaded.
+
+    Args:
+        language: A code ("es"), a name ("Spanish") or a token ("<|es|>").
+
+    Raises:
+        InvalidInput: No Whisper knows it.
+    """
+    name, codes = language.strip().lower(), whisper_language_codes()
+    if whisper_language_names().get(name, name.removeprefix("<|").removesuffix("|>")) not in codes:
+        raise InvalidInput(f"Whisper doesn't know the language {language!r}; use one of {', '.join(sorted(codes))}")
+
+
 def _ids(values: Sequence[Any]) -> tuple[int, ...]:
     return tuple(int(value) for value in values)
