@@ -517,11 +517,11 @@ def test_mutated_headers(seed, data):
     is_audio_or_refused(bytes(content))
 
 
-def test_an_impossible_seek_is_told():
+def test_an_impossible_seek_is_told(capfd):
     asf = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c") + struct.pack("<QIH", 64, 5, 0x0201)
-    with pytest.raises(UnreadableInput, match="not audio") as refused:
+    with pytest.raises(UnreadableInput, match="not audio"):
         waveform.load(asf + b"an unknown one.." + struct.pack("<Q", 0x7F << 48) + bytes(10))
-    assert type(refused.value.__cause__) is OSError  # raised by Python's file, not by FFmpeg
+    assert capfd.readouterr().err == ""  # PyAV would print an exception of Python's file
 
 
 def test_absurd_headers_take_no_memory():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import io
 import re
@@ -22,6 +23,20 @@ _DEMUXERS = (
 )
 _EXCLUDED = ((re.compile(rb"FLV\x01"), "FLV"), (re.compile(rb"G.{187}G", re.DOTALL), "an MPEG transport stream"))
 _HEAD_BYTES = 4096
+
+
+class _Stream:
+    """A file for PyAV. A seek to an impossible position returns an error: PyAV prints the traceback of one raised."""
+
+    def __init__(self, stream: io.FileIO):
+        self._stream = stream
+        self.read, self.tell = stream.read, stream.tell
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        try:
+            return self._stream.seek(offset, whence)
+        except (OSError, OverflowError):
+            return -errno.EINVAL
 
 
 def has_ffmpeg() -> bool:
@@ -64,7 +79,7 @@ def ffmpeg_frames(stream: io.FileIO, name: str, refusal: str, *, pcm: bool) -> I
         # Before release 19, PyAV refuses files with tags that are not UTF-8 unless told otherwise. Release 19 reads
         # them and no longer has the option.
         tags: Any = {"metadata_errors": "replace"} if hasattr(av.container.Container, "metadata_errors") else {}
-        with av.open(stream, "r", options=options, **tags) as container:
+        with av.open(_Stream(stream), "r", options=options, **tags) as container:
             if not container.streams.audio:
                 raise UnreadableInput(f"{name} has no audio track; give a file that has one")
             track = container.streams.audio[0]
