@@ -24,6 +24,7 @@ from speech_emotion_jax.timeline import (
     Turn,
     Windows,
     check_outputs,
+    smooth,
     spans,
     turn_units,
     window_units,
@@ -174,6 +175,31 @@ def test_spans_share_the_time_of_windows_that_overlap():
     assert [(start, end) for start, end, _ in spans(turns)] == [(0, 2), (1, 3), (2, 4)], "two speakers at a time"
 
 
+@given(
+    starts=st.lists(st.floats(0, 100), min_size=1, max_size=6).map(sorted),
+    joys=st.lists(st.floats(0, 1), min_size=6, max_size=6),
+    seconds=st.floats(0.1, 50),
+)
+def test_smoothing_is_a_weighted_mean_of_what_was_before(starts: list[float], joys: list[float], seconds: float):
+    units = [
+        made_unit(
+            start, start + 2, probabilities={"joy": joy, "fear": 1 - joy}, top_label="joy" if joy > 0.5 else "fear"
+        )
+        for start, joy in zip(starts, joys, strict=False)
+    ]
+    marked = made_unit(starts[0], starts[0] + 0.01, probabilities=None, top_label=None, unscored="too short")
+    other = made_unit(starts[0], starts[0] + 2, "Ana")
+    first, *rest = smooth([marked, other, *units], seconds)
+    assert [first, rest.pop(0)] == [marked, other], "neither is changed, nor changes others"
+    value = joys[0]
+    for number, each in enumerate(rest):
+        if number:
+            kept = np.exp(-(starts[number] - starts[number - 1]) / seconds)
+            value = kept * value + (1 - kept) * joys[number]
+        assert each["probabilities"] == pytest.approx({"joy": value, "fear": 1 - value})
+        assert each["probabilities"][each["top_label"]] == max(each["probabilities"].values())
+
+
 def test_every_format_says_the_same(tmp_path: Path):
     names = ["t.json", "t.csv", "t.parquet", "t.srt", "t.vtt", "t.rttm"]
     paths = [str(tmp_path / name) for name in names]
@@ -233,6 +259,8 @@ def test_outputs_that_cannot_be_written(tmp_path: Path, monkeypatch, paths, reco
         (["call.wav", "--channel", "right"], "call.wav, channel 1: the recording has 1 channel; leave the channel out"),
         (["call.wav", "--channel", "middle"], "the channel 'middle' is unknown; use left, right, each"),
         (["call.wav", "--channel", "each", "--turns", "good.csv"], "--channel each makes speakers of channels"),
+        (["call.wav", "--smooth", "0"], "the smoothing is 0 s; it must be above 0"),
+        (["call.wav", "--smooth", "nan"], "the smoothing is nan s"),
         (["call.wav", "--output", "out.doc"], "out.doc: a timeline is written as"),
     ],
 )

@@ -11,8 +11,8 @@ from ..runtime.console import PROGRAM
 
 _FLAGS: Mapping[str, str] = {
     "input": "--audio --channel --text --manifest --audio-root --time-unit --columns --label-map --split --limit"
-    " --transcripts --predictions --train --test --fit-split --apply-split --turns --units --window --hop --topology"
-    " --tokens --clips --strict",
+    " --transcripts --predictions --train --test --fit-split --apply-split --turns --units --window --hop --smooth"
+    " --topology --tokens --clips --strict",
     "model": "--mode --language --model-id --model-config --text-encoder --whisper-model --revision --weights --labels"
     " --reference --layers --width --weights-folder",
     "transcription": "--task --timestamps --beams --fallback --sequential --condition-on-previous",

@@ -36,6 +36,9 @@ def add_verbs(verbs: Any) -> None:
         "--channel", metavar="N", help="left, right, a number from 0, or each: a speaker a channel (default: the mean)"
     )
     timeline.add_argument(
+        "--smooth", type=float, metavar="SECONDS", help="smooth each speaker's probabilities with this time constant"
+    )
+    timeline.add_argument(
         "--whisper-model",
         type=shared.any_place,
         metavar="ID",
@@ -71,6 +74,7 @@ def _timeline(options: argparse.Namespace) -> None:
             window=options.window,
             hop=options.hop,
             channel=options.channel,
+            smooth=options.smooth,
             whisper=options.whisper_model,
             precision=options.precision,
             device=options.device,

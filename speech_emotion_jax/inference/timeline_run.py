@@ -11,7 +11,18 @@ from ..audio import Cut, stated_seconds
 from ..checkpoints import Request
 from ..errors import InvalidInput, UnreadableInput
 from ..runtime.progress import progress
-from ..timeline import UNITS, Timeline, TimelineUnit, Turn, Windows, count_channels, read_notice, read_turns
+from ..timeline import (
+    UNITS,
+    Timeline,
+    TimelineUnit,
+    Turn,
+    Windows,
+    check_smoothing,
+    count_channels,
+    read_notice,
+    read_turns,
+    smooth,
+)
 from ..whisper import WhisperPipeline
 from .pipeline import EmotionPipeline
 
@@ -31,6 +42,7 @@ class TimelineConfig:
         window: Length of a window in seconds. None: 10.
         hop: Seconds from one window to the next. None: 2.5.
         channel: "left", "right", a number from 0, "each" for a speaker a channel, or None for the mean of all.
+        smooth: Time constant of the smoothing in seconds. None: no smoothing.
         whisper: The transcriber. None: the published one, where texts are missing.
         precision: "float32" or "bfloat16".
         device: As in `EmotionPipeline.from_pretrained`.
@@ -44,6 +56,7 @@ class TimelineConfig:
     window: float | None = None
     hop: float | None = None
     channel: str | None = None
+    smooth: float | None = None
     whisper: str | None = None
     precision: str = "float32"
     device: object = None
@@ -94,12 +107,14 @@ def make_timeline(config: TimelineConfig) -> Timeline:
         "hop": None if windows is None else windows.hop,
         "turns": None if config.turns is None else list(config.turns),
         "channel": config.channel,
+        "smooth": config.smooth,
         "transcriber": None if transcriber is None else whisper,
     }
+    scored = _score(pipeline, sources, config, turns, windows, transcriber)
     return Timeline(
         recordings=config.recordings,
         labels=pipeline.config.labels,
-        units=_score(pipeline, sources, config, turns, windows, transcriber),
+        units=scored if config.smooth is None else smooth(scored, config.smooth),
         settings=settings,
         notice=read_notice(request.model_id),
     )
@@ -113,6 +128,8 @@ def _check(config: TimelineConfig) -> tuple[list[list[Turn]] | None, Windows | N
         raise UnreadableInput(f"{', '.join(missing)} does not exist; check the path")
     if repeated := sorted({name for name in config.recordings if config.recordings.count(name) > 1}):
         raise InvalidInput(f"{', '.join(repeated)} is named twice; name each recording once")
+    if config.smooth is not None:
+        check_smoothing(config.smooth)
     turns = None if config.turns is None else read_turns(config.turns, config.recordings)
     given = {name: value for name in ("window", "hop") if (value := getattr(config, name)) is not None}
     if given and (turns is not None or config.units == "segments"):
