@@ -39,13 +39,13 @@ class MpegStream(NamedTuple):
         spans: Start and end of each run of frames. Tags and other bytes stand between and around them.
         fault: Why libsndfile would not read all frames; None if it does.
         skipped: Bytes between the runs that are no tags.
-        index: Position of the size that the index states, and that size. None if there is no such size.
+        stated_size: Position of the size that the index states, and that size. None if there is no such size.
     """
 
     spans: list[tuple[int, int]]
     fault: str | None
     skipped: int
-    index: tuple[int, int] | None
+    stated_size: tuple[int, int] | None
 
 
 def walk_frames(stream: io.FileIO) -> MpegStream | None:
@@ -96,7 +96,7 @@ def frames_only(stream: io.FileIO, mpeg: MpegStream) -> Iterator[io.FileIO]:
     The samples do not depend on what the copy leaves out.
     """
     size = sum(end - start for start, end in mpeg.spans)
-    right = mpeg.fault or mpeg.index is None or abs(mpeg.index[1] - size) * 200 <= size
+    right = mpeg.fault or mpeg.stated_size is None or abs(mpeg.stated_size[1] - size) * 200 <= size
     if right and mpeg.spans == [(0, os.fstat(stream.fileno()).st_size)]:
         yield stream
         return
@@ -105,8 +105,8 @@ def frames_only(stream: io.FileIO, mpeg: MpegStream) -> Iterator[io.FileIO]:
             stream.seek(start)
             for position in range(start, end, _CHUNK):
                 copy.write(stream.read(min(_CHUNK, end - position)))
-        if not right and mpeg.index is not None:
-            copy.seek(mpeg.index[0] - mpeg.spans[0][0])
+        if not right and mpeg.stated_size is not None:
+            copy.seek(mpeg.stated_size[0] - mpeg.spans[0][0])
             copy.write(struct.pack(">I", size))
         yield copy
 
