@@ -220,7 +220,7 @@ def test_sizes_and_times_are_told(published, tmp_path: Path, capsys: pytest.Capt
         (["--seconds=0"], "no program takes recordings of 0 s"),
         (["--seconds=nan"], "no program takes recordings of nan s"),
         (["--precision=int8"], "unknown precision 'int8'"),
-        (["--output=gs://bucket/folder"], "gs://bucket/folder is not on a disk"),
+        (["--output=gs://bucket/folder"], "gs://bucket/folder is an address, and this has to be on a disk"),
     ],
 )
 def test_what_can_not_be_exported_is_refused(

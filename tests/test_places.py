@@ -202,11 +202,12 @@ COMMANDS = [
 # These flags reach the same functions, Folder.open and checkpoints.locate, by verbs that take long.
 BY_THE_SAME_FUNCTIONS = {
     *((verb, "output") for verb in ("plan", "benchmark", "parity", "precision", "selfcheck")),
-    *((verb, "model_id") for verb in ("timeline", "transcribe", "warmup", "export", "parity", "precision")),
+    *((verb, "model_id") for verb in ("timeline", "warmup", "export", "parity", "precision")),
     *((verb, "text_encoder") for verb in ("timeline", "warmup", "export", "parity", "precision", "predict")),
-    *((verb, "whisper_model") for verb in ("predict", "evaluate", "timeline", "warmup")),
+    *((verb, "whisper_model") for verb in ("predict", "evaluate", "timeline", "transcribe", "warmup")),
     *(("parity", flag) for flag in ("reference", "record", "against")),
     *(("train", flag) for flag in ("manifest", "audio_root", "label_map")),
+    *(("transcribe", flag) for flag in ("manifest", "audio_root")),
     ("audit", "label_map"),
 }
 
