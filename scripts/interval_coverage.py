@@ -64,8 +64,9 @@ def coverage(world: World, *, by_group: bool, sets: int = 400, resamples: int = 
     for number in range(sets):
         truth, probabilities, group = world.draw(1 + number, world.groups)
         outcome = LabelledScores.of(truth, probabilities, LABELS)
-        drawn = bootstrap(outcome, group_codes(group if by_group else None, len(truth)), resamples, seed=number)
-        for name, (low, high) in confidence_intervals(outcome, drawn).items():
+        codes = group_codes(group if by_group else None, len(truth))
+        drawn = bootstrap(outcome, codes, resamples, seed=number)
+        for name, (low, high) in confidence_intervals(outcome, drawn, int(codes.max()) + 1).items():
             if name in hits:
                 hits[name] += low <= true_values[name] <= high
     return {name: count / sets for name, count in hits.items()}

@@ -16,7 +16,10 @@ noise alone would explain the measured value.
 
 scripts/interval_coverage.py measures how often the intervals contain the true value: 94 % on 300 clips (ECE: 90 to
 96 %); 91 to 94 % with 20 groups, but only 82 % for weighted precision. Labels with few clips make intervals too narrow
-as well. If every clip is right, the intervals have no width.
+as well.
+
+If every clip is right, or every clip is wrong, all resamples are alike and tell nothing of what other clips would give.
+The intervals are then Wilson's, of as many independent trials as there are clips; with groups, as there are groups.
 
 Scores that sum to 1 are divided by their sum, which removes the rounding of float32. If they don't sum to 1, as with a
 checkpoint whose labels do not exclude one another, log-loss is undefined (None) and ECE uses the scores unchanged.
@@ -30,6 +33,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
+from scipy.stats import binomtest
 from sklearn.metrics import accuracy_score, confusion_matrix, precision_recall_fscore_support
 
 from ..corpus import NOTHING
@@ -191,7 +195,9 @@ def measure(
         **{f"macro_{name}": float(value) for name, value in zip(("precision", "recall", "f1"), macro, strict=True)},
         "ece": float(np.abs(scores.bin_gaps).sum()),
         "log_loss": None if scores.loss is None else float(scores.loss.mean()),
-        "intervals": confidence_intervals(scores, bootstrap(scores, codes, resamples, seed)) if several else {},
+        "intervals": confidence_intervals(scores, bootstrap(scores, codes, resamples, seed), int(codes.max()) + 1)
+        if several
+        else {},
         "per_class": {
             label: {
                 "precision": float(single[0][number]),
@@ -277,16 +283,24 @@ def bootstrap(
     return Resamples(metrics if scores.loss is None else metrics | {"log_loss": loss}, gaps)
 
 
-def confidence_intervals(scores: LabelledScores, drawn: Resamples) -> dict[str, list[float]]:
-    """Compute the 95 % interval [low, high] of each metric. The module's docstring explains that of ECE."""
+def confidence_intervals(scores: LabelledScores, drawn: Resamples, groups: int) -> dict[str, list[float]]:
+    """Compute the 95 % interval [low, high] of each metric. The module's docstring explains the special cases.
+
+    Args:
+        scores: The truth and the predictions.
+        drawn: Their resamples.
+        groups: The number of groups that were drawn from; of clips, where each is its own group.
+    """
     ece = np.abs(scores.bin_gaps).sum()
     low, high = percentile_interval(2 * ece - drawn.metrics["ece"])
     noise = np.abs(drawn.bin_gaps - scores.bin_gaps).sum(axis=1)  # the ECE that a calibrated checkpoint would show
     if ece <= np.percentile(noise, INTERVAL[1]):
         low = 0.0
-    return {name: percentile_interval(values) for name, values in drawn.metrics.items()} | {
-        "ece": [max(low, 0.0), max(high, 0.0)]
-    }
+    intervals = {name: percentile_interval(values) for name, values in drawn.metrics.items()}
+    if all(scores.correct) or not any(scores.correct):
+        wilson = binomtest(groups if scores.correct[0] else 0, groups).proportion_ci(method="wilson")
+        intervals |= {name: [float(wilson.low), float(wilson.high)] for name in drawn.metrics if name != "log_loss"}
+    return intervals | {"ece": [max(low, 0.0), max(high, 0.0)]}
 
 
 def percentile_interval(values: Float[np.ndarray, " resamples"]) -> list[float]:

@@ -118,6 +118,11 @@ def _interval_words(metrics: Mapping[str, Any], group_by: str | None) -> str:
     """Explain the intervals."""
     if not metrics["intervals"]:
         return "There are too few clips or groups for intervals."
+    if metrics["accuracy"] in (0, 1):
+        trials = f"groups of “{shorten(group_by)}”" if group_by else "clips"
+        return (
+            f"Intervals are Wilson's 95 % intervals of {metrics['groups'] or metrics['clips']:,} independent {trials}."
+        )
     if group_by is None:
         return "Intervals are 95 % bootstrap intervals; clips were drawn one by one."
     groups = f"whole groups of “{shorten(group_by)}” ({metrics['groups']:,})"
