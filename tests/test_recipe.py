@@ -143,7 +143,6 @@ def test_none_takes_an_optional_field_away(write) -> None:
         ("start.head=kept", ["start.checkpoint"]),
         ("start.init=scratch", ["start.audio is not for", "start.text is not for"]),
         ("start.audio=none", ["audio encoder", "start.checkpoint"]),
-        ("start.checkpoint=whole", ["start.audio is also in start.checkpoint"]),
         ("model.mode=audio", ["start.text", "no text encoder"]),
     ],
 )
@@ -180,6 +179,16 @@ def test_where_a_recipe_may_start(write) -> None:
     text = write('[start]\ntext = "t"\n[model]\nmode = "text"\nlanguage = "en"\n')
     assert "text encoder" in refusal(text, "start.text=none")
     assert "is not for" in refusal(kept, "start.init=scratch")
+
+
+def test_a_checkpoint_stands_for_its_parts(write) -> None:
+    start = read_recipe(write(), ["start.checkpoint=c"]).start
+    assert (start.checkpoint, start.audio, start.text) == ("c", None, None)
+    start = read_recipe(write(), ["start.text=other", "start.checkpoint=c"]).start
+    assert (start.audio, start.text) == (None, "other")
+    assert read_recipe(write(), ["start.checkpoint=none"]).start.audio == "encoder"
+    both = write(SMALLEST.replace("[start]", '[start]\ncheckpoint = "c"'))
+    assert "start.audio is also in start.checkpoint" in refusal(both)
 
 
 def test_mode_and_language_are_needed(write) -> None:

@@ -184,7 +184,8 @@ def read_recipe(path: str | PathLike[str], overrides: Sequence[str] = ()) -> Rec
     Args:
         path: The file.
         overrides: "table.field=VALUE", applied in order. A VALUE is written as in TOML; a bare word is a text, as in
-            "model.mode=audio". "none" clears a field that may be absent.
+            "model.mode=audio". "none" clears a field that may be absent. With "start.checkpoint=ID" the file's
+            start.audio and start.text do not count.
 
     Raises:
         UnreadableInput: The file can't be read.
@@ -199,6 +200,7 @@ def read_recipe(path: str | PathLike[str], overrides: Sequence[str] = ()) -> Rec
             continue
         leaves = _leaves(_parsed(text.strip()), tuple(name.strip().split(".")))
         given.update((key, (value, f"--set {override}")) for key, value in leaves)
+    _drop_parts_of_checkpoint(given, str(path))
 
     known = _known()
     values = _defaults()
@@ -225,6 +227,20 @@ def read_recipe(path: str | PathLike[str], overrides: Sequence[str] = ()) -> Rec
     if problems:
         raise InvalidInput("\n".join(dict.fromkeys(problems)))
     return _recipe(values)
+
+
+def _drop_parts_of_checkpoint(given: dict[Key, tuple[Any, str]], file: str) -> None:
+    """Drop the encoders that the file starts from if an override names a whole checkpoint, which has its own.
+
+    Args:
+        given: {key: (value, source)}, changed in place.
+        file: The source of what the file states.
+    """
+    checkpoint, source = given.get(("start", "checkpoint"), (None, file))
+    if source != file and checkpoint != "none":
+        for encoder in ENCODERS:
+            if given.get(("start", encoder), (None, ""))[1] == file:
+                del given["start", encoder]
 
 
 def _read(path: Path) -> dict[str, Any]:
