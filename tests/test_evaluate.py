@@ -338,7 +338,7 @@ def test_rows_without_text_are_transcribed(
     rows = [{**row, "transcription": row["transcription"] * (number % 2)} for number, row in enumerate(rows_of(corpus))]
     manifest = str(write_csv(corpus / "half.csv", rows[:8]))
     with pytest.raises(InvalidInput, match=r"(?s)text.*4\b"):
-        evaluate(replace(job, manifest=manifest))
+        evaluate(replace(job, manifest=manifest, strict=True))
     evaluate(replace(job, manifest=manifest, whisper=str(whisper_tiny), output=str(tmp_path / "whisper")))
     run = EvaluationRun.read(str(tmp_path / "whisper"))
     texts, errors = run.column("text"), run.column("error")
