@@ -15,6 +15,7 @@ install_import_hook("speech_emotion_jax", "beartype.beartype")  # before the pac
 import re  # noqa: E402
 import shutil  # noqa: E402
 from collections.abc import Iterator  # noqa: E402
+from contextlib import contextmanager  # noqa: E402
 from importlib.util import find_spec  # noqa: E402
 from pathlib import Path  # noqa: E402
 
@@ -82,6 +83,17 @@ def _compiled_quickly() -> None:
     """Skip most of LLVM's optimizations: they take a third of the tests' time. tests/parity compiles as users do."""
     if OPTIMIZATIONS_OFF.upper() not in os.environ:
         jax.config.update(OPTIMIZATIONS_OFF, True)
+
+
+@contextmanager
+def all_optimizations() -> Iterator[None]:
+    """Compile as users do, with nothing left of what was compiled otherwise."""
+    before = jax.config.read(OPTIMIZATIONS_OFF)
+    jax.clear_caches()
+    jax.config.update(OPTIMIZATIONS_OFF, False)
+    yield
+    jax.clear_caches()
+    jax.config.update(OPTIMIZATIONS_OFF, before)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -31,6 +31,7 @@ from speech_emotion_jax.evaluation.run import EvaluateConfig, evaluate
 from speech_emotion_jax.inference.pipeline import EmotionPipeline
 from speech_emotion_jax.runtime.storage import Folder
 
+from .conftest import all_optimizations
 from .support.budgets import BATCH_BUDGET
 
 LABELS = ("anger", "disgust", "fear", "joy", "neutral", "sadness")
@@ -400,7 +401,8 @@ def test_the_command(corpus: Path, published: Callable[..., Path], tmp_path: Pat
 
 @pytest.mark.process
 def test_results_do_not_depend_on_the_number_of_devices(job: EvaluateConfig):
-    evaluate(job)
+    with all_optimizations():
+        evaluate(job)
     script = f"""
 from speech_emotion_jax.evaluation.run import EvaluateConfig, evaluate
 from speech_emotion_jax.checkpoints import Request

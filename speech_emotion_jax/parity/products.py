@@ -50,12 +50,12 @@ def change_products(function: Callable[..., Any], setting: str) -> Callable[...,
 
 def _rewrite(program: Any, setting: str) -> Any:
     """Rewrite a jaxpr, closed or not, or every jaxpr inside a list or tuple. Return anything else unchanged."""
-    if isinstance(program, ClosedJaxpr):
-        return program.replace(jaxpr=_rewrite(program.jaxpr, setting))
-    if isinstance(program, Jaxpr):
+    if isinstance(program, Jaxpr):  # since JAX 0.12 a ClosedJaxpr is one, too
         return program.replace(
             eqns=[each for equation in program.eqns for each in _rewrite_equation(equation, setting)]
         )
+    if isinstance(program, ClosedJaxpr):
+        return program.replace(jaxpr=_rewrite(program.jaxpr, setting))
     if type(program) in (tuple, list):  # a named tuple holds settings, never jaxprs
         return type(program)(_rewrite(each, setting) for each in program)
     return program
