@@ -12,6 +12,7 @@ import subprocess
 import sys
 import sysconfig
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -578,7 +579,8 @@ def test_closed_streams_are_no_error():
 
 @pytest.mark.process
 def test_interrupting_leaves_no_traceback():
-    process = start(*predict_line(AUDIO))
+    # A shell's background jobs, and so their children, ignore Ctrl-C.
+    process = start(*predict_line(AUDIO), preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL))
     assert process.stderr is not None
     assert process.stderr.readline() == b"Reading tensors ...\n"  # now it loads, then compiles for a second
     process.send_signal(signal.SIGINT)
