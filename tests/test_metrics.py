@@ -196,7 +196,6 @@ def test_the_seed_decides():
     assert measure(*sample, seed=4)["intervals"] != measure(*sample, seed=5)["intervals"]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("groups", "right", "interval"),
     [(None, True, [0.6097, 1]), (None, False, [0, 0.3903]), (["a", "a", "b", "b", "c", "c"], True, [0.4385, 1])],
@@ -204,11 +203,12 @@ def test_the_seed_decides():
 def test_six_of_six_are_not_certain(groups: list[str] | None, right: bool, interval: list[float]):
     truth = ["joy", "fear"] * 3
     scores = np.array([[0.9, 0.1], [0.1, 0.9]] * 3, np.float32)
-    measured = measure(truth, scores if right else scores[:, ::-1], ["joy", "fear"], groups)["intervals"]
+    measured = measure(truth, scores if right else scores[:, ::-1], ["joy", "fear"], groups=groups)["intervals"]
     for name in ("accuracy", "uar", "macro_f1", "weighted_precision"):
         assert measured[name] == pytest.approx(interval, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_the_interval_holds_95_of_100():
     low, high = percentile_interval(np.arange(1001.0))
     assert (low, high) == pytest.approx((25, 975))
