@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from scipy.special import softmax
 
 from speech_emotion_jax.errors import InvalidInput
-from speech_emotion_jax.evaluation.metrics import measure
-from speech_emotion_jax.evaluation.report.clips import ReportClips, wilson_interval
+from speech_emotion_jax.evaluation.metrics import measure, wilson_interval
+from speech_emotion_jax.evaluation.report.clips import ReportClips
 from speech_emotion_jax.evaluation.report.lines import summary
 from speech_emotion_jax.evaluation.report.page import write_report
 from speech_emotion_jax.evaluation.results import EvaluationRun

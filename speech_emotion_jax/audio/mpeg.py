@@ -33,7 +33,7 @@ class _Frame(NamedTuple):
 
 
 class MpegStream(NamedTuple):
-    """What stands in a file of MPEG audio.
+    """Runs of frames in a file of MPEG audio, and what libsndfile would miss of them.
 
     Attributes:
         spans: Start and end of each run of frames. Tags and other bytes stand between and around them.

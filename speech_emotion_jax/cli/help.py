@@ -1,4 +1,4 @@
-"""What --help shows beside the flags: the group of each flag, and an example of each verb.
+"""Put the flags of each verb into groups in --help, with an example below them.
 
 A flag belongs to one group, whichever verb has it. One that is not listed stands under "options".
 """

@@ -7,7 +7,6 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InvalidInput, SpeechEmotionError
-from ..registry import LANGUAGES, MODES
 from ..runtime.console import as_json, say, show
 from . import options as shared
 
@@ -19,7 +18,7 @@ def add_verbs(verbs: Any) -> None:
     """Add the verbs to argparse's subparsers."""
     predict = verbs.add_parser(
         "predict",
-        parents=[shared.CHANNEL, shared.CHECKPOINT_FILES, shared.JSON, shared.COMMON],
+        parents=[shared.CHANNEL, shared.CHECKPOINT_NAME, shared.CHECKPOINT_FILES, shared.JSON, shared.COMMON],
         help="emotion of a recording, a text, or both",
     )
     predict.add_argument(
@@ -30,17 +29,6 @@ def add_verbs(verbs: Any) -> None:
         help="recordings or folders of them: wav, flac, ogg, mp3; m4a and others with the extra m4a",
     )
     predict.add_argument("--text", help="the words said in one recording")
-    predict.add_argument("--mode", help=f"{', '.join(MODES)} (default: that of a converted folder, else text)")
-    predict.add_argument("--language", help=f"{' or '.join(LANGUAGES)} (default: that of a converted folder, else es)")
-    predict.add_argument(
-        "--model-id",
-        type=shared.any_place,
-        metavar="ID",
-        help="hub id, published or converted folder (default: by mode and language)",
-    )
-    predict.add_argument(
-        "--model-config", type=shared.disk_place, metavar="FILE", help="model.json with a checkpoint for each mode"
-    )
     predict.add_argument("--device", help="cpu, gpu, cuda, cuda:1, tpu (default: the fastest one)")
     predict.add_argument(
         "--whisper-model",

@@ -115,7 +115,7 @@ def _cast(cells: pa.ChunkedArray, field: str, column: str, path: str, before: in
         return cells
     try:
         return cells.cast(kind)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):  # Arrow does not name the cell, so look for it
         for number, cell in enumerate(cells, start=before + 1):
             try:
                 pa.array([cell.as_py()], cells.type).cast(kind)

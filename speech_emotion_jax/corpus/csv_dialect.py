@@ -29,7 +29,7 @@ REMEDY = "); write a cell that has quotes in quotes, and each quote in it twice,
 
 @dataclass(frozen=True)
 class CsvDialect:
-    """How a file is written.
+    """Encoding, separator and quoting of a file.
 
     Attributes:
         encoding: A codec of Python.
@@ -166,7 +166,7 @@ def _other_encoding(path: str, open_file: Any) -> str:
 
 @dataclass
 class _Quotes:
-    """What the quotes of a file look like when each line is a row.
+    """Evidence on whether the quotes of a file enclose cells, if each line is a row.
 
     Attributes:
         width: Cells of the first line.

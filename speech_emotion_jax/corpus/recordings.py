@@ -1,4 +1,4 @@
-"""Where the recordings of a manifest are, and a copy on the disk of those at an address."""
+"""Find the recordings of a manifest, and copy those at an address to the disk."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from ..errors import UnreadableInput
 from ..runtime.addresses import disk_path, is_remote
-from ..runtime.atomic import atomic_file
+from ..runtime.atomic import atomic_file, first_line
 from ..runtime.cache_folder import cache_folder
 from ..runtime.progress import progress
 from ..runtime.storage import Folder
@@ -57,8 +57,9 @@ def fetch_recordings(manifest: Manifest, root: str) -> str:
     try:
         present = dict(_states(source, wanted))
     except Exception as error:  # each file system has errors of its own
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise UnreadableInput(f"{root} can't be listed ({reason}); check the address and the access to it") from error
+        raise UnreadableInput(
+            f"{root} can't be listed ({first_line(error)}); check the address and the access to it"
+        ) from error
     if wanted and not present:
         raise UnreadableInput(
             f"none of the {len(wanted)} {field}s of {manifest.name} is under {root}, such as {wanted[0]}; name the "

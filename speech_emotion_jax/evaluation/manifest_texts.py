@@ -25,7 +25,7 @@ COLUMN = "transcription"
 
 
 class ManifestTexts(NamedTuple):
-    """What was transcribed.
+    """Counts and failures of a transcribed manifest.
 
     Attributes:
         audio_root: Folder or address that the file names are relative to.

@@ -33,7 +33,6 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from scipy.stats import binomtest
 from sklearn.metrics import accuracy_score, confusion_matrix, precision_recall_fscore_support
 
 from ..corpus import NOTHING
@@ -297,15 +296,33 @@ def confidence_intervals(scores: LabelledScores, drawn: Resamples, groups: int) 
     if ece <= np.percentile(noise, INTERVAL[1]):
         low = 0.0
     intervals = {name: percentile_interval(values) for name, values in drawn.metrics.items()}
-    if all(scores.correct) or not any(scores.correct):
-        wilson = binomtest(groups if scores.correct[0] else 0, groups).proportion_ci(method="wilson")
-        intervals |= {name: [float(wilson.low), float(wilson.high)] for name in drawn.metrics if name != "log_loss"}
+    accuracy = float(scores.correct.mean())
+    if accuracy in (0, 1):
+        ends = wilson_interval(np.array([accuracy]), np.array([groups]))[:, 0].tolist()
+        intervals |= {name: ends for name in drawn.metrics if name != "log_loss"}
     return intervals | {"ece": [max(low, 0.0), max(high, 0.0)]}
 
 
 def percentile_interval(values: Float[np.ndarray, " resamples"]) -> list[float]:
     """Return [low, high], the 2.5th and the 97.5th percentile."""
     return [float(end) for end in np.percentile(values, INTERVAL)]
+
+
+def wilson_interval(fractions: Float[np.ndarray, " any"], clips: Int[np.ndarray, " any"]) -> Float[np.ndarray, "2 any"]:
+    """Compute Wilson's 95 % interval of fractions of independent clips.
+
+    Args:
+        fractions: The fraction of correct clips of each subset.
+        clips: The number of clips of each subset.
+
+    Returns:
+        The lower and the upper ends; NaN for subsets without clips.
+    """
+    z = 1.959964
+    with np.errstate(divide="ignore", invalid="ignore"):
+        middle = (fractions + z**2 / (2 * clips)) / (1 + z**2 / clips)
+        reach = z / (1 + z**2 / clips) * np.sqrt(fractions * (1 - fractions) / clips + z**2 / (4 * clips**2))
+    return np.stack([np.maximum(middle - reach, 0), np.minimum(middle + reach, 1)])
 
 
 def _averages(

@@ -32,7 +32,7 @@ CHANNELS = {"left": "0", "right": "1"}
 
 @dataclass(frozen=True)
 class TimelineConfig:
-    """What to make a timeline of, and how.
+    """Settings of a timeline.
 
     Attributes:
         recordings: Paths of the recordings.

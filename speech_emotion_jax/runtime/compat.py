@@ -1,4 +1,4 @@
-"""What this package uses of others beyond their stable public interfaces.
+"""Hold all uses of other packages beyond their stable public interfaces.
 
 Each item says why no public interface does the same. It was tried with the oldest and the newest releases that
 pyproject.toml allows. tests/test_compat.py fails if one of them changes, or if another module does the like.

@@ -1,4 +1,4 @@
-"""What the page draws: the waveform and the stacked probabilities, as paths of SVG."""
+"""Draw the waveform and the stacked probabilities as paths of SVG."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a timeline is made of: turns that a user gives, units to score, and scored units."""
+"""Parts of a timeline: turns that a user gives, units to score, and scored units."""
 
 from __future__ import annotations
 

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from ...runtime.plots import Slice
+from ..metrics import wilson_interval
 from ..results import EvaluationRun
 
 
@@ -69,20 +70,3 @@ class ReportClips:
         recall = np.bincount(self.true[which], right, minlength=count)[support > 0] / support[support > 0]
         low, high = wilson_interval(right.mean(keepdims=True), np.array([len(which)]))[:, 0]
         return Slice(name, len(which), float(right.mean()), float(low), float(high), float(recall.mean()))
-
-
-def wilson_interval(fractions: Float[np.ndarray, " any"], clips: Int[np.ndarray, " any"]) -> Float[np.ndarray, "2 any"]:
-    """Compute Wilson's 95 % interval of fractions of independent clips.
-
-    Args:
-        fractions: The fraction of correct clips of each subset.
-        clips: The number of clips of each subset.
-
-    Returns:
-        The lower and the upper ends; NaN for subsets without clips.
-    """
-    z = 1.959964
-    with np.errstate(divide="ignore", invalid="ignore"):
-        middle = (fractions + z**2 / (2 * clips)) / (1 + z**2 / clips)
-        reach = z / (1 + z**2 / clips) * np.sqrt(fractions * (1 - fractions) / clips + z**2 / (4 * clips**2))
-    return np.stack([np.maximum(middle - reach, 0), np.minimum(middle + reach, 1)])

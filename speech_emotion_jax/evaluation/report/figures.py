@@ -11,7 +11,8 @@ import numpy as np
 
 from ...runtime import plots
 from ...runtime.plots import Slice, shorten
-from .clips import ReportClips, wilson_interval
+from ..metrics import wilson_interval
+from .clips import ReportClips
 from .words import NO_VALUE, count_of, percent
 
 DASH = "\N{EN DASH}"  # from DASH to
