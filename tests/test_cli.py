@@ -12,7 +12,6 @@ import subprocess
 import sys
 import sysconfig
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -577,10 +576,16 @@ def test_closed_streams_are_no_error():
     assert (done.stdout, done.stderr) == ("2\n0\n", "")
 
 
+# A shell's background jobs, and so their children, ignore Ctrl-C. Runs the command that follows so that it does not.
+HEARS_CTRL_C = (
+    "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"
+)
+
+
 @pytest.mark.process
 def test_interrupting_leaves_no_traceback():
-    # A shell's background jobs, and so their children, ignore Ctrl-C.
-    process = start(*predict_line(AUDIO), preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL))
+    command = [sys.executable, "-c", HEARS_CTRL_C, COMMAND, *predict_line(AUDIO)]
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stderr is not None
     assert process.stderr.readline() == b"Reading tensors ...\n"  # now it loads, then compiles for a second
     process.send_signal(signal.SIGINT)
